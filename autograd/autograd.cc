@@ -1,0 +1,201 @@
+#include "autograd.h"
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "../tensor/launch.h"
+#include "../tensor/memory.h"
+
+namespace pupil {
+namespace {
+
+uint64_t g_sequence = 0;
+thread_local bool g_grad_enabled = true;
+
+template <class T>
+struct AddInto {
+  T* to;
+  const T* from;
+  PUPIL_HD void operator()(int64_t i) const { to[i] = T(acc_t<T>(to[i]) + acc_t<T>(from[i])); }
+};
+
+bool same_geometry(const Tensor& a, const Tensor& b) {
+  return a.layout() == b.layout() &&
+         (a.layout() != Layout::strided || (a.is_contiguous() && b.is_contiguous()));
+}
+
+// slot += g, in place where nobody else sees one of the two buffers.
+void add_gradient(Tensor& slot, Tensor g) {
+  if (!slot) {
+    slot = std::move(g);
+    return;
+  }
+  if (g.layout() != slot.layout()) g = g.to(slot.layout());
+  if (!slot.sole_owner() || !same_geometry(slot, slot)) {
+    if (g.sole_owner() && same_geometry(g, g))
+      std::swap(slot, g);
+    else {
+      Tensor sum = empty_like(slot);
+      copy_into(sum, slot);
+      slot = std::move(sum);
+    }
+  }
+  add_in_place(slot, same_geometry(slot, g) ? g : g.contiguous());
+}
+
+// The first gradient of an optimizer's buffer overwrites it, later ones are added.
+void accumulate_leaf(TensorImpl* leaf, Tensor g) {
+  if (!leaf->grad) {
+    leaf->grad = (g.sole_owner() && g.is_contiguous() ? g : g.clone()).pointer();
+    leaf->grad_is_set = true;
+    return;
+  }
+  Tensor slot(leaf->grad);
+  if (leaf->grad_is_set)
+    add_in_place(slot, g.contiguous());
+  else
+    copy_into(slot, g);
+  leaf->grad_is_set = true;
+}
+
+}  // namespace
+
+bool grad_enabled() { return g_grad_enabled; }
+NoGrad::NoGrad() : outer_(g_grad_enabled) { g_grad_enabled = false; }
+NoGrad::~NoGrad() { g_grad_enabled = outer_; }
+WithGrad::WithGrad() : outer_(g_grad_enabled) { g_grad_enabled = true; }
+WithGrad::~WithGrad() { g_grad_enabled = outer_; }
+
+void Grad::give(Tensor gradient) {
+  answered = true;
+  if (needed) value = std::move(gradient);
+}
+
+void Grad::none() { answered = true; }
+
+Tensor Grad::into(float& beta) {
+  answered = true;
+  beta = 0;
+  if (!target->node && target->grad) {  // a leaf with a buffer of its own
+    beta = target->grad_is_set ? 1 : 0;
+    target->grad_is_set = true;
+    return Tensor(target->grad);
+  }
+  value = empty(target->shape, target->dtype, target->storage->device);
+  return value;
+}
+
+Node::~Node() {  // iterative: freeing a chain of 100,000 ops must not overflow the stack
+  std::vector<std::shared_ptr<TensorImpl>> work;
+  work.swap(inputs);
+  while (!work.empty()) {
+    auto impl = std::move(work.back());
+    work.pop_back();
+    if (impl && impl.use_count() == 1 && impl->node && impl->node.use_count() == 1) {
+      for (auto& input : impl->node->inputs) work.push_back(std::move(input));
+      impl->node->inputs.clear();
+    }
+  }
+}
+
+void add_in_place(const Tensor& to, const Tensor& from) {
+  PUPIL_CHECK(to.shape() == from.shape() && to.dtype() == from.dtype() && same_geometry(to, from),
+              "add_in_place: ", to.shape(), " ", name_of(to.dtype()), " ", name_of(to.layout()),
+              " += ", from.shape(), " ", name_of(from.dtype()), " ", name_of(from.layout()));
+  dispatch(to.dtype(), [&](auto t) {
+    using T = typename decltype(t)::type;
+    map(to.device(), to.numel(), AddInto<T>{to.data<T>(), from.data<T>()});
+  });
+}
+
+Tensor record(const char* op, Tensor out, std::vector<Tensor> inputs, BackwardFn backward) {
+  PUPIL_CHECK(bool(backward), op, ": an op without a backward cannot be recorded");
+  if (out.impl()->storage->arena)
+    out.impl()->storage->arena->label(out.raw(), out.shape(), out.dtype(), op);
+  bool any = false;
+  for (auto& input : inputs) any |= input.requires_grad();
+  if (!any || !g_grad_enabled) return out;
+  auto node = std::make_shared<Node>();
+  node->op = op;
+  node->sequence = ++g_sequence;
+  node->backward = std::move(backward);
+  for (auto& input : inputs)
+    node->inputs.push_back(input.requires_grad() ? input.pointer() : nullptr);
+  out.impl()->node = std::move(node);
+  return out;
+}
+
+void backward(const Tensor& loss, Tensor seed) {
+  PUPIL_CHECK(loss.requires_grad(), "backward: nothing in this graph requires a gradient");
+  if (!seed) seed = full(loss.shape(), 1, loss.dtype(), loss.device());
+  PUPIL_CHECK(seed.shape() == loss.shape() && seed.dtype() == loss.dtype(), "backward: seed ",
+              seed.shape(), " for a loss of shape ", loss.shape());
+  NoGrad no_grad;
+  if (!loss.impl()->node) {
+    accumulate_leaf(loss.impl(), seed);
+    return;
+  }
+  std::vector<std::shared_ptr<Node>> todo{loss.impl()->node}, order;
+  std::unordered_set<Node*> seen;
+  while (!todo.empty()) {
+    auto node = std::move(todo.back());
+    todo.pop_back();
+    if (!seen.insert(node.get()).second) continue;
+    for (auto& input : node->inputs)
+      if (input && input->node) todo.push_back(input->node);
+    order.push_back(std::move(node));
+  }
+  std::sort(order.begin(), order.end(), [](auto& a, auto& b) { return a->sequence > b->sequence; });
+  order.front()->gradient = std::move(seed);
+  for (auto& node : order) {
+    Backward b;
+    b.gy = std::move(node->gradient);
+    if (!b.gy) continue;
+    PUPIL_CHECK(bool(node->backward), node->op, ": backward called twice on the same graph");
+    b.inputs.resize(node->inputs.size());
+    for (size_t k = 0; k < node->inputs.size(); k++) {
+      b.inputs[k].needed = bool(node->inputs[k]);
+      b.inputs[k].target = node->inputs[k].get();
+    }
+    node->backward(b);
+    node->backward = nullptr;  // frees what it saved, now
+    b.gy = Tensor();
+    for (size_t k = 0; k < node->inputs.size(); k++) {
+      TensorImpl* input = node->inputs[k].get();
+      PUPIL_CHECK(b.inputs[k].answered, node->op, ": backward said nothing about input ", k);
+      Tensor g = std::move(b.inputs[k].value);
+      if (!input || !g) continue;
+      PUPIL_CHECK(g.shape() == input->shape && g.dtype() == input->dtype, node->op, ": gradient ",
+                  g.shape(), " ", name_of(g.dtype()), " for input ", k, " of shape ", input->shape,
+                  " ", name_of(input->dtype));
+      if (input->node)
+        add_gradient(input->node->gradient, std::move(g));
+      else
+        accumulate_leaf(input, std::move(g));
+    }
+  }
+}
+
+Tensor checkpoint(const Fn& f, std::vector<Tensor> inputs) {
+  Tensor out;
+  {
+    NoGrad no_grad;
+    out = f(inputs).detach();
+  }
+  return record("checkpoint", out, inputs, [f, inputs](Backward& b) {
+    std::vector<Tensor> leaves;
+    for (auto& t : inputs) leaves.push_back(t.detach().requires_grad_(t.requires_grad()));
+    {
+      WithGrad with_grad;
+      backward(f(leaves), b.gy);
+    }
+    for (size_t i = 0; i < leaves.size(); i++) {
+      if (leaves[i].grad())
+        b[int(i)].give(leaves[i].grad());
+      else
+        b[int(i)].none();
+    }
+  });
+}
+
+}  // namespace pupil

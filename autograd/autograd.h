@@ -1,0 +1,87 @@
+// Reverse-mode differentiation: a tape of closures. An op computes its output and calls record()
+// with a closure that answers, for every input, what its gradient is.
+#pragma once
+#include "../tensor/tensor.h"
+
+namespace pupil {
+
+// Where the gradient (cotangent) of one input goes. A backward must call give, into or none on
+// each; the engine throws if it says nothing.
+class Grad {
+ public:
+  bool needed = false;  // false: nobody asks for it, do not compute it
+
+  void give(Tensor gradient);  // hand over a tensor: kept if it is the first, else added
+  void none();                 // "no gradient here", said on purpose
+  // The buffer to write to and beta: 0 overwrite, 1 add. For a parameter this is the optimizer's
+  // own memory, so that a GEMM accumulates into it without a temporary.
+  Tensor into(float& beta);
+
+ private:
+  friend void backward(const Tensor&, Tensor);
+  TensorImpl* target = nullptr;
+  bool answered = false;
+  Tensor value;
+};
+
+struct Backward {
+  Tensor gy;  // cotangent of the output, same shape and layout; may be overwritten if sole_owner()
+  std::vector<Grad> inputs;
+  Grad& operator[](int input) { return inputs[size_t(input)]; }
+};
+using BackwardFn = std::function<void(Backward&)>;
+
+struct Node {
+  const char* op;
+  uint64_t sequence;  // creation order is a topological order: inputs are always older
+  std::vector<std::shared_ptr<TensorImpl>> inputs;  // null where no gradient is needed
+  BackwardFn backward;
+  Tensor gradient;
+  ~Node();
+};
+
+// The only way to make an output differentiable. There is no overload without a backward, so a
+// fused forward cannot silently cut the graph. Returns `out`.
+Tensor record(const char* op, Tensor out, std::vector<Tensor> inputs, BackwardFn);
+
+// Adds the gradient of <loss, seed> to grad() of every leaf that asks for one. seed: the cotangent
+// of `loss`, ones when empty. The graph is freed as it is walked.
+void backward(const Tensor& loss, Tensor seed = {});
+
+bool grad_enabled();
+struct NoGrad {  // inside it nothing is recorded
+  NoGrad();
+  ~NoGrad();
+  NoGrad(const NoGrad&) = delete;
+
+ private:
+  bool outer_;
+};
+struct WithGrad {
+  WithGrad();
+  ~WithGrad();
+  WithGrad(const WithGrad&) = delete;
+
+ private:
+  bool outer_;
+};
+
+using Fn = std::function<Tensor(const std::vector<Tensor>&)>;
+
+// f(inputs) without keeping its intermediate values: backward runs f again. Random bits repeat,
+// since they are a function of (seed, op, step, element). Chen et al. 2016, arXiv 1604.06174.
+Tensor checkpoint(const Fn& f, std::vector<Tensor> inputs);
+
+struct GradcheckOptions {
+  double eps = 1e-6, atol = 1e-5, rtol = 1e-3;
+  int64_t max_elements = 4000;  // per input; above it, evenly spaced elements are checked
+};
+
+// Compares the gradients of f with central differences along a random projection of its output.
+// Inputs must be f64; those with requires_grad() are checked. Returns "" or the worst element.
+std::string gradcheck(const Fn& f, std::vector<Tensor> inputs, GradcheckOptions = {});
+
+// to += from, element by element; same shape, dtype, layout.
+void add_in_place(const Tensor& to, const Tensor& from);
+
+}  // namespace pupil

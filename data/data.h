@@ -1,0 +1,107 @@
+// Files in, batches out. Order, subsets and augmentation are functions of (seed, epoch, index),
+// never of thread timing. Bad files throw InputError with path, what is wrong and what to do.
+#pragma once
+#include "../models/models.h"
+#include "../tensor/random.h"
+
+namespace pupil::data {
+
+struct Image {  // 8-bit pixels, rows of interleaved channels
+  int height = 0, width = 0, channels = 0;
+  std::vector<uint8_t> pixels;
+};
+
+// A labelled collection. Images are decoded on demand by `image`, which is safe to call from any
+// thread; float arrays (features, already normalised pixels) are given by `values` instead.
+struct Dataset {
+  std::string spec;  // as given: "cifar10:DIR:train[1000]"
+  std::string hash;  // SHA-256 of the whole data set's samples and labels in order, hex
+  int64_t classes = 0;
+  std::vector<std::string> class_names;  // may be empty
+  std::vector<int64_t> labels;           // one per sample
+  std::vector<int64_t> rows;             // position of each sample in the whole data set
+  std::function<void(int64_t i, Image&)> image;
+  Tensor values;       // f32 (n, features) or (n, c, h, w); empty for images
+  int unreadable = 0;  // files of a folder that were skipped (reported on stderr)
+  int64_t size() const { return int64_t(labels.size()); }
+};
+
+// KIND:PATH[:SPLIT[N]]. Kinds: mnist, fashion_mnist (idx, also .gz), cifar10, cifar100 (binary or
+// the Python batches), folder (one sub-folder per class; PNG, JPEG), npy, safetensors. SPLIT: train
+// or test (folders: train/ and test/ or val/ below PATH, if present). [N]: the first N of a
+// stratified, seeded permutation. strict: an unreadable image is an error instead of a warning.
+Dataset open_dataset(const std::string& spec, bool strict = false, uint64_t seed = 0);
+
+// n samples with the class shares of `whole`; the same for (whole, n, seed).
+Dataset stratified_subset(const Dataset& whole, int64_t n, uint64_t seed);
+// (the rest, a stratified share for validation): disjoint, together everything.
+std::pair<Dataset, Dataset> split_validation(const Dataset& whole, double fraction, uint64_t seed);
+
+// Pillow's resize, bit for bit on 8-bit images.
+enum class Filter { box, bilinear, bicubic };
+Image resize(const Image&, int height, int width, Filter);
+
+struct Augmentation {
+  int crop_padding = 0;            // pad with zeros on all sides, then crop to the old size
+  bool flip = false;               // left-right with probability 1/2
+  double random_resized_crop = 0;  // smallest area share; 0: off. torchvision RandomResizedCrop
+  double mixup = 0, cutmix = 0;    // Beta(a, a); 0: off. One choice per batch when both are on
+  bool any() const {
+    return crop_padding || flip || random_resized_crop > 0 || mixup > 0 || cutmix > 0;
+  }
+};
+
+// Pixels of one network's input: resized to its side, channels repeated or refused, x = (p/255 -
+// mean)/std.
+struct Batch {
+  std::vector<Tensor> x;  // one per Preprocessing, f32 (n, c, h, w); equal ones share memory
+  Tensor labels;          // i64 (n)
+  Tensor targets;         // f32 (n, classes) with mixup or cutmix, else empty
+  Tensor index;           // i64 (n): rows in the whole data set
+};
+
+struct LoaderOptions {
+  int64_t batch = 128;
+  bool shuffle = false, drop_last = false;
+  uint64_t seed = 0;
+  int workers = 1;  // decoding threads; 0: in the calling thread
+  Augmentation augment;
+};
+
+class Loader {
+ public:
+  Loader(const Dataset&, std::vector<models::Preprocessing>, LoaderOptions);
+  ~Loader();
+  int64_t batches() const;  // per epoch
+  // Starts epoch `epoch` at batch `first`: a resumed run continues in the middle of an epoch.
+  void start(int64_t epoch, int64_t first = 0);
+  bool next(Batch&);  // false at the end of the epoch; the tensors are reused by the next call
+  double wait_seconds() const;  // time that next() waited for data since start()
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// One file of stored teacher outputs; rows are keyed (sample, view), view 0 = evaluation transform.
+struct FeatureHeader {
+  std::string teacher, weight_hash, preprocessing, tap, dtype, data_hash;
+  int64_t samples = 0, views = 1, width = 0;
+};
+void write_features(const std::string& path, const FeatureHeader&,
+                    const Tensor& rows);  // (samples, width)
+class FeatureFile {                       // memory-mapped, read-only
+ public:
+  explicit FeatureFile(const std::string& path);
+  const FeatureHeader& header() const;
+  // Throws InputError unless the rows belong to this data set and the run uses no augmentation.
+  void require(const Dataset&, bool augmented) const;
+  Tensor gather(const Tensor& index) const;  // f32 (n, width), view 0
+  const std::string& path() const;
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace pupil::data

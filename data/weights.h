@@ -1,0 +1,48 @@
+// Checkpoints as named tensors. Nothing here trusts a file: a bad one is refused with an InputError
+// that names the file and the reason, before anything is allocated or run.
+#pragma once
+#include "../tensor/tensor.h"
+
+namespace pupil::data {
+
+struct TensorInfo {
+  std::string name;
+  Shape shape;
+  std::string dtype;  // as stored: "F32", "BF16", "I64", "BOOL", ...
+};
+
+// The one virtual interface of the project: a source of named tensors.
+class Weights {
+ public:
+  virtual ~Weights() = default;
+  virtual const std::vector<TensorInfo>& list() const = 0;  // in file order, names unique
+  virtual bool has(std::string_view name) const = 0;
+  // The tensor converted to `dtype` (f64, f32, i64); CPU. Throws InputError for an unknown name or
+  // a stored type that does not convert.
+  virtual Tensor read(std::string_view name, DType dtype) const = 0;
+  virtual const std::map<std::string, std::string>& metadata() const = 0;
+  virtual const std::string& path() const = 0;
+  // SHA-256 of names, shapes, dtypes and values in name order: the same for one net in two
+  // containers when the dtypes agree. Hex.
+  virtual std::string hash() const = 0;
+};
+
+// By content, not by suffix: safetensors, or a PyTorch file (zip or legacy pickle) read by a
+// restricted unpickler. A "module." prefix shared by all names is removed; of a training checkpoint
+// the first of state_dict_ema, model_ema, state_dict, model is taken.
+std::shared_ptr<const Weights> open_weights(const std::string& path);
+std::shared_ptr<const Weights> open_safetensors(const std::string& path);  // memory-mapped
+std::shared_ptr<const Weights> open_pth(const std::string& path);
+
+// Tensors of any float or integer dtype under their names, in the order given. Written to a
+// temporary name in the same folder, synced and renamed: the old file stays intact until the new
+// one is whole.
+void save_safetensors(const std::string& path,
+                      const std::vector<std::pair<std::string, Tensor>>& tensors,
+                      const std::map<std::string, std::string>& metadata = {});
+
+// .npy (format 1 to 3, C order): f16 becomes f32, small integers become i64 unless u8.
+Tensor read_npy(const std::string& path);
+void save_npy(const std::string& path, const Tensor&);
+
+}  // namespace pupil::data

@@ -1,0 +1,121 @@
+// Layers are plain structs with operator(); parameters are found by name in a Store.
+#pragma once
+#include "../data/weights.h"
+#include "../tensor/ops.h"
+
+namespace pupil::nn {
+
+struct Init {
+  enum Kind { zeros, ones, uniform, normal, trunc_normal } kind = zeros;
+  double a = 0;  // uniform: +-a; normal and trunc_normal (cut at +-2 a): standard deviation
+};
+
+struct Param {
+  std::string name;  // "blocks.3.attn.qkv.weight"
+  Tensor value;
+  bool trainable = true;
+  bool buffer = false;  // running statistics: saved, never trained
+};
+
+// Every parameter and buffer of one network, in declaration order.
+class Store {
+ public:
+  explicit Store(uint64_t seed, DType = DType::f32, Device = {});
+
+  // From now on declared parameters are read from `weights` where it has their name; names that
+  // match a pattern of `fresh` ("head.*") are initialised as if it had not.
+  void source(std::shared_ptr<const data::Weights> weights, std::vector<std::string> fresh = {});
+  // Throws InputError that lists missing, unexpected and mis-shaped names and suggests head =
+  // "new".
+  void require_complete() const;
+
+  Tensor declare(const std::string& name, const Shape&, Init, bool buffer);
+  std::vector<Param>& params() { return params_; }
+  const std::vector<Param>& params() const { return params_; }
+  Param* find(std::string_view name);
+  void freeze(std::string_view pattern);  // "blocks.*"; throws InputError when nothing matches
+  int64_t count() const;  // trainable and frozen parameter elements, buffers not counted
+  uint64_t seed() const { return seed_; }
+
+ private:
+  uint64_t seed_;
+  DType dtype_;
+  Device device_;
+  std::vector<Param> params_;
+  std::shared_ptr<const data::Weights> weights_;
+  std::vector<std::string> fresh_, missing_, mis_shaped_;
+};
+
+bool matches(std::string_view pattern, std::string_view name);  // * matches any run of characters
+
+// A path into a store: (scope / "blocks" / 3 / "attn").param("weight", ...). Initial values depend
+// on the full name and the store's seed, not on the order of construction.
+struct Scope {
+  Store& store;
+  std::string path;
+  explicit Scope(Store& s, std::string p = "") : store(s), path(std::move(p)) {}
+  Scope operator/(std::string_view) const;
+  Scope operator/(int) const;
+  Tensor param(std::string_view name, const Shape&, Init) const;
+  Tensor buffer(std::string_view name, const Shape&, Init) const;
+};
+
+// Intermediate values of a forward pass, kept for those who asked by name.
+class Taps {
+ public:
+  Taps() = default;
+  explicit Taps(std::vector<std::string> wanted) : wanted_(std::move(wanted)) {}
+  void see(std::string_view name, const Tensor&);  // called by models; a no-op unless wanted
+  bool wants(std::string_view name) const;
+  Tensor operator[](
+      std::string_view name) const;  // strided; throws Error when the model never saw it
+
+ private:
+  std::vector<std::string> wanted_;
+  std::map<std::string, Tensor, std::less<>> seen_;
+};
+
+struct Call {  // passed down explicitly; there is no global mode
+  bool train = false;
+  Rng* rng = nullptr;  // needed by dropout and stochastic depth when train
+  Taps* taps = nullptr;
+};
+
+// Default initialisation is PyTorch's: weight and bias uniform +-1/sqrt(fan_in).
+struct Linear {
+  Linear(Scope, int64_t in, int64_t out, bool bias = true);
+  Linear(Scope, int64_t in, int64_t out, Init weight, Init bias);
+  Tensor operator()(const Tensor& x) const { return linear(x, weight, bias); }
+  Tensor weight, bias;
+};
+
+struct Conv2d {
+  Conv2d(Scope, int64_t in, int64_t out, int kernel, ConvOptions, bool bias, Init weight);
+  Tensor operator()(const Tensor& x) const { return conv2d(x, weight, bias, options); }
+  Tensor weight, bias;
+  ConvOptions options;
+};
+
+struct BatchNorm {
+  explicit BatchNorm(Scope, int64_t channels, double eps = 1e-5, double momentum = 0.1);
+  // relu(batch_norm(x) + residual), the last two when asked for
+  Tensor operator()(const Tensor& x, const Call&, bool relu = false, const Tensor& residual = {});
+  Tensor weight, bias, running_mean, running_var, num_batches_tracked;
+  double eps, momentum;
+};
+
+struct LayerNorm {
+  LayerNorm(Scope, int64_t channels, double eps = 1e-6);
+  Tensor operator()(const Tensor& x) const { return layer_norm(x, weight, bias, eps); }
+  Tensor weight, bias;
+  double eps;
+};
+
+struct Attention {  // qkv packed in one projection, then proj
+  Attention(Scope, int64_t dim, int heads, bool qkv_bias = true);
+  Tensor operator()(const Tensor& x, const Call&) const;
+  Linear qkv, proj;
+  int heads;
+};
+
+}  // namespace pupil::nn

@@ -1,0 +1,115 @@
+// The op list. Every group names one file in tensor/ops/: maths, backward, CPU and CUDA, samples.
+// Shapes are PyTorch's; all ops accept f64, f32 and bf16 unless they say otherwise, throw Error
+// with their name and the shapes, and are recorded for backward(). Reference: the PyTorch 2.x
+// function of the same name, with the traps listed at each op.
+#pragma once
+#include "../autograd/autograd.h"
+#include "random.h"
+
+namespace pupil {
+
+// unary.cc -- x -> y of the same shape and layout.
+Tensor relu(const Tensor& x);  // gradient 0 at 0
+Tensor exp(const Tensor& x);
+Tensor log(const Tensor& x);
+Tensor sqrt(const Tensor& x);     // gradient 0 at 0, so that a norm of a zero row has none
+Tensor sigmoid(const Tensor& x);  // no overflow at |x| = 1e4
+Tensor tanh(const Tensor& x);
+Tensor abs(const Tensor& x);  // gradient 0 at 0
+Tensor square(const Tensor& x);
+Tensor scale(const Tensor& x, double factor);            // factor * x
+Tensor add_scalar(const Tensor& x, double summand);      // x + summand
+Tensor clamp(const Tensor& x, double low, double high);  // passes the gradient at the bounds
+
+// gelu.cc -- x * Phi(x) (Hendrycks and Gimpel 2016); tanh_form: 0.5x(1 + tanh(sqrt(2/pi)(x +
+// 0.044715x^3))).
+Tensor gelu(const Tensor& x, bool tanh_form = false);
+
+// binary.cc -- NumPy broadcasting; gradients are summed back to each operand's shape.
+Tensor add(const Tensor& a, const Tensor& b);
+Tensor sub(const Tensor& a, const Tensor& b);
+Tensor mul(const Tensor& a, const Tensor& b);
+Tensor div(const Tensor& a, const Tensor& b);
+
+// reduce.cc -- over the given axes (all when empty). keep: the reduced axes stay with size 1.
+Tensor sum(const Tensor& x, std::vector<int> axes = {}, bool keep = false);
+Tensor mean(const Tensor& x, std::vector<int> axes = {}, bool keep = false);
+
+// softmax.cc -- along the last axis, of x / temperature. -inf entries are legal; a row of only -inf
+// is an error.
+Tensor softmax(const Tensor& x, double temperature = 1);
+Tensor log_softmax(const Tensor& x, double temperature = 1);
+
+// cross_entropy.cc -- logits (n, classes), mean over rows. labels: i64 (n), values in [0, classes),
+// or target probabilities (n, classes). smoothing e: (1-e) target + e / classes.
+Tensor cross_entropy(const Tensor& logits, const Tensor& target, double smoothing = 0);
+
+// matmul.cc -- (..., m, k) x (..., k, n); broadcast batch axes; ta, tb transpose the last two axes.
+Tensor matmul(const Tensor& a, const Tensor& b, bool ta = false, bool tb = false);
+
+// linear.cc -- y = x W^T + b for x (..., in), weight (out, in), bias (out) or empty Tensor().
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias);
+
+// conv2d.cc -- cross-correlation; x (n, c, h, w), weight (out, c/groups, kh, kw), bias (out) or
+// empty. Output side floor((h + 2 pad - dilation (kh-1) - 1) / stride) + 1. On the float32 CPU path
+// the output is in an image layout (the layout of x, or the trunk's when x is strided).
+struct ConvOptions {
+  int stride = 1, padding = 0, dilation = 1, groups = 1;
+};
+Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, const ConvOptions& = {});
+
+// batch_norm.cc -- Ioffe and Szegedy 2015. x (n, c, ...), weight, bias, running_mean, running_var
+// (c). Training uses the biased batch variance and moves the running values by `momentum` towards
+// the batch's (unbiased variance); evaluation treats the running values as constants. Then +
+// residual (if given) and ReLU (if asked): the tail of a residual block in one pass.
+struct BatchNormOptions {
+  bool train = false;
+  double momentum = 0.1, eps = 1e-5;
+  bool relu = false;
+  Tensor residual;  // same shape and layout as x
+};
+Tensor batch_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& running_mean,
+                  Tensor& running_var, const BatchNormOptions& = {});
+
+// layer_norm.cc -- over the last axis; weight, bias (c). eps inside the root, biased variance.
+Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps);
+
+// attention.cc -- softmax(q k^T * scale) v for q, k, v (batch, heads, tokens, head_dim).
+// qkv_attention: the same from one packed projection qkv (batch, tokens, 3 * heads * head_dim) in
+// the order q, k, v -> (batch, tokens, heads * head_dim), scale head_dim^-1/2. Vaswani et al. 2017.
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, double scale);
+Tensor qkv_attention(const Tensor& qkv, int heads);
+
+// pooling.cc -- x (n, c, h, w) in any layout.
+Tensor max_pool2d(const Tensor& x, int kernel, int stride,
+                  int padding);  // padding is -inf; first of ties
+Tensor avg_pool2d(const Tensor& x, int kernel, int stride, int padding);  // padding counts
+Tensor global_avg_pool(const Tensor& x);                                  // -> (n, c), strided
+
+// shortcut.cc -- the parameter-free "option A" shortcut of CIFAR ResNets (He et al. 2015,
+// section 4.2): every `stride`-th pixel, channels padded with zeros on both sides to out_channels.
+Tensor shortcut_a(const Tensor& x, int stride, int64_t out_channels);
+
+// shape.cc -- views and joins; gradients go back to where values came from.
+Tensor view(const Tensor& x, const Shape&);
+Tensor permute(const Tensor& x, std::vector<int> order);
+Tensor slice(const Tensor& x, int axis, int64_t begin, int64_t end, int64_t step = 1);
+Tensor cat(const std::vector<Tensor>& parts, int axis);     // empty parts are legal
+Tensor expand(const Tensor& x, const Shape&);               // broadcast
+Tensor index_select(const Tensor& x, const Tensor& index);  // rows x[index], index i64 (n)
+Tensor to_strided(const Tensor& x);                         // an image layout back to plain strides
+Tensor to_dtype(const Tensor& x, DType);
+
+// dropout.cc -- y = x * mask / (1-p); the mask is drawn from `key` and never stored. p in [0, 1).
+Tensor dropout(const Tensor& x, double p, RngKey key);
+Tensor drop_path(const Tensor& x, double p, RngKey key);  // one decision per sample (axis 0)
+
+// normalize.cc -- rows x / max(|x|_2, eps) along the last axis. A zero row gives 0.
+Tensor normalize(const Tensor& x, double eps = 1e-12);
+
+// resample.cc -- bicubic (a = -0.5) with antialias, align_corners false, of position embeddings
+// (1, prefix + h w, dim) -> (1, prefix + h2 w2, dim); prefix rows are kept. timm
+// resample_abs_pos_embed.
+Tensor resample_pos_embed(const Tensor& embed, int prefix, int h, int w, int new_h, int new_w);
+
+}  // namespace pupil

@@ -1,0 +1,55 @@
+// One template makes a function of one variable an op: CPU, CUDA, every dtype, recorded, in-place
+// backward. A functor gives fwd(x) and bwd(x, y, gy) and says which of x and y its backward reads.
+#pragma once
+#include "../../autograd/samples.h"
+#include "../launch.h"
+#include "../ops.h"
+
+namespace pupil {
+
+template <class F, class T>
+struct UnaryForward {
+  F f;
+  const T* x;
+  T* y;
+  PUPIL_HD void operator()(int64_t i) const { y[i] = T(f.fwd(acc_t<T>(x[i]))); }
+};
+
+template <class F, class T>
+struct UnaryBackward {
+  F f;
+  const T *x, *y, *gy;
+  T* gx;
+  PUPIL_HD void operator()(int64_t i) const {
+    using A = acc_t<T>;
+    gx[i] = T(f.bwd(x ? A(x[i]) : A(0), y ? A(y[i]) : A(0), A(gy[i])));
+  }
+};
+
+// A tensor whose memory is dense in some order: elementwise ops keep image layouts.
+inline Tensor dense(const Tensor& x) { return x.layout() == Layout::strided ? x.contiguous() : x; }
+
+template <class F>
+Tensor unary(const char* op, const Tensor& input, F f = {}) {
+  Tensor x = dense(input).detach(), y = empty_like(x);
+  dispatch(x.dtype(), [&](auto t) {
+    using T = typename decltype(t)::type;
+    map(x.device(), x.numel(), UnaryForward<F, T>{f, x.data<T>(), y.data<T>()});
+  });
+  Tensor saved_x = F::saves_x ? x : Tensor(), saved_y = F::saves_y ? y.detach() : Tensor();
+  return record(op, y, {input}, [f, saved_x, saved_y](Backward& b) {
+    Tensor gy = dense(b.gy);
+    b.gy = Tensor();
+    Tensor gx = gy.sole_owner() ? gy : empty_like(gy);  // donate gy's buffer to its only reader
+    dispatch(gy.dtype(), [&](auto t) {
+      using T = typename decltype(t)::type;
+      map(gy.device(), gy.numel(),
+          UnaryBackward<F, T>{f, saved_x ? saved_x.data<T>() : nullptr,
+                              saved_y ? saved_y.data<T>() : nullptr, gy.data<T>(), gx.data<T>()});
+    });
+    gy = Tensor();
+    b[0].give(std::move(gx));
+  });
+}
+
+}  // namespace pupil
