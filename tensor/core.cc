@@ -1,5 +1,7 @@
 #include "core.h"
 
+#include <algorithm>
+#include <algorithm>
 #include <ostream>
 
 #include "random.h"
@@ -96,6 +98,29 @@ uint32_t stream_id(std::string_view name) {
   uint32_t hash = 2166136261u;
   for (char c : name) hash = (hash ^ uint8_t(c)) * 16777619u;
   return hash;
+}
+
+std::string nearest_name(std::string_view name, const std::vector<std::string>& candidates) {
+  std::string best;
+  size_t best_distance = size_t(-1);
+  for (const std::string& candidate : candidates) {
+    std::vector<size_t> row(candidate.size() + 1);
+    for (size_t j = 0; j < row.size(); j++) row[j] = j;
+    for (size_t i = 0; i < name.size(); i++) {
+      size_t diagonal = row[0];
+      row[0] = i + 1;
+      for (size_t j = 0; j < candidate.size(); j++) {
+        size_t replace = diagonal + (name[i] != candidate[j]);
+        diagonal = row[j + 1];
+        row[j + 1] = std::min({replace, row[j] + 1, row[j + 1] + 1});
+      }
+    }
+    if (row.back() < best_distance) {
+      best_distance = row.back();
+      best = candidate;
+    }
+  }
+  return best;
 }
 
 }  // namespace pupil

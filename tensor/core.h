@@ -72,6 +72,10 @@ template <class... Parts>
     if (!(condition)) ::pupil::fail(__FILE__, __LINE__, #condition, __VA_ARGS__); \
   } while (0)
 
+// The candidate with the smallest edit distance (Levenshtein 1966); "" when there is none. For
+// errors that suggest what was meant.
+std::string nearest_name(std::string_view name, const std::vector<std::string>& candidates);
+
 enum class DType : uint8_t { f64, f32, bf16, f16, i64, i32, u8 };  // f16: storage in files only
 
 // Image trunks on the CPU may store (n, c, h, w) as nhwc or in blocks of 16 channels; shape() stays
