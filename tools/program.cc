@@ -1,0 +1,80 @@
+#include "program.h"
+
+#include <CLI/CLI.hpp>
+#include <iostream>
+
+#include "../tensor/runtime.h"
+#include "info.h"
+
+namespace pupil {
+namespace {
+
+// One message is one line, whatever it was put together from.
+int say(const std::string& message, int code) {
+  std::string line = "pupil: ";
+  bool gap = false;
+  for (char c : message)
+    if (c == '\n')
+      gap = true;
+    else {
+      if (gap && line.back() != ' ') line += ' ';
+      gap = false;
+      line += c;
+    }
+  std::cout.flush();
+  std::cerr << line << std::endl;
+  return code;
+}
+
+// Every command is a file tools/NAME.{h,cc} that adds itself here.
+void add_commands(CLI::App& app) { add_info_command(app); }
+
+// The words that `app` or its chosen command did not know.
+std::string usage_error(const CLI::App& app, const CLI::ParseError& error) {
+  std::string message = error.what(), command;
+  for (const CLI::App* chosen : app.get_subcommands()) command = concat(" ", chosen->get_name());
+  if (command.empty() && !app.remaining().empty()) {
+    std::vector<std::string> names;
+    for (const CLI::App* known : app.get_subcommands([](const CLI::App*) { return true; }))
+      names.push_back(known->get_name());
+    std::string given = app.remaining()[0];
+    message =
+        concat("unknown command \"", given, "\"; did you mean ", nearest_name(given, names), "?");
+  }
+  return concat(message, " (see pupil", command, " --help)");
+}
+
+}  // namespace
+
+const char* version() { return PUPIL_VERSION; }
+
+void add_threads_option(CLI::App& command, int& threads) {
+  command.add_option("--threads", threads, "CPU threads (0: all)")->check(CLI::Range(0, 1024));
+}
+
+void use_threads(int threads) { set_cpu_threads(threads); }
+
+int program(int argc, char** argv) {
+  CLI::App app{"Trains small networks with the knowledge of large ones.", "pupil"};
+  app.footer("Example:\n  pupil init > kd.toml && pupil train kd.toml");
+  app.set_version_flag("--version", std::string("pupil ") + version());
+  app.require_subcommand(1);
+  try {
+    add_commands(app);
+    app.parse(argc, argv);  // runs the command's callback
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    return say(usage_error(app, error), 2);
+  } catch (const Interrupted& error) {
+    return say(error.what(), 130);
+  } catch (const InputError& error) {
+    return say(error.what(), 2);
+  } catch (const std::exception& error) {
+    return say(error.what(), 1);
+  }
+  std::cout.flush();
+  if (!std::cout) return say("could not write to standard output", 1);
+  return 0;
+}
+
+}  // namespace pupil
