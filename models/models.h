@@ -44,7 +44,28 @@ struct ModelInfo {
 };
 std::vector<ModelInfo> list_models();
 
+// What images must look like for a model with these weights: the key "input" of the file's metadata
+// ("RGB/255, mean 0.485 0.456 0.406 std 0.229 0.224 0.225, 32x32") where it has one, else the
+// model's own. Throws InputError for a text that it cannot read.
+Preprocessing preprocessing_of(const Model&, const data::Weights* weights = nullptr);
+std::string describe(const Preprocessing&);  // that text, for a checkpoint's metadata
+
+// ResNets for 32 x 32 images. Depth 6 n + 2: a 3x3 stem, three stages of n blocks, a linear layer.
+// Taps: f0 (stem), f1 to f3 (stages), pre1 to pre3 (the sum before a stage's last ReLU), pooled.
+struct CifarResnetConfig {
+  int depth = 20;
+  std::vector<int64_t> widths{16, 16, 32, 64};  // of the stem and the stages
+  // true: shortcuts without parameters ("option A" of He et al. 2015), names of
+  // github.com/akamaster/pytorch_resnet_cifar10. false: 1x1 convolutions, names of
+  // github.com/HobbitLong/RepDistiller.
+  bool option_a = true;
+  int64_t classes = 10;
+};
+Model make_cifar_resnet(const CifarResnetConfig&, const nn::Scope&);
+
 // ViT of timm (vision_transformer.py): the constructor names of model.vit in the catalogue.
+// Taps: patch_embed, blocks.0 and so on (n, tokens, dim), norm (all tokens after the final norm).
+// An input of another size than `image` has its position embeddings resampled.
 struct VitConfig {
   int image = 224, patch = 16, dim = 192, depth = 12, heads = 3;
   double mlp_ratio = 4;

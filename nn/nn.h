@@ -6,9 +6,13 @@
 namespace pupil::nn {
 
 struct Init {
-  enum Kind { zeros, ones, uniform, normal, trunc_normal } kind = zeros;
-  double a = 0;  // uniform: +-a; normal and trunc_normal (cut at +-2 a): standard deviation
+  enum Kind { zeros, ones, uniform, normal } kind = zeros;
+  double a = 0;  // uniform: +-a; normal: standard deviation
 };
+
+// Turns a stored tensor of another shape into the declared one (position embeddings of another
+// grid), or answers an empty Tensor: then the shapes simply differ.
+using Adapt = std::function<Tensor(const Tensor& stored)>;
 
 struct Param {
   std::string name;  // "blocks.3.attn.qkv.weight"
@@ -21,15 +25,19 @@ struct Param {
 class Store {
  public:
   explicit Store(uint64_t seed, DType = DType::f32, Device = {});
+  // Names and shapes only: no memory, no values. To count or list the parameters of a large model.
+  static Store blueprint();
 
   // From now on declared parameters are read from `weights` where it has their name; names that
-  // match a pattern of `fresh` ("head.*") are initialised as if it had not.
+  // match a pattern of `fresh` ("head.*") are initialised as if it had not. Null: no source.
   void source(std::shared_ptr<const data::Weights> weights, std::vector<std::string> fresh = {});
-  // Throws InputError that lists missing, unexpected and mis-shaped names and suggests head =
-  // "new".
+  // Throws InputError that lists the missing, unexpected and mis-shaped names of what was declared
+  // since source(), and suggests head = "new".
   void require_complete() const;
 
-  Tensor declare(const std::string& name, const Shape&, Init, bool buffer);
+  Tensor declare(const std::string& name, const Shape&, Init, bool buffer, const Adapt& = {});
+  // An i64 buffer of rank 0 on the host, 0 at first. A source need not have it.
+  Tensor declare_counter(const std::string& name);
   std::vector<Param>& params() { return params_; }
   const std::vector<Param>& params() const { return params_; }
   Param* find(std::string_view name);
@@ -41,9 +49,13 @@ class Store {
   uint64_t seed_;
   DType dtype_;
   Device device_;
+  bool blueprint_ = false;
   std::vector<Param> params_;
   std::shared_ptr<const data::Weights> weights_;
   std::vector<std::string> fresh_, missing_, mis_shaped_;
+  size_t declared_before_source_ = 0;
+
+  Tensor add(const std::string& name, Tensor value, bool buffer);
 };
 
 bool matches(std::string_view pattern, std::string_view name);  // * matches any run of characters
@@ -56,8 +68,9 @@ struct Scope {
   explicit Scope(Store& s, std::string p = "") : store(s), path(std::move(p)) {}
   Scope operator/(std::string_view) const;
   Scope operator/(int) const;
-  Tensor param(std::string_view name, const Shape&, Init) const;
+  Tensor param(std::string_view name, const Shape&, Init, const Adapt& = {}) const;
   Tensor buffer(std::string_view name, const Shape&, Init) const;
+  Tensor counter(std::string_view name) const;
 };
 
 // Intermediate values of a forward pass, kept for those who asked by name.
@@ -81,10 +94,14 @@ struct Call {  // passed down explicitly; there is no global mode
   Taps* taps = nullptr;
 };
 
-// Default initialisation is PyTorch's: weight and bias uniform +-1/sqrt(fan_in).
+// PyTorch's default of linear and convolution layers: uniform +-1/sqrt(fan_in), bias included.
+Init fan_in_uniform(int64_t fan_in);
+// He et al. 2015 (arXiv 1502.01852): normal with standard deviation sqrt(2 / fan).
+Init kaiming_normal(int64_t fan);
+
 struct Linear {
-  Linear(Scope, int64_t in, int64_t out, bool bias = true);
-  Linear(Scope, int64_t in, int64_t out, Init weight, Init bias);
+  Linear(Scope, int64_t in, int64_t out, bool bias = true);  // fan_in_uniform
+  Linear(Scope, int64_t in, int64_t out, Init weight, Init bias, bool has_bias = true);
   Tensor operator()(const Tensor& x) const { return linear(x, weight, bias); }
   Tensor weight, bias;
 };
@@ -97,7 +114,7 @@ struct Conv2d {
 };
 
 struct BatchNorm {
-  explicit BatchNorm(Scope, int64_t channels, double eps = 1e-5, double momentum = 0.1);
+  BatchNorm(Scope, int64_t channels, double eps = 1e-5, double momentum = 0.1);
   // relu(batch_norm(x) + residual), the last two when asked for
   Tensor operator()(const Tensor& x, const Call&, bool relu = false, const Tensor& residual = {});
   Tensor weight, bias, running_mean, running_var, num_batches_tracked;
@@ -111,11 +128,21 @@ struct LayerNorm {
   double eps;
 };
 
-struct Attention {  // qkv packed in one projection, then proj
-  Attention(Scope, int64_t dim, int heads, bool qkv_bias = true);
-  Tensor operator()(const Tensor& x, const Call&) const;
+// Multi-head self-attention: q, k and v from one packed projection, then `proj`.
+struct Attention {
+  Attention(Scope, int64_t dim, int heads, bool qkv_bias, Init weight);  // biases start at 0
+  Tensor operator()(const Tensor& x) const;
   Linear qkv, proj;
   int heads;
+};
+
+// Patches of p x p pixels, each through one linear map: a convolution of kernel and stride p whose
+// weight keeps the shape (dim, channels, p, p). (n, c, h, w) -> (n, (h/p)(w/p), dim), row by row.
+struct PatchEmbed {
+  PatchEmbed(Scope, int64_t channels, int64_t dim, int patch);
+  Tensor operator()(const Tensor& images) const;
+  Tensor weight, bias;
+  int patch;
 };
 
 }  // namespace pupil::nn

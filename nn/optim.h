@@ -26,6 +26,7 @@ class Optimizer {
   // gives each a gradient buffer.
   Optimizer(Store&, std::vector<Group>, OptimizerOptions);
   ~Optimizer();
+  Optimizer(const Optimizer&) = delete;
 
   // One update of all parameters that received a gradient since zero_grad(); the others keep value
   // and state, as PyTorch's do when their grad is None. lr_scale multiplies every group's lr.
@@ -55,7 +56,8 @@ struct Schedule {
   int64_t total = 1;   // cosine: length including warm-up
   int64_t warmup = 0;  // linear from warmup_start to 1, then the schedule of t - warmup
   double warmup_start = 0;
-  double floor = 0;                 // cosine: final factor
+  double floor = 0;                 // cosine: lowest factor
+  double cycles = 0.5;              // cosine: waves until `total`; half a wave ends at `floor`
   std::vector<int64_t> milestones;  // multistep: gamma for each milestone <= t
   double gamma = 0.1;
   double operator()(int64_t t) const;

@@ -100,6 +100,10 @@ Tensor index_select(const Tensor& x, const Tensor& index);  // rows x[index], in
 Tensor to_strided(const Tensor& x);                         // an image layout back to plain strides
 Tensor to_dtype(const Tensor& x, DType);
 
+// patches.cc -- images (n, c, h, w) cut into squares of `side` pixels, row by row:
+// (n, (h/side)(w/side), c*side*side), inside a patch in the order c, y, x.
+Tensor patches(const Tensor& images, int side);
+
 // dropout.cc -- y = x * mask / (1-p); the mask is drawn from `key` and never stored. p in [0, 1).
 Tensor dropout(const Tensor& x, double p, RngKey key);
 Tensor drop_path(const Tensor& x, double p, RngKey key);  // one decision per sample (axis 0)

@@ -1,0 +1,182 @@
+#include "models.h"
+
+#include <charconv>
+#include <cstdio>
+
+namespace pupil::models {
+namespace {
+
+struct ResnetEntry {
+  const char* name;
+  int depth;
+  std::vector<int64_t> widths;
+  bool option_a;
+};
+
+const std::vector<ResnetEntry>& resnets() {
+  static const std::vector<int64_t> narrow{16, 16, 32, 64}, wide{32, 64, 128, 256};
+  static const std::vector<ResnetEntry> all{
+      {"resnet20_cifar", 20, narrow, true},   {"resnet32_cifar", 32, narrow, true},
+      {"resnet44_cifar", 44, narrow, true},   {"resnet56_cifar", 56, narrow, true},
+      {"resnet110_cifar", 110, narrow, true}, {"resnet8_kd", 8, narrow, false},
+      {"resnet14_kd", 14, narrow, false},     {"resnet20_kd", 20, narrow, false},
+      {"resnet32_kd", 32, narrow, false},     {"resnet56_kd", 56, narrow, false},
+      {"resnet110_kd", 110, narrow, false},   {"resnet8x4_kd", 8, wide, false},
+      {"resnet32x4_kd", 32, wide, false}};
+  return all;
+}
+
+struct VitEntry {
+  const char* name;
+  int dim, heads;
+};
+constexpr VitEntry kVits[] = {{"vit_tiny_patch16_224", 192, 3},
+                              {"vit_small_patch16_224", 384, 6},
+                              {"vit_base_patch16_224", 768, 12}};
+
+double number(const std::string& text, const std::string& what) {
+  double value = 0;
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size())
+    fail_input("model ", what, ": \"", text, "\" is not a number");
+  return value;
+}
+
+int whole(const std::string& text, const std::string& what) {
+  double value = number(text, what);
+  if (value != std::floor(value) || value < 0 || value > 1 << 20)
+    fail_input("model ", what, ": \"", text, "\" is not a whole number up to ", 1 << 20);
+  return int(value);
+}
+
+// "vit(dim=192,depth=12,heads=3,patch=4,image=32)": what is not given keeps VitConfig's default.
+VitConfig parse_vit(const std::string& name) {
+  VitConfig config;
+  std::map<std::string, std::function<void(const std::string&)>> keys;
+  for (auto [key, field] : {std::pair{"dim", &config.dim},
+                            {"depth", &config.depth},
+                            {"heads", &config.heads},
+                            {"patch", &config.patch},
+                            {"image", &config.image}})
+    keys[key] = [field = field, &name](auto& v) { *field = whole(v, name); };
+  keys["mlp_ratio"] = [&](auto& v) { config.mlp_ratio = number(v, name); };
+  keys["class_token"] = [&](auto& v) { config.class_token = whole(v, name) != 0; };
+  keys["qkv_bias"] = [&](auto& v) { config.qkv_bias = whole(v, name) != 0; };
+  keys["pool"] = [&](auto& v) {
+    if (v != "avg" && v != "token") fail_input("model ", name, ": pool is avg or token");
+    config.global_pool_avg = v == "avg";
+  };
+  if (name.back() != ')') fail_input("model ", name, ": the closing parenthesis is missing");
+  std::string list = name.substr(4, name.size() - 5);
+  for (size_t begin = 0; begin < list.size();) {
+    size_t end = std::min(list.find(',', begin), list.size());
+    std::string item = list.substr(begin, end - begin);
+    std::erase(item, ' ');
+    size_t equals = item.find('=');
+    std::string key = item.substr(0, equals);
+    if (!keys.count(key)) {
+      std::vector<std::string> known;
+      for (auto& [k, set] : keys) known.push_back(k);
+      fail_input("model ", name, ": unknown key \"", key, "\", did you mean ",
+                 nearest_name(key, known), "?");
+    }
+    if (equals == std::string::npos) fail_input("model ", name, ": ", key, " needs a value");
+    keys[key](item.substr(equals + 1));
+    begin = end + 1;
+  }
+  return config;
+}
+
+Model build(const std::string& name, const nn::Scope& scope, const Options& options) {
+  for (const ResnetEntry& entry : resnets())
+    if (name == entry.name)
+      return make_cifar_resnet({entry.depth, entry.widths, entry.option_a, options.classes}, scope);
+  VitConfig config;
+  bool known = name.starts_with("vit(");
+  if (known) config = parse_vit(name);
+  for (const VitEntry& entry : kVits)
+    if (name == entry.name) {
+      known = true;
+      config.dim = entry.dim;
+      config.heads = entry.heads;
+    }
+  if (!known) {
+    std::vector<std::string> names;
+    for (const ModelInfo& info : list_models()) names.push_back(info.name);
+    fail_input("model: unknown name \"", name, "\", did you mean ", nearest_name(name, names),
+               "? `pupil models` lists all");
+  }
+  config.classes = options.classes;
+  if (options.image) config.image = options.image;
+  config.dropout = options.dropout;
+  config.drop_path = options.drop_path;
+  return make_vit(config, scope);
+}
+
+}  // namespace
+
+Model make_model(const std::string& name, const nn::Scope& scope, const Options& options) {
+  Model model = build(name, scope, options);
+  model.name = name;
+  if (options.image) model.input.size = options.image;
+  return model;
+}
+
+std::vector<ModelInfo> list_models() {
+  std::vector<ModelInfo> all;
+  for (const ResnetEntry& entry : resnets())
+    all.push_back({entry.name, concat("ResNet-", entry.depth, entry.widths[1] == 64 ? " x4" : "",
+                                      entry.option_a ? ", option-A shortcuts" : ", 1x1 shortcuts",
+                                      ", 32x32 images")});
+  for (const VitEntry& entry : kVits)
+    all.push_back({entry.name, concat("Vision Transformer, width ", entry.dim,
+                                      ", 12 blocks, patches 16x16, 224x224 images")});
+  all.push_back({"vit(dim=192,depth=12,heads=3,patch=4,image=32)",
+                 "any Vision Transformer; also mlp_ratio=, class_token=, qkv_bias=, pool="});
+  return all;
+}
+
+std::string describe(const Preprocessing& p) {
+  auto list = [](const std::vector<float>& values) {
+    std::string text;
+    for (float v : values) {
+      char digits[32];
+      auto end = std::to_chars(digits, digits + sizeof digits, v).ptr;  // shortest that reads back
+      text += " " + std::string(digits, end);
+    }
+    return text;
+  };
+  return concat("RGB/255, mean", list(p.mean), " std", list(p.std), ", ", p.size, "x", p.size);
+}
+
+Preprocessing preprocessing_of(const Model& model, const data::Weights* weights) {
+  Preprocessing p = model.input;
+  if (!weights || !weights->metadata().count("input")) return p;
+  const std::string& text = weights->metadata().at("input");
+  auto refuse = [&]() {
+    fail_input("weights: ", weights->path(), ": cannot read the metadata key input \"", text,
+               "\"; expected \"", describe(p), "\"");
+  };
+  float mean[3], std[3];
+  int end = 0;
+  // One number per channel, or one for all.
+  if (std::sscanf(text.c_str(), "RGB/255, mean %f %f %f%*[, ]std %f %f %f%n", mean, mean + 1,
+                  mean + 2, std, std + 1, std + 2, &end) == 6) {
+    p.mean.assign(mean, mean + 3);
+    p.std.assign(std, std + 3);
+  } else if (std::sscanf(text.c_str(), "RGB/255, mean %f%*[, ]std %f%n", mean, std, &end) == 2) {
+    p.mean.assign(3, mean[0]);
+    p.std.assign(3, std[0]);
+  } else {
+    refuse();
+  }
+  std::string rest = text.substr(size_t(end));
+  int height = 0, width = 0, used = 0;
+  if (!rest.empty() && (std::sscanf(rest.c_str(), ", %dx%d%n", &height, &width, &used) != 2 ||
+                        size_t(used) != rest.size() || height != width || height < 1))
+    refuse();
+  if (height) p.size = height;
+  return p;
+}
+
+}  // namespace pupil::models

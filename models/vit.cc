@@ -1,0 +1,148 @@
+// Vision Transformer, Dosovitskiy et al. 2021 (arXiv 2010.11929), with the parameter names, the
+// initialisation and the pooling rules of timm's vision_transformer.py.
+#include "models.h"
+
+namespace pupil::models {
+namespace {
+
+// timm's trunc_normal_(std=.02) cuts at +-2, a hundred standard deviations away: a plain normal.
+const nn::Init kTrunc{nn::Init::normal, 0.02};
+
+struct VitBlock {
+  nn::LayerNorm norm1, norm2;
+  nn::Attention attention;
+  nn::Linear fc1, fc2;
+  double dropout_rate, drop_path_rate;
+
+  VitBlock(const nn::Scope& scope, const VitConfig& config, int index)
+      : norm1(scope / "norm1", config.dim),
+        norm2(scope / "norm2", config.dim),
+        attention(scope / "attn", config.dim, config.heads, config.qkv_bias, kTrunc),
+        fc1(scope / "mlp" / "fc1", config.dim, hidden(config), kTrunc, {}),
+        fc2(scope / "mlp" / "fc2", hidden(config), config.dim, kTrunc, {}),
+        dropout_rate(config.dropout),
+        // Huang et al. 2016: grows linearly from 0 in the first block to drop_path in the last.
+        drop_path_rate(config.depth > 1 ? config.drop_path * index / (config.depth - 1) : 0) {}
+
+  static int64_t hidden(const VitConfig& config) {
+    return int64_t(double(config.dim) * config.mlp_ratio);
+  }
+
+  Tensor drop(const Tensor& x, const nn::Call& call) const {
+    return call.train && dropout_rate > 0 ? dropout(x, dropout_rate, call.rng->next()) : x;
+  }
+  Tensor path(const Tensor& x, const nn::Call& call) const {
+    return call.train && drop_path_rate > 0 ? drop_path(x, drop_path_rate, call.rng->next()) : x;
+  }
+
+  Tensor operator()(Tensor x, const nn::Call& call) const {
+    x = add(x, path(drop(attention(norm1(x)), call), call));
+    return add(x, path(drop(fc2(drop(gelu(fc1(norm2(x))), call)), call), call));
+  }
+};
+
+struct Vit {
+  VitConfig config;
+  int prefix;
+  nn::PatchEmbed patch_embed;
+  Tensor class_token, positions;
+  std::vector<VitBlock> blocks;
+  std::optional<nn::LayerNorm> norm;  // "norm" over all tokens, or "fc_norm" after the average
+  std::optional<nn::Linear> head;
+
+  Vit(const VitConfig& c, const nn::Scope& scope)
+      : config(c),
+        prefix(c.class_token),
+        patch_embed(scope / "patch_embed" / "proj", 3, c.dim, c.patch) {
+    if (c.class_token)
+      class_token = scope.param("cls_token", {1, 1, c.dim}, {nn::Init::normal, 1e-6});
+    int grid = c.image / c.patch;
+    positions =
+        scope.param("pos_embed", {1, prefix + grid * grid, c.dim}, kTrunc,
+                    [&](const Tensor& stored) { return from_other_grid(stored, prefix, grid); });
+    for (int i = 0; i < c.depth; i++) blocks.emplace_back(scope / "blocks" / i, c, i);
+    norm.emplace(scope / (c.global_pool_avg ? "fc_norm" : "norm"), c.dim);
+    if (c.classes) head.emplace(scope / "head", c.dim, c.classes, kTrunc, nn::Init{});
+  }
+
+  // Position embeddings of a checkpoint that was trained on another (square) grid.
+  static Tensor from_other_grid(const Tensor& stored, int prefix, int grid) {
+    if (stored.rank() != 3 || stored.dim(0) != 1) return {};
+    int old = int(std::lround(std::sqrt(double(stored.dim(1) - prefix))));
+    if (old < 1 || stored.dim(1) != prefix + int64_t(old) * old) return {};
+    return resample_pos_embed(stored, prefix, old, old, grid, grid);
+  }
+
+  Tensor embed(const Tensor& images, const nn::Call& call) const {
+    Tensor x = patch_embed(images);
+    if (call.taps) call.taps->see("patch_embed", x);
+    int grid = config.image / config.patch;
+    int rows = int(images.dim(2)) / config.patch, columns = int(images.dim(3)) / config.patch;
+    Tensor place = rows == grid && columns == grid
+                       ? positions
+                       : resample_pos_embed(positions, prefix, grid, grid, rows, columns);
+    if (class_token) x = cat({expand(class_token, {x.dim(0), 1, config.dim}), x}, 1);
+    x = add(x, place);
+    if (call.train && config.dropout > 0) x = dropout(x, config.dropout, call.rng->next());
+    return x;
+  }
+
+  Output operator()(const Tensor& images, const nn::Call& call) const {
+    PUPIL_CHECK(images.rank() == 4 && images.dim(1) == 3, "vit: images (n,3,h,w), got ",
+                images.shape());
+    PUPIL_CHECK(!call.train || call.rng || (config.dropout == 0 && config.drop_path == 0),
+                "vit: dropout in training needs Call::rng");
+    Tensor x = embed(images, call);
+    for (size_t i = 0; i < blocks.size(); i++) {
+      x = blocks[i](x, call);
+      if (call.taps) call.taps->see("blocks." + std::to_string(i), x);
+    }
+    Tensor features = config.global_pool_avg ? average(x, call) : first_token(x, call);
+    return {head ? (*head)(features) : features, features};
+  }
+
+  Tensor average(const Tensor& x, const nn::Call& call) const {
+    if (call.taps) call.taps->see("norm", x);
+    return (*norm)(mean(prefix ? slice(x, 1, prefix, x.dim(1)) : x, {1}));
+  }
+
+  // The norm of the other tokens is computed only for those who ask.
+  Tensor first_token(const Tensor& x, const nn::Call& call) const {
+    bool all = call.taps && call.taps->wants("norm");
+    Tensor y = (*norm)(all ? x : slice(x, 1, 0, 1));
+    if (all) call.taps->see("norm", y);
+    return view(all ? slice(y, 1, 0, 1) : y, {x.dim(0), config.dim});
+  }
+};
+
+}  // namespace
+
+Model make_vit(const VitConfig& config, const nn::Scope& scope) {
+  auto require = [](bool fine, const auto&... message) {
+    if (!fine) fail_input("vit: ", message...);
+  };
+  require(config.patch > 0 && config.image > 0 && config.image % config.patch == 0, "image ",
+          config.image, " is not a multiple of patch ", config.patch);
+  require(config.heads > 0 && config.dim > 0 && config.dim % config.heads == 0, "dim ", config.dim,
+          " is not a multiple of heads ", config.heads);
+  require(config.depth > 0, "depth must be at least 1");
+  require(config.mlp_ratio * config.dim >= 1, "mlp_ratio must be positive");
+  require(config.class_token || config.global_pool_avg,
+          "pooling by class token needs one; use pool=avg");
+  require(
+      config.dropout >= 0 && config.dropout < 1 && config.drop_path >= 0 && config.drop_path < 1,
+      "dropout and drop_path lie in [0, 1)");
+  auto net = std::make_shared<const Vit>(config, scope);
+  Model model;
+  model.classes = config.classes;
+  model.width = config.dim;
+  model.head = "head";
+  model.input = {config.image, 3, {0.5f, 0.5f, 0.5f}, {0.5f, 0.5f, 0.5f}};
+  model.taps = {"patch_embed"};
+  for (int i = 0; i < config.depth; i++) model.taps.push_back("blocks." + std::to_string(i));
+  model.taps.push_back("norm");
+  model.forward = [net](const Tensor& x, const nn::Call& call) { return (*net)(x, call); };
+  return model;
+}
+
+}  // namespace pupil::models
