@@ -220,8 +220,12 @@ void map([[maybe_unused]] Device device, int64_t n, const F& f) {
     return;
   }
 #endif
-#pragma omp parallel for schedule(static) if (n > kParallelWork)
-  for (int64_t i = 0; i < n; i++) f(i);
+#pragma omp parallel if (n > kParallelWork)
+  {
+    const F mine = f;  // no store can change a local copy: the loop may keep its fields in registers
+#pragma omp for simd schedule(static)
+    for (int64_t i = 0; i < n; i++) mine(i);
+  }
 }
 
 // f(i, offsets) for every i < shape.numel(); offsets[t] is the element of tensors[t] that belongs
