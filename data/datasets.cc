@@ -1,0 +1,236 @@
+// The specification of a data set, its subsets, and what all kinds share.
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+
+#include "../tensor/memory.h"
+#include "sha256.h"
+#include "sources.h"
+
+namespace pupil::data {
+namespace {
+
+constexpr const char* kKinds = "mnist, fashion_mnist, cifar10, cifar100, folder, npy, safetensors";
+
+// "train[1000]", "test", "[500]": a split name, a count or both.
+bool parse_split(std::string_view text, Spec& spec) {
+  size_t bracket = text.find('[');
+  std::string_view name = text.substr(0, bracket);
+  if (name != "" && name != "train" && name != "test" && name != "val") return false;
+  if (bracket == std::string_view::npos) {
+    if (name.empty()) return false;
+    spec.split = name;
+    return true;
+  }
+  std::string_view digits = text.substr(bracket + 1);
+  if (digits.size() < 2 || digits.back() != ']') return false;
+  digits.remove_suffix(1);
+  if (digits.size() > 15 || digits.find_first_not_of("0123456789") != std::string_view::npos)
+    return false;
+  spec.split = name;
+  spec.count = std::stoll(std::string(digits));
+  return true;
+}
+
+// Fisher-Yates with one random word per place; the word's bias is below n / 2^32.
+template <class T>
+void shuffle(std::vector<T>& list, const RngKey& key) {
+  for (size_t i = list.size(); i > 1; i--) {
+    uint64_t j = uint64_t(random_bits(key, int64_t(i))) * i >> 32;
+    std::swap(list[i - 1], list[j]);
+  }
+}
+
+Dataset select(const Dataset& whole, const std::vector<int64_t>& chosen) {
+  Dataset part = whole;
+  part.labels.clear();
+  part.rows.clear();
+  for (int64_t i : chosen) {
+    part.labels.push_back(whole.labels[size_t(i)]);
+    part.rows.push_back(whole.rows[size_t(i)]);
+  }
+  if (whole.image)
+    part.image = [image = whole.image, chosen](int64_t i, Image& out) {
+      image(chosen[size_t(i)], out);
+    };
+  if (whole.values) {
+    Shape shape = whole.values.shape();
+    int64_t width = whole.values.numel() / shape[0];
+    shape[0] = int64_t(chosen.size());
+    ModelScope keep;
+    part.values = empty(shape);
+    for (size_t i = 0; i < chosen.size(); i++)
+      std::copy_n(whole.values.data<float>() + chosen[i] * width, width,
+                  part.values.data<float>() + int64_t(i) * width);
+  }
+  return part;
+}
+
+// The samples of each class in an order that only the class, its members and the seed decide, then
+// dealt so that the first n of the result have the shares of the whole as closely as whole samples
+// allow: place k of a class with m members is due at (k + u) / m, with a small u per class.
+std::vector<int64_t> stratified_order(const Dataset& whole, uint64_t seed, const char* stream) {
+  std::vector<std::vector<int64_t>> members(size_t(std::max<int64_t>(whole.classes, 1)));
+  for (int64_t i = 0; i < whole.size(); i++) members[size_t(whole.labels[size_t(i)])].push_back(i);
+  struct Due {
+    double when;
+    uint32_t tie;
+    int64_t sample;
+  };
+  std::vector<Due> due;
+  due.reserve(size_t(whole.size()));
+  for (size_t c = 0; c < members.size(); c++) {
+    RngKey key{seed, stream_id(stream), c};
+    shuffle(members[c], key);
+    uint32_t tie = random_bits(key, 0);  // which class comes first among equals
+    double m = double(members[c].size());
+    for (size_t k = 0; k < members[c].size(); k++)
+      due.push_back({(double(k) + 0.5) / m, tie, members[c][k]});
+  }
+  std::sort(due.begin(), due.end(), [](const Due& a, const Due& b) {
+    return std::tie(a.when, a.tie, a.sample) < std::tie(b.when, b.tie, b.sample);
+  });
+  std::vector<int64_t> order;
+  order.reserve(due.size());
+  for (const Due& d : due) order.push_back(d.sample);
+  return order;
+}
+
+}  // namespace
+
+Spec parse_spec(const std::string& text) {
+  Spec spec;
+  spec.text = text;
+  size_t colon = text.find(':');
+  spec.kind = text.substr(0, colon);
+  if (colon == std::string::npos || colon + 1 == text.size())
+    fail_input("data: '", text, "' has no path; write KIND:PATH[:SPLIT[N]], for example ",
+               "cifar10:DIR:train[1000]; kinds: ", kKinds);
+  spec.path = text.substr(colon + 1);
+  size_t last = spec.path.rfind(':');
+  if (last != std::string::npos) {
+    std::string tail = spec.path.substr(last + 1);
+    if (parse_split(tail, spec))
+      spec.path.resize(last);
+    else if (tail.find('/') == std::string::npos && !std::filesystem::exists(spec.path))
+      fail_input("data: '", text, "': '", tail,
+                 "' is not a split; use train, test or val, with [N] for the first N samples of a ",
+                 "stratified order");
+  }
+  if (spec.path.empty()) fail_input("data: '", text, "' has an empty path");
+  if (spec.count == 0) fail_input("data: '", text, "' asks for 0 samples; give at least 1");
+  return spec;
+}
+
+Dataset open_dataset(const std::string& text, bool strict, uint64_t seed) {
+  Spec spec = parse_spec(text);
+  Dataset set;
+  if (spec.kind == "mnist" || spec.kind == "fashion_mnist")
+    set = open_idx(spec);
+  else if (spec.kind == "cifar10" || spec.kind == "cifar100")
+    set = open_cifar(spec);
+  else
+    fail_input("data: unknown kind '", spec.kind, "' in '", text, "'; kinds: ", kKinds);
+  if (!set.size()) fail_input("data: '", text, "' holds no samples");
+  (void)strict;
+  set.spec = text;
+  if (spec.count >= 0) set = stratified_subset(set, spec.count, seed);
+  return set;
+}
+
+Dataset stratified_subset(const Dataset& whole, int64_t n, uint64_t seed) {
+  if (n < 1 || n > whole.size())
+    fail_input("data: ", whole.spec, " has ", whole.size(), " samples, ", n,
+               " were asked for; ask for 1 to ", whole.size());
+  std::vector<int64_t> order = stratified_order(whole, seed, "data.subset");
+  order.resize(size_t(n));
+  std::sort(order.begin(), order.end());
+  return select(whole, order);
+}
+
+std::pair<Dataset, Dataset> split_validation(const Dataset& whole, double fraction, uint64_t seed) {
+  int64_t held_out = int64_t(std::llround(double(whole.size()) * fraction));
+  if (!(fraction > 0 && fraction < 1) || held_out < 1 || held_out >= whole.size())
+    fail_input("data: a validation share of ", fraction, " leaves no samples on one side of the ",
+               whole.size(), " of ", whole.spec, "; choose a share between 0 and 1");
+  // Another stream than the subsets': a subset is not made of the samples held out first.
+  std::vector<int64_t> order = stratified_order(whole, seed, "data.validation");
+  auto middle = order.begin() + held_out;
+  std::sort(order.begin(), middle);
+  std::sort(middle, order.end());
+  return {select(whole, {middle, order.end()}), select(whole, {order.begin(), middle})};
+}
+
+Bytes read_file(const std::string& path, size_t limit) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error))
+    fail_input("data: ", path, " is a folder, a file was expected");
+  std::FILE* file = std::fopen(path.c_str(), "rb");
+  if (!file) fail_input("data: cannot open ", path, ": ", std::strerror(errno));
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> close(file, std::fclose);
+  Bytes bytes;
+  uintmax_t size = std::filesystem::file_size(path, error);
+  bytes.resize(std::min<size_t>(error ? 0 : size_t(size), limit) + 1);  // one more: to see the end
+  size_t got = 0;
+  for (;;) {
+    got += std::fread(bytes.data() + got, 1, bytes.size() - got, file);
+    if (got < bytes.size()) break;
+    if (got > limit) fail_input("data: ", path, " is longer than the ", limit, " bytes allowed");
+    bytes.resize(bytes.size() * 2);
+  }
+  if (std::ferror(file)) fail_input("data: cannot read ", path, ": ", std::strerror(errno));
+  bytes.resize(got);
+  return bytes;
+}
+
+void check_labels(std::span<const int64_t> labels, int64_t classes, const std::string& file) {
+  for (size_t i = 0; i < labels.size(); i++)
+    if (labels[i] < 0 || labels[i] >= classes)
+      fail_input("data: ", file, ": label ", labels[i], " of sample ", i, " is outside 0 ... ",
+                 classes - 1, "; is this the right kind of data set, or is the file damaged?");
+}
+
+std::string hash_samples(const std::string& geometry, std::span<const uint8_t> bytes,
+                         std::span<const int64_t> labels) {
+  Sha256 sha;
+  sha.add(geometry.data(), geometry.size() + 1);  // with the final 0
+  sha.add(bytes.data(), bytes.size());
+  sha.add(labels.data(), labels.size_bytes());
+  return sha.hex();
+}
+
+Dataset from_pixels(PixelArray pixels, std::vector<int64_t> labels, int64_t classes,
+                    const std::string& label_file) {
+  check_labels(labels, classes, label_file);
+  auto array = std::make_shared<const PixelArray>(std::move(pixels));
+  int h = array->height, w = array->width, c = array->channels;
+  size_t stride = size_t(h) * size_t(w) * size_t(c);
+  PUPIL_CHECK(array->bytes.size() == stride * labels.size(), "data: ", array->bytes.size(),
+              " pixel bytes for ", labels.size(), " samples of ", stride);
+  Dataset set;
+  set.classes = classes;
+  set.hash = hash_samples(
+      concat("pixels ", labels.size(), " ", h, " ", w, " ", c, array->planes ? " planes" : ""),
+      array->bytes, labels);
+  set.labels = std::move(labels);
+  set.rows.resize(set.labels.size());
+  for (size_t i = 0; i < set.rows.size(); i++) set.rows[i] = int64_t(i);
+  set.image = [array, stride](int64_t i, Image& out) {
+    out.height = array->height;
+    out.width = array->width;
+    out.channels = array->channels;
+    out.pixels.resize(stride);
+    const uint8_t* from = array->bytes.data() + size_t(i) * stride;
+    size_t area = size_t(out.height) * size_t(out.width), channels = size_t(out.channels);
+    if (!array->planes || channels == 1) {
+      std::copy_n(from, stride, out.pixels.data());
+      return;
+    }
+    for (size_t c = 0; c < channels; c++)
+      for (size_t p = 0; p < area; p++) out.pixels[p * channels + c] = from[c * area + p];
+  };
+  return set;
+}
+
+}  // namespace pupil::data

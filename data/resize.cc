@@ -1,0 +1,163 @@
+// Pillow's resampling (src/libImaging/Resample.c describes the arithmetic): a separable filter in
+// 8-bit fixed point, horizontal pass first, each pass rounded and clipped to a byte.
+#include <algorithm>
+
+#include "augment.h"
+
+namespace pupil::data {
+namespace {
+
+constexpr int kFraction = 22;  // bits of a weight behind the binary point
+
+double support_of(Filter filter) {
+  switch (filter) {
+    case Filter::box:
+      return 0.5;
+    case Filter::bilinear:
+      return 1;
+    case Filter::bicubic:
+      return 2;
+  }
+  return 0;
+}
+
+double value_of(Filter filter, double x) {
+  switch (filter) {
+    case Filter::box:
+      return x > -0.5 && x <= 0.5 ? 1 : 0;
+    case Filter::bilinear:
+      x = std::fabs(x);
+      return x < 1 ? 1 - x : 0;
+    case Filter::bicubic: {
+      constexpr double a = -0.5;  // Keys 1981
+      x = std::fabs(x);
+      if (x < 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
+      if (x < 2) return (((x - 5) * x + 8) * x - 4) * a;
+      return 0;
+    }
+  }
+  return 0;
+}
+
+uint8_t to_byte(int32_t sum) { return uint8_t(std::clamp(sum >> kFraction, 0, 255)); }
+
+}  // namespace
+
+void Resizer::make_weights(int in_size, double from, double to, int out_size, Filter filter,
+                           Weights& w) {
+  double scale = (to - from) / out_size, stretch = std::max(scale, 1.0);
+  double support = support_of(filter) * stretch;
+  w.stride = int(std::ceil(support)) * 2 + 1;
+  w.first.resize(size_t(out_size));
+  w.count.resize(size_t(out_size));
+  w.values.assign(size_t(out_size) * size_t(w.stride), 0);
+  std::vector<double> raw(static_cast<size_t>(w.stride));
+  for (int i = 0; i < out_size; i++) {
+    double centre = from + (i + 0.5) * scale;
+    int first = std::max(0, int(centre - support + 0.5));
+    int end = std::min(in_size, int(centre + support + 0.5));
+    double sum = 0;
+    for (int k = 0; k < end - first; k++)
+      sum += raw[size_t(k)] = value_of(filter, (k + first - centre + 0.5) * (1 / stretch));
+    int32_t* values = w.values.data() + size_t(i) * size_t(w.stride);
+    for (int k = 0; k < end - first; k++) {
+      double weight = sum != 0 ? raw[size_t(k)] / sum : raw[size_t(k)];
+      values[k] = int32_t(weight * (1 << kFraction) + (weight < 0 ? -0.5 : 0.5));
+    }
+    w.first[size_t(i)] = first;
+    w.count[size_t(i)] = end - first;
+  }
+}
+
+void Resizer::resize(const Image& image, const Box* box, int height, int width, Filter filter,
+                     Image& out) {
+  Box all{0, 0, image.height, image.width};
+  if (!box) box = &all;
+  size_t channels = size_t(image.channels), in_row = size_t(image.width) * channels;
+  const uint8_t* source =
+      image.pixels.data() + size_t(box->top) * in_row + size_t(box->left) * channels;
+  size_t source_row = in_row;
+  auto prepare = [&](Image& i, int h, int w) {
+    i.height = h;
+    i.width = w;
+    i.channels = image.channels;
+    i.pixels.resize(size_t(h) * size_t(w) * channels);
+  };
+  bool across = width != box->width, down = height != box->height;
+  if (across) {
+    make_weights(box->width, 0, box->width, width, filter, weights_);
+    Image& target = down ? between_ : out;
+    prepare(target, box->height, width);
+    for (int y = 0; y < box->height; y++) {
+      const uint8_t* in = source + size_t(y) * source_row;
+      uint8_t* to = target.pixels.data() + size_t(y) * size_t(width) * channels;
+      for (int x = 0; x < width; x++) {
+        const int32_t* weight = weights_.values.data() + size_t(x) * size_t(weights_.stride);
+        const uint8_t* first = in + size_t(weights_.first[size_t(x)]) * channels;
+        int count = weights_.count[size_t(x)];
+        for (size_t c = 0; c < channels; c++) {
+          int32_t sum = 1 << (kFraction - 1);
+          for (int k = 0; k < count; k++) sum += first[size_t(k) * channels + c] * weight[k];
+          *to++ = to_byte(sum);
+        }
+      }
+    }
+    source = target.pixels.data();
+    source_row = size_t(width) * channels;
+  }
+  if (down) {
+    make_weights(box->height, 0, box->height, height, filter, weights_);
+    prepare(out, height, width);
+    size_t row = size_t(width) * channels;
+    for (int y = 0; y < height; y++) {
+      const int32_t* weight = weights_.values.data() + size_t(y) * size_t(weights_.stride);
+      const uint8_t* first = source + size_t(weights_.first[size_t(y)]) * source_row;
+      int count = weights_.count[size_t(y)];
+      uint8_t* to = out.pixels.data() + size_t(y) * row;
+      for (size_t x = 0; x < row; x++) {
+        int32_t sum = 1 << (kFraction - 1);
+        for (int k = 0; k < count; k++) sum += first[size_t(k) * source_row + x] * weight[k];
+        to[x] = to_byte(sum);
+      }
+    }
+  } else if (!across) {
+    prepare(out, height, width);
+    for (int y = 0; y < height; y++)
+      std::copy_n(source + size_t(y) * source_row, size_t(width) * channels,
+                  out.pixels.data() + size_t(y) * size_t(width) * channels);
+  }
+}
+
+const Image& Resizer::fit(const Image& image, const Box* box, const models::Preprocessing& p,
+                          Image& out) {
+  if (box) {
+    resize(image, box, p.size, p.size, Filter::bilinear, out);
+    return out;
+  }
+  if (image.height == p.size && image.width == p.size) return image;
+  int height = p.size, width = p.size;  // the longer side is cut, not rounded, as in torchvision
+  if (image.height < image.width)
+    width = int(int64_t(p.size) * image.width / image.height);
+  else
+    height = int(int64_t(p.size) * image.height / image.width);
+  if (height == width) {
+    resize(image, nullptr, height, width, Filter::bilinear, out);
+    return out;
+  }
+  resize(image, nullptr, height, width, Filter::bilinear, whole_);
+  // Half a pixel goes to the even side, as Python rounds.
+  Box centre{int(std::nearbyint((height - p.size) / 2.0)),
+             int(std::nearbyint((width - p.size) / 2.0)), p.size, p.size};
+  resize(whole_, &centre, p.size, p.size, Filter::bilinear, out);
+  return out;
+}
+
+Image resize(const Image& image, int height, int width, Filter filter) {
+  PUPIL_CHECK(height > 0 && width > 0 && image.height > 0 && image.width > 0,
+              "resize: ", image.height, " x ", image.width, " to ", height, " x ", width);
+  Image out;
+  Resizer().resize(image, nullptr, height, width, filter, out);
+  return out;
+}
+
+}  // namespace pupil::data

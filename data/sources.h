@@ -1,0 +1,41 @@
+// What the readers of one kind of data set each share; only data/*.cc includes this.
+#pragma once
+#include "data.h"
+
+namespace pupil::data {
+
+// KIND:PATH[:SPLIT[N]] taken apart. split is "" where none was given; count -1 means all.
+struct Spec {
+  std::string text, kind, path, split;
+  int64_t count = -1;
+};
+Spec parse_spec(const std::string& text);
+
+Dataset open_idx(const Spec&);                  // mnist, fashion_mnist
+Dataset open_cifar(const Spec&);                // cifar10, cifar100
+Dataset open_folder(const Spec&, bool strict);  // folder
+Dataset open_arrays(const Spec&);               // npy, safetensors
+
+using Bytes = std::vector<uint8_t>;
+
+// The whole file; InputError when it is missing, unreadable or longer than `limit`.
+Bytes read_file(const std::string& path, size_t limit = size_t(1) << 40);
+
+// A data set whose pixels are in memory: sample i is bytes [i * h * w * c, ...), as interleaved
+// channels or as planes. Fills image, labels, rows, classes and hash; InputError for a label
+// outside 0 ... classes - 1 (`label_file` names its file).
+struct PixelArray {
+  Bytes bytes;
+  int height = 0, width = 0, channels = 1;
+  bool planes = false;
+};
+Dataset from_pixels(PixelArray, std::vector<int64_t> labels, int64_t classes,
+                    const std::string& label_file);
+
+// What `hash` is computed from: the geometry, the sample bytes in order, then the labels.
+std::string hash_samples(const std::string& geometry, std::span<const uint8_t> bytes,
+                         std::span<const int64_t> labels);
+
+void check_labels(std::span<const int64_t> labels, int64_t classes, const std::string& file);
+
+}  // namespace pupil::data
