@@ -172,7 +172,7 @@ void* Arena::get(size_t bytes) {
   void* p = nullptr;
 #if PUPIL_CUDA
   if (s.device.is_cuda()) {
-    cudaError_t e = cudaMallocAsync(&p, size, cuda_stream());
+    cudaError_t e = cudaMallocAsync(&p, std::max<size_t>(bytes, 1), cuda_stream());
     PUPIL_CHECK(e == cudaSuccess, s.name, " arena: ", cudaGetErrorName(e), " for ", bytes,
                 " bytes; the largest tensors:", s.table(10));
   } else

@@ -20,7 +20,7 @@ folder=build
 mkdir -p $folder
 echo "Building the program in $folder ..."
 start=$SECONDS
-run_quietly $folder/configure.log cmake -S . -B $folder -G Ninja -DCMAKE_BUILD_TYPE=Release
+run_quietly $folder/configure.log cmake --preset cpu
 run_quietly $folder/build.log cmake --build $folder --target pupil_program
 echo "Built $folder/pupil in $((SECONDS - start)) s."
 

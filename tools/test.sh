@@ -22,8 +22,7 @@ need_packages $install $packages_build $packages_data $packages_test
 
 folder=build-test
 mkdir -p $folder
-run_quietly $folder/configure.log cmake -S . -B $folder -G Ninja -DCMAKE_BUILD_TYPE=Release \
-  -DPUPIL_BUILD_TESTS=ON -DPUPIL_WERROR=ON
+run_quietly $folder/configure.log cmake --preset test
 echo "Building in $folder ..."
 run_quietly $folder/build.log cmake --build $folder
 
