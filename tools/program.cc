@@ -5,6 +5,7 @@
 
 #include "../tensor/runtime.h"
 #include "info.h"
+#include "models.h"
 
 namespace pupil {
 namespace {
@@ -27,7 +28,10 @@ int say(const std::string& message, int code) {
 }
 
 // Every command is a file tools/NAME.{h,cc} that adds itself here.
-void add_commands(CLI::App& app) { add_info_command(app); }
+void add_commands(CLI::App& app) {
+  add_models_command(app);
+  add_info_command(app);
+}
 
 // The words that `app` or its chosen command did not know.
 std::string usage_error(const CLI::App& app, const CLI::ParseError& error) {
