@@ -53,15 +53,23 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias);
 // conv2d.cc -- cross-correlation; x (n, c, h, w), weight (out, c/groups, kh, kw), bias (out) or
 // empty. Output side floor((h + 2 pad - dilation (kh-1) - 1) / stride) + 1. On the float32 CPU path
 // the output is in an image layout (the layout of x, or the trunk's when x is strided).
+struct Pair {  // along height and along width; one number means both
+  int h, w;
+  Pair(int both) : h(both), w(both) {}
+  Pair(int h, int w) : h(h), w(w) {}
+  bool operator==(const Pair&) const = default;
+};
 struct ConvOptions {
-  int stride = 1, padding = 0, dilation = 1, groups = 1;
+  Pair stride = 1, padding = 0, dilation = 1;
+  int groups = 1;
 };
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, const ConvOptions& = {});
 
-// batch_norm.cc -- Ioffe and Szegedy 2015. x (n, c, ...), weight, bias, running_mean, running_var
-// (c). Training uses the biased batch variance and moves the running values by `momentum` towards
-// the batch's (unbiased variance); evaluation treats the running values as constants. Then +
-// residual (if given) and ReLU (if asked): the tail of a residual block in one pass.
+// batch_norm.cc -- Ioffe and Szegedy 2015. x (n, c, ...), running_mean, running_var (c), weight and
+// bias (c) or both empty. Training uses the biased batch variance and moves the running values by
+// `momentum` towards the batch's (unbiased variance); evaluation treats the running values as
+// constants. Then + residual (if given) and ReLU (if asked): the tail of a residual block in one
+// pass.
 struct BatchNormOptions {
   bool train = false;
   double momentum = 0.1, eps = 1e-5;
@@ -71,20 +79,30 @@ struct BatchNormOptions {
 Tensor batch_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& running_mean,
                   Tensor& running_var, const BatchNormOptions& = {});
 
-// layer_norm.cc -- over the last axis; weight, bias (c). eps inside the root, biased variance.
+// layer_norm.cc -- over the last axis; weight, bias (c) or both empty. eps inside the root, biased
+// variance.
 Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps);
 
-// attention.cc -- softmax(q k^T * scale) v for q, k, v (batch, heads, tokens, head_dim).
+// attention.cc -- softmax(q k^T * scale + mask) v for q (batch, heads, tokens, head_dim), k, v
+// (batch, heads, sources, ...). mask: additive, without a gradient, broadcast to (batch, heads,
+// tokens, sources), or empty; causal keeps source <= token. A row without any source is an error.
 // qkv_attention: the same from one packed projection qkv (batch, tokens, 3 * heads * head_dim) in
 // the order q, k, v -> (batch, tokens, heads * head_dim), scale head_dim^-1/2. Vaswani et al. 2017.
-Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, double scale);
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, double scale,
+                 const Tensor& mask = {}, bool causal = false);
 Tensor qkv_attention(const Tensor& qkv, int heads);
 
-// pooling.cc -- x (n, c, h, w) in any layout.
-Tensor max_pool2d(const Tensor& x, int kernel, int stride,
-                  int padding);  // padding is -inf; first of ties
-Tensor avg_pool2d(const Tensor& x, int kernel, int stride, int padding);  // padding counts
-Tensor global_avg_pool(const Tensor& x);                                  // -> (n, c), strided
+// pooling.cc -- x (n, c, h, w) in any layout. Padding is -inf for the maximum, whose first of ties
+// takes the gradient, and 0 for the average. ceil_mode: a last window may reach beyond the padding,
+// but must start inside the image or its leading padding. Divisor of the average: the window's
+// positions inside image and padding, or inside the image alone.
+struct PoolOptions {
+  Pair kernel = 2, stride = 2, padding = 0, dilation = 1;  // dilation: max_pool2d only
+  bool ceil_mode = false, count_include_pad = true;
+};
+Tensor max_pool2d(const Tensor& x, const PoolOptions&);
+Tensor avg_pool2d(const Tensor& x, const PoolOptions&);
+Tensor global_avg_pool(const Tensor& x);  // -> (n, c), strided
 
 // shortcut.cc -- the parameter-free "option A" shortcut of CIFAR ResNets (He et al. 2015,
 // section 4.2): every `stride`-th pixel, channels padded with zeros on both sides to out_channels.

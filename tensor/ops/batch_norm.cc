@@ -1,0 +1,215 @@
+#include "../../autograd/samples.h"
+#include "../launch.h"
+#include "../ops.h"
+
+namespace pupil {
+
+// One team per channel of x (n, c, inner), two passes: mean, then the mean squared distance from
+// it.
+template <class T>
+struct BatchStatistics {
+  using A = acc_t<T>;
+  const T* x;
+  A *mean, *inverse_std;
+  T *running_mean, *running_var;
+  int64_t batch, channels, inner;
+  A momentum, eps;
+  template <class Team>
+  PUPIL_HD void operator()(const Team& team, int64_t c) const {
+    int64_t count = batch * inner;
+    auto at = [&](int64_t i) { return A(x[(i / inner * channels + c) * inner + i % inner]); };
+    A m = team.reduce(count, A(0), Add{}, at) / A(count);
+    A squares = team.reduce(count, A(0), Add{}, [&](int64_t i) {
+      A d = at(i) - m;
+      return d * d;
+    });
+    team.each(1, [&](int64_t) {
+      mean[c] = m;
+      inverse_std[c] = A(1) / sqrt(squares / A(count) + eps);
+      A unbiased = squares / A(count > 1 ? count - 1 : 1);
+      running_mean[c] = T((A(1) - momentum) * A(running_mean[c]) + momentum * m);
+      running_var[c] = T((A(1) - momentum) * A(running_var[c]) + momentum * unbiased);
+    });
+  }
+};
+
+template <class T>
+struct RunningStatistics {
+  using A = acc_t<T>;
+  const T *running_mean, *running_var;
+  A *mean, *inverse_std;
+  A eps;
+  PUPIL_HD void operator()(int64_t c) const {
+    mean[c] = A(running_mean[c]);
+    inverse_std[c] = A(1) / sqrt(A(running_var[c]) + eps);
+  }
+};
+
+template <class T>
+struct BatchNormForward {
+  using A = acc_t<T>;
+  const T *x, *weight, *bias;
+  const A *mean, *inverse_std;
+  T* y;
+  int64_t channels, inner;
+  PUPIL_HD void operator()(int64_t i) const {
+    int64_t c = i / inner % channels;
+    A normalized = (A(x[i]) - mean[c]) * inverse_std[c];
+    y[i] = T(weight ? normalized * A(weight[c]) + A(bias[c]) : normalized);
+  }
+};
+
+// Ioffe and Szegedy 2015, the gradients at the end of section 3. In evaluation mode mean and
+// variance are constants and only the scale is left.
+template <class T>
+struct BatchNormBackward {
+  using A = acc_t<T>;
+  const T *x, *weight, *gy;
+  const A *mean, *inverse_std;
+  T *gx, *gweight, *gbias;
+  int64_t batch, channels, inner;
+  float weight_beta, bias_beta;
+  bool train;
+  template <class Team>
+  PUPIL_HD void operator()(const Team& team, int64_t c) const {
+    int64_t count = batch * inner;
+    A m = mean[c], s = inverse_std[c];
+    auto at = [&](int64_t i) { return (i / inner * channels + c) * inner + i % inner; };
+    A sum = team.reduce(count, A(0), Add{}, [&](int64_t i) { return A(gy[at(i)]); });
+    A dot = team.reduce(count, A(0), Add{},
+                        [&](int64_t i) { return A(gy[at(i)]) * (A(x[at(i)]) - m) * s; });
+    if (gx) {
+      A scale = weight ? A(weight[c]) * s : s;
+      A sum_share = train ? sum / A(count) : A(0), dot_share = train ? dot / A(count) : A(0);
+      team.each(count, [&](int64_t i) {
+        A normalized = (A(x[at(i)]) - m) * s;
+        gx[at(i)] = T(scale * (A(gy[at(i)]) - sum_share - normalized * dot_share));
+      });
+    }
+    team.each(1, [&](int64_t) {
+      if (gweight) gweight[c] = T(weight_beta == 0 ? dot : dot + A(weight_beta) * A(gweight[c]));
+      if (gbias) gbias[c] = T(bias_beta == 0 ? sum : sum + A(bias_beta) * A(gbias[c]));
+    });
+  }
+};
+
+namespace {
+
+void check(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& running_mean,
+           const Tensor& running_var, const BatchNormOptions& options) {
+  PUPIL_CHECK(x.rank() >= 2, "batch_norm: (n, c, ...) expected, got ", x.shape());
+  PUPIL_CHECK(bool(weight) == bool(bias), "batch_norm: weight and bias, or neither");
+  for (const Tensor* p : {&weight, &bias, &running_mean, &running_var})
+    PUPIL_CHECK(!*p || (p->rank() == 1 && p->dim(0) == x.dim(1) && p->dtype() == x.dtype() &&
+                        p->is_contiguous()),
+                "batch_norm: ", p->shape(), " ", name_of(p->dtype()), " for x ", x.shape(), " ",
+                name_of(x.dtype()));
+  int64_t per_channel = x.dim(1) ? x.numel() / x.dim(1) : 0;
+  PUPIL_CHECK(!options.train || per_channel > 1,
+              "batch_norm: training needs more than one value per channel, got x ", x.shape());
+  PUPIL_CHECK(!options.residual || options.residual.shape() == x.shape(), "batch_norm: residual ",
+              options.residual.shape(), " for x ", x.shape());
+}
+
+}  // namespace
+
+Tensor batch_norm(const Tensor& input, const Tensor& weight, const Tensor& bias,
+                  Tensor& running_mean, Tensor& running_var, const BatchNormOptions& options) {
+  check(input, weight, bias, running_mean, running_var, options);
+  Tensor x = input.contiguous().detach(), y = empty(x.shape(), x.dtype(), x.device());
+  int64_t batch = x.dim(0), channels = x.dim(1), inner = 1;
+  for (int d = 2; d < x.rank(); d++) inner *= x.dim(d);
+  Tensor mean = empty({channels}, acc_dtype(x.dtype()), x.device()), inverse_std = empty_like(mean);
+  dispatch(x.dtype(), [&](auto t) {
+    using T = typename decltype(t)::type;
+    using A = acc_t<T>;
+    if (options.train)
+      rows(x.device(), channels,
+           BatchStatistics<T>{x.data<T>(), mean.data<A>(), inverse_std.data<A>(),
+                              running_mean.data<T>(), running_var.data<T>(), batch, channels, inner,
+                              A(options.momentum), A(options.eps)},
+           batch * inner);
+    else
+      map(x.device(), channels,
+          RunningStatistics<T>{running_mean.data<T>(), running_var.data<T>(), mean.data<A>(),
+                               inverse_std.data<A>(), A(options.eps)});
+    map(x.device(), x.numel(),
+        BatchNormForward<T>{x.data<T>(), weight ? weight.data<T>() : nullptr,
+                            bias ? bias.data<T>() : nullptr, mean.data<A>(), inverse_std.data<A>(),
+                            y.data<T>(), channels, inner});
+  });
+  Layout layout = input.layout();
+  y = y.to(layout);
+  bool train = options.train;
+  Tensor w = weight ? weight.detach() : weight;
+  std::vector<Tensor> inputs{input};
+  if (weight) inputs.insert(inputs.end(), {weight, bias});
+  y = record("batch_norm", y, inputs, [=](Backward& grad) {
+    Tensor gy = grad.gy.contiguous(), gx, gweight, gbias;
+    float weight_beta = 0, bias_beta = 0;
+    bool affine = grad.inputs.size() > 1;
+    if (grad[0].needed) gx = empty(x.shape(), x.dtype(), x.device());
+    if (affine && grad[1].needed) gweight = grad[1].into(weight_beta);
+    if (affine && grad[2].needed) gbias = grad[2].into(bias_beta);
+    dispatch(gy.dtype(), [&](auto t) {
+      using T = typename decltype(t)::type;
+      using A = acc_t<T>;
+      rows(gy.device(), channels,
+           BatchNormBackward<T>{x.data<T>(), w ? w.data<T>() : nullptr, gy.data<T>(),
+                                mean.data<A>(), inverse_std.data<A>(), gx ? gx.data<T>() : nullptr,
+                                gweight ? gweight.data<T>() : nullptr,
+                                gbias ? gbias.data<T>() : nullptr, batch, channels, inner,
+                                weight_beta, bias_beta, train},
+           batch * inner);
+    });
+    if (affine && !grad[1].needed) grad[1].none();
+    if (affine && !grad[2].needed) grad[2].none();
+    if (gx)
+      grad[0].give(gx.to(layout));
+    else
+      grad[0].none();
+  });
+  if (options.residual) y = add(y, options.residual);
+  return options.relu ? relu(y) : y;
+}
+
+PUPIL_SAMPLES(batch_norm) {
+  // v: x, weight, bias and, for residual blocks, a residual of x's shape
+  auto with = [](bool train, bool relu) {
+    return [=](auto& v) {
+      int64_t c = v[0].dim(1);
+      std::vector<double> mean(size_t(c), 0.25), var(size_t(c), 1.5);
+      Tensor running_mean = from(mean, {c}, v[0].dtype()).to(v[0].device());
+      Tensor running_var = from(var, {c}, v[0].dtype()).to(v[0].device());
+      BatchNormOptions options{train, 0.1, 1e-5, relu, v.size() > 3 ? v[3] : Tensor()};
+      Tensor y = batch_norm(v[0], v.size() > 1 ? v[1] : Tensor(), v.size() > 1 ? v[2] : Tensor(),
+                            running_mean, running_var, options);
+      return to_strided(y);
+    };
+  };
+  for (bool train : {true, false}) {
+    std::string mode = train ? "train " : "eval ";
+    s.add(mode + "matrix", {{6, 3}, {3}, {3}}, with(train, false));
+    s.add(mode + "image", {{3, 4, 5, 2}, {4}, {4}}, with(train, false));
+    s.add(mode + "16 channels", {{3, 32, 5, 3}, {32}, {32}}, with(train, false));
+    s.add(mode + "not affine", {{3, 4, 5, 2}}, with(train, false));
+    s.add(mode + "relu", {{3, 4, 5, 2}, {4}, {4}}, with(train, true));
+    s.add(mode + "residual relu", {{3, 4, 5, 2}, {4}, {4}, {3, 4, 5, 2}}, with(train, true));
+    s.add(mode + "residual", {{3, 4, 5}, {4}, {4}, {3, 4, 5}}, with(train, false));
+  }
+  // On the float32 path of the CPU a convolution's output is in an image layout.
+  for (int64_t channels : {32, 20})
+    s.add(concat("after conv2d ", channels),
+          {{2, 3, 6, 5}, {channels, 3, 3, 3}, {channels}, {channels}}, [=](auto& v) {
+            Tensor y = conv2d(v[0], v[1], Tensor(), {1, 1});
+            std::vector<Tensor> inputs{y, v[2], v[3], y};
+            return with(true, true)(inputs);
+          });
+  s.add("two values", {{2, 1}, {1}, {1}}, with(true, false));
+  s.add("empty batch", {{0, 3, 2, 2}, {3}, {3}}, with(false, true));
+  s.add_error("one value", {{1, 3}, {3}, {3}}, with(true, false));
+  s.add_error("channels", {{4, 3}, {4}, {4}}, with(true, false));
+  s.add_error("residual", {{4, 3}, {3}, {3}, {4, 1}}, with(true, false));
+}
+
+}  // namespace pupil

@@ -1,0 +1,227 @@
+#include "../../autograd/samples.h"
+#include "../launch.h"
+#include "../ops.h"
+
+namespace pupil {
+
+struct ConvGeometry {
+  int64_t batch, channels, height, width, outputs, out_height, out_width, kernel_height,
+      kernel_width, groups;
+  int64_t stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+  int64_t group_channels, group_outputs;
+};
+
+// Plain loops over row-major (n, c, h, w) and weights (o, c / groups, kh, kw).
+template <class T>
+struct ConvForward {
+  ConvGeometry s;
+  const T *x, *weight, *bias;
+  T* y;
+  PUPIL_HD void operator()(int64_t i) const {
+    using A = acc_t<T>;
+    int64_t out_x = i % s.out_width, out_y = i / s.out_width % s.out_height,
+            o = i / s.out_width / s.out_height % s.outputs,
+            n = i / s.out_width / s.out_height / s.outputs;
+    const T* image =
+        x + (n * s.channels + o / s.group_outputs * s.group_channels) * s.height * s.width;
+    const T* kernel = weight + o * s.group_channels * s.kernel_height * s.kernel_width;
+    A sum = bias ? A(bias[o]) : A(0);
+    for (int64_t c = 0; c < s.group_channels; c++)
+      for (int64_t ky = 0; ky < s.kernel_height; ky++) {
+        int64_t in_y = out_y * s.stride_h - s.padding_h + ky * s.dilation_h;
+        if (in_y < 0 || in_y >= s.height) continue;
+        for (int64_t kx = 0; kx < s.kernel_width; kx++) {
+          int64_t in_x = out_x * s.stride_w - s.padding_w + kx * s.dilation_w;
+          if (in_x < 0 || in_x >= s.width) continue;
+          sum = sum + A(image[(c * s.height + in_y) * s.width + in_x]) *
+                          A(kernel[(c * s.kernel_height + ky) * s.kernel_width + kx]);
+        }
+      }
+    y[i] = T(sum);
+  }
+};
+
+// One input pixel gathers from every output pixel that read it.
+template <class T>
+struct ConvInputGradient {
+  ConvGeometry s;
+  const T *gy, *weight;
+  T* gx;
+  PUPIL_HD void operator()(int64_t i) const {
+    using A = acc_t<T>;
+    int64_t in_x = i % s.width, in_y = i / s.width % s.height,
+            c = i / s.width / s.height % s.channels, n = i / s.width / s.height / s.channels;
+    int64_t first_output = c / s.group_channels * s.group_outputs;
+    A sum = 0;
+    for (int64_t ky = 0; ky < s.kernel_height; ky++) {
+      int64_t from_y = in_y + s.padding_h - ky * s.dilation_h, out_y = from_y / s.stride_h;
+      if (from_y < 0 || from_y % s.stride_h || out_y >= s.out_height) continue;
+      for (int64_t kx = 0; kx < s.kernel_width; kx++) {
+        int64_t from_x = in_x + s.padding_w - kx * s.dilation_w, out_x = from_x / s.stride_w;
+        if (from_x < 0 || from_x % s.stride_w || out_x >= s.out_width) continue;
+        for (int64_t o = first_output; o < first_output + s.group_outputs; o++)
+          sum =
+              sum +
+              A(gy[((n * s.outputs + o) * s.out_height + out_y) * s.out_width + out_x]) *
+                  A(weight[((o * s.group_channels + c % s.group_channels) * s.kernel_height + ky) *
+                               s.kernel_width +
+                           kx]);
+      }
+    }
+    gx[i] = T(sum);
+  }
+};
+
+// One team per weight.
+template <class T>
+struct ConvWeightGradient {
+  ConvGeometry s;
+  const T *x, *gy;
+  T* gw;
+  float beta;
+  template <class Team>
+  PUPIL_HD void operator()(const Team& team, int64_t i) const {
+    using A = acc_t<T>;
+    int64_t kx = i % s.kernel_width, ky = i / s.kernel_width % s.kernel_height,
+            c = i / s.kernel_width / s.kernel_height % s.group_channels,
+            o = i / s.kernel_width / s.kernel_height / s.group_channels;
+    int64_t channel = o / s.group_outputs * s.group_channels + c;
+    A sum = team.reduce(s.batch * s.out_height * s.out_width, A(0), Add{}, [&](int64_t p) {
+      int64_t out_x = p % s.out_width, out_y = p / s.out_width % s.out_height,
+              n = p / s.out_width / s.out_height;
+      int64_t in_y = out_y * s.stride_h - s.padding_h + ky * s.dilation_h,
+              in_x = out_x * s.stride_w - s.padding_w + kx * s.dilation_w;
+      if (in_y < 0 || in_y >= s.height || in_x < 0 || in_x >= s.width) return A(0);
+      return A(x[((n * s.channels + channel) * s.height + in_y) * s.width + in_x]) *
+             A(gy[((n * s.outputs + o) * s.out_height + out_y) * s.out_width + out_x]);
+    });
+    team.each(1, [&](int64_t) { gw[i] = T(beta == 0 ? sum : sum + A(beta) * A(gw[i])); });
+  }
+};
+
+template <class T>
+struct ConvBiasGradient {
+  int64_t batch, outputs, pixels;
+  const T* gy;
+  T* gb;
+  float beta;
+  template <class Team>
+  PUPIL_HD void operator()(const Team& team, int64_t o) const {
+    using A = acc_t<T>;
+    A sum = team.reduce(batch * pixels, A(0), Add{}, [&](int64_t p) {
+      return A(gy[(p / pixels * outputs + o) * pixels + p % pixels]);
+    });
+    team.each(1, [&](int64_t) { gb[o] = T(beta == 0 ? sum : sum + A(beta) * A(gb[o])); });
+  }
+};
+
+namespace {
+
+int64_t out_side(int64_t side, int64_t kernel, int stride, int padding, int dilation) {
+  int64_t reach = side + 2 * padding - dilation * (kernel - 1) - 1;
+  return reach < 0 ? 0 : reach / stride + 1;
+}
+
+ConvGeometry check(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                   const ConvOptions& options) {
+  PUPIL_CHECK(x.rank() == 4 && weight.rank() == 4, "conv2d: (n,c,h,w) and (out,c,kh,kw) expected, ",
+              "got x ", x.shape(), ", weight ", weight.shape());
+  int groups = options.groups;
+  PUPIL_CHECK(groups > 0 && x.dim(1) == weight.dim(1) * groups && weight.dim(0) % groups == 0 &&
+                  (!bias || (bias.rank() == 1 && bias.dim(0) == weight.dim(0))),
+              "conv2d: channels do not fit: x ", x.shape(), ", weight ", weight.shape(),
+              ", groups ", groups, ", bias ", bias ? bias.shape() : Shape{});
+  PUPIL_CHECK(x.dtype() == weight.dtype() && (!bias || bias.dtype() == x.dtype()), "conv2d: x is ",
+              name_of(x.dtype()), ", weight ", name_of(weight.dtype()));
+  auto [stride, padding, dilation, ignored] = options;
+  PUPIL_CHECK(stride.h > 0 && stride.w > 0 && padding.h >= 0 && padding.w >= 0 && dilation.h > 0 &&
+                  dilation.w > 0,
+              "conv2d: stride and dilation must be positive, padding not negative");
+  int64_t out_height = out_side(x.dim(2), weight.dim(2), stride.h, padding.h, dilation.h),
+          out_width = out_side(x.dim(3), weight.dim(3), stride.w, padding.w, dilation.w);
+  PUPIL_CHECK(out_height > 0 && out_width > 0, "conv2d: kernel ", weight.shape(),
+              " is larger than the padded image ", x.shape());
+  return {
+      x.dim(0),  x.dim(1),      x.dim(2),      x.dim(3),   weight.dim(0), out_height,
+      out_width, weight.dim(2), weight.dim(3), groups,     stride.h,      stride.w,
+      padding.h, padding.w,     dilation.h,    dilation.w, weight.dim(1), weight.dim(0) / groups};
+}
+
+}  // namespace
+
+Tensor conv2d(const Tensor& input, const Tensor& weight, const Tensor& bias,
+              const ConvOptions& options) {
+  ConvGeometry s = check(input, weight, bias, options);
+  Tensor x = input.contiguous().detach(), w = weight.contiguous().detach();
+  Tensor y = empty({s.batch, s.outputs, s.out_height, s.out_width}, x.dtype(), x.device());
+  dispatch(x.dtype(), [&](auto t) {
+    using T = typename decltype(t)::type;
+    Tensor b = bias ? bias.contiguous() : bias;
+    map(x.device(), y.numel(),
+        ConvForward<T>{s, x.data<T>(), w.data<T>(), b ? b.data<T>() : nullptr, y.data<T>()});
+  });
+  std::vector<Tensor> inputs{input, weight};
+  if (bias) inputs.push_back(bias);
+  Tensor saved_x = weight.requires_grad() ? x : Tensor();
+  Layout layout = input.layout();
+  return record("conv2d", y, inputs, [=](Backward& grad) {
+    Tensor gy = grad.gy.contiguous();
+    dispatch(gy.dtype(), [&](auto t) {
+      using T = typename decltype(t)::type;
+      float beta;
+      if (grad.inputs.size() > 2 && grad[2].needed) {
+        Tensor gb = grad[2].into(beta);
+        rows(gy.device(), s.outputs,
+             ConvBiasGradient<T>{s.batch, s.outputs, s.out_height * s.out_width, gy.data<T>(),
+                                 gb.data<T>(), beta},
+             s.batch * s.out_height * s.out_width);
+      } else if (grad.inputs.size() > 2)
+        grad[2].none();
+      if (grad[1].needed) {
+        Tensor gw = grad[1].into(beta);
+        rows(gy.device(), gw.numel(),
+             ConvWeightGradient<T>{s, saved_x.data<T>(), gy.data<T>(), gw.data<T>(), beta},
+             s.batch * s.out_height * s.out_width);
+      } else
+        grad[1].none();
+      if (grad[0].needed) {
+        Tensor gx = empty({s.batch, s.channels, s.height, s.width}, gy.dtype(), gy.device());
+        map(gy.device(), gx.numel(),
+            ConvInputGradient<T>{s, gy.data<T>(), w.data<T>(), gx.data<T>()});
+        grad[0].give(gx.to(layout));
+      } else
+        grad[0].none();
+    });
+  });
+}
+
+PUPIL_SAMPLES(conv2d) {
+  auto with = [](ConvOptions options) {
+    return [=](auto& v) {
+      return to_strided(conv2d(v[0], v[1], v.size() > 2 ? v[2] : Tensor(), options));
+    };
+  };
+  s.add("3x3", {{2, 3, 7, 9}, {4, 3, 3, 3}, {4}}, with({1, 1}));
+  s.add("16 channels", {{2, 16, 5, 6}, {16, 16, 3, 3}, {16}}, with({1, 1}));
+  s.add("32 channels", {{2, 32, 6, 6}, {32, 32, 3, 3}}, with({1, 1}));
+  s.add("32 channels stride 2", {{2, 32, 6, 7}, {48, 32, 3, 3}}, with({2, 1}));
+  s.add("7x7 stride 2", {{2, 3, 12, 11}, {5, 3, 7, 7}}, with({2, 3}));
+  s.add("patches", {{2, 3, 8, 8}, {6, 3, 4, 4}, {6}}, with({4}));
+  s.add("pointwise stride 2", {{2, 6, 7, 7}, {4, 6, 1, 1}}, with({2}));
+  s.add("asymmetric", {{1, 2, 8, 11}, {3, 2, 1, 5}, {3}}, with({{2, 1}, {0, 2}}));
+  s.add("groups", {{2, 4, 6, 6}, {6, 2, 3, 3}, {6}}, with({1, 1, 1, 2}));
+  s.add("depthwise dilated", {{1, 5, 9, 8}, {5, 1, 3, 3}, {5}}, with({1, 2, 2, 5}));
+  s.add("one", {{1, 1, 1, 1}, {1, 1, 1, 1}, {1}}, with({}));
+  s.add("empty batch", {{0, 3, 4, 4}, {2, 3, 3, 3}, {2}}, with({1, 1}));
+  s.add("permuted image", {{2, 5, 6, 3}, {4, 3, 3, 3}}, [](auto& v) {
+    return to_strided(conv2d(permute(v[0], {0, 3, 1, 2}), v[1], Tensor(), {1, 1}));
+  });
+  s.add("two in a row", {{2, 3, 6, 6}, {16, 3, 3, 3}, {32, 16, 3, 3}}, [](auto& v) {
+    return to_strided(conv2d(conv2d(v[0], v[1], Tensor(), {1, 1}), v[2], Tensor(), {2, 1}));
+  });
+  s.add_error("channels", {{2, 3, 7, 9}, {4, 4, 3, 3}}, with({}));
+  s.add_error("kernel too large", {{2, 3, 2, 2}, {4, 3, 5, 5}}, with({}));
+  s.add_error("bias", {{2, 3, 7, 9}, {4, 3, 3, 3}, {3}}, with({}));
+}
+
+}  // namespace pupil

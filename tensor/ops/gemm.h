@@ -1,0 +1,21 @@
+// The matrix product behind matmul, linear and attention.
+#pragma once
+#include "../tensor.h"
+
+namespace pupil {
+
+// c = a b + bias + beta c for a (..., m, k), b (..., k, n), c (..., m, n) of one dtype; any
+// strides, so transposed operands cost nothing. bias (n) or empty. Batch axes broadcast; where c
+// has size 1 and an operand has not, the products are summed.
+void gemm(const Tensor& a, const Tensor& b, const Tensor& c, float beta = 0,
+          const Tensor& bias = {});
+
+Tensor transposed(const Tensor&);  // a view without a graph: the last two axes swapped
+
+// x (..., c) as (rows, c): a view if its rows lie evenly spaced, else a copy. No graph.
+Tensor as_matrix(const Tensor& x);
+
+// to (c) = column sums of the matrix g (rows, c) + beta to.
+void column_sum(const Tensor& g, const Tensor& to, float beta);
+
+}  // namespace pupil

@@ -1,0 +1,33 @@
+// Where a value of an image lies in memory, for kernels that serve every layout.
+#pragma once
+#include "../tensor.h"
+
+namespace pupil {
+
+// Pixel (h, w) of channel c of sample n lies at
+// n * channels * pixels + c / block * pixels * block + (h * width + w) * block + c % block.
+struct ImageIndex {
+  int64_t channels, height, width, block;
+  explicit ImageIndex(const Tensor& x)
+      : channels(x.dim(1)),
+        height(x.dim(2)),
+        width(x.dim(3)),
+        block(x.layout() == Layout::nhwc      ? channels
+              : x.layout() == Layout::nchw16c ? 16
+                                              : 1) {}
+  PUPIL_HD int64_t operator()(int64_t n, int64_t c, int64_t h, int64_t w) const {
+    return (n * channels + c / block * block) * height * width + (h * width + w) * block +
+           c % block;
+  }
+  // The inverse: i counts memory.
+  PUPIL_HD void where(int64_t i, int64_t& n, int64_t& c, int64_t& h, int64_t& w) const {
+    int64_t inner = i % block, pixel = i / block % (height * width);
+    int64_t blocks = i / block / (height * width);
+    c = blocks % (channels / block) * block + inner;
+    n = blocks / (channels / block);
+    h = pixel / width;
+    w = pixel % width;
+  }
+};
+
+}  // namespace pupil

@@ -1,0 +1,160 @@
+#include "../../autograd/samples.h"
+#include "../launch.h"
+#include "../ops.h"
+#include "gemm.h"
+
+namespace pupil {
+
+// Ba et al. 2016 (arXiv 1607.06450), eq. 4 over the last axis.
+template <class T>
+struct LayerNormForward {
+  using A = acc_t<T>;
+  const T *x, *weight, *bias;
+  T* y;
+  A *mean, *inverse_std;
+  int64_t x_stride, columns;
+  A eps;
+  template <class Team>
+  PUPIL_HD void operator()(const Team& team, int64_t row) const {
+    const T* p = x + row * x_stride;
+    A m = team.reduce(columns, A(0), Add{}, [&](int64_t j) { return A(p[j]); }) / A(columns);
+    A squares = team.reduce(columns, A(0), Add{}, [&](int64_t j) {
+      A d = A(p[j]) - m;
+      return d * d;
+    });
+    A s = A(1) / sqrt(squares / A(columns) + eps);
+    team.each(columns, [&](int64_t j) {
+      A normalized = (A(p[j]) - m) * s;
+      y[row * columns + j] = T(weight ? normalized * A(weight[j]) + A(bias[j]) : normalized);
+    });
+    team.each(1, [&](int64_t) {
+      mean[row] = m;
+      inverse_std[row] = s;
+    });
+  }
+};
+
+template <class T>
+struct LayerNormInputGradient {
+  using A = acc_t<T>;
+  const T *x, *weight, *gy;
+  T* gx;
+  const A *mean, *inverse_std;
+  int64_t x_stride, columns;
+  template <class Team>
+  PUPIL_HD void operator()(const Team& team, int64_t row) const {
+    const T *p = x + row * x_stride, *g = gy + row * columns;
+    A m = mean[row], s = inverse_std[row];
+    auto slope = [&](int64_t j) { return weight ? A(g[j]) * A(weight[j]) : A(g[j]); };
+    A sum = team.reduce(columns, A(0), Add{}, slope) / A(columns);
+    A dot = team.reduce(columns, A(0), Add{}, [&](int64_t j) {
+      return slope(j) * (A(p[j]) - m) * s;
+    }) / A(columns);
+    team.each(columns, [&](int64_t j) {
+      gx[row * columns + j] = T(s * (slope(j) - sum - (A(p[j]) - m) * s * dot));
+    });
+  }
+};
+
+template <class A>
+struct WeightAndBias {
+  A weight = 0, bias = 0;
+  PUPIL_HD WeightAndBias operator+(const WeightAndBias& other) const {
+    return {weight + other.weight, bias + other.bias};
+  }
+};
+
+template <class T>
+struct LayerNormParameterGradient {
+  using A = acc_t<T>;
+  using Sum = WeightAndBias<A>;
+  const T *x, *gy;
+  T *gweight, *gbias;
+  const A *mean, *inverse_std;
+  int64_t x_stride, columns;
+  float weight_beta, bias_beta;
+  PUPIL_HD Sum value(int64_t row, int64_t j) const {
+    A g = A(gy[row * columns + j]);
+    return {g * (A(x[row * x_stride + j]) - mean[row]) * inverse_std[row], g};
+  }
+  PUPIL_HD void store(int64_t j, Sum sum) const {
+    if (gweight)
+      gweight[j] = T(weight_beta == 0 ? sum.weight : sum.weight + A(weight_beta) * A(gweight[j]));
+    if (gbias) gbias[j] = T(bias_beta == 0 ? sum.bias : sum.bias + A(bias_beta) * A(gbias[j]));
+  }
+};
+
+Tensor layer_norm(const Tensor& input, const Tensor& weight, const Tensor& bias, double eps) {
+  PUPIL_CHECK(input.rank() >= 1 && bool(weight) == bool(bias), "layer_norm: x ", input.shape(),
+              " with weight and bias, or neither");
+  for (const Tensor* p : {&weight, &bias})
+    PUPIL_CHECK(!*p || (p->rank() == 1 && p->dim(0) == input.dim(-1) &&
+                        p->dtype() == input.dtype() && p->is_contiguous()),
+                "layer_norm: ", p->shape(), " ", name_of(p->dtype()), " for x ", input.shape(), " ",
+                name_of(input.dtype()));
+  Tensor x = as_matrix(input), y = empty(input.shape(), x.dtype(), x.device());
+  int64_t count = x.dim(0), columns = x.dim(1), x_stride = x.strides()[0];
+  Tensor mean = empty({count}, acc_dtype(x.dtype()), x.device()), inverse_std = empty_like(mean);
+  dispatch(x.dtype(), [&](auto t) {
+    using T = typename decltype(t)::type;
+    using A = acc_t<T>;
+    rows(x.device(), count,
+         LayerNormForward<T>{x.data<T>(), weight ? weight.data<T>() : nullptr,
+                             bias ? bias.data<T>() : nullptr, y.data<T>(), mean.data<A>(),
+                             inverse_std.data<A>(), x_stride, columns, A(eps)},
+         columns);
+  });
+  std::vector<Tensor> inputs{input};
+  if (weight) inputs.insert(inputs.end(), {weight, bias});
+  Tensor w = weight ? weight.detach() : weight;
+  return record("layer_norm", y, inputs, [=](Backward& grad) {
+    Tensor gy = grad.gy.contiguous();
+    bool affine = grad.inputs.size() > 1;
+    dispatch(gy.dtype(), [&](auto t) {
+      using T = typename decltype(t)::type;
+      using A = acc_t<T>;
+      Tensor gweight, gbias;
+      float weight_beta = 0, bias_beta = 0;
+      if (affine && grad[1].needed) gweight = grad[1].into(weight_beta);
+      if (affine && grad[2].needed) gbias = grad[2].into(bias_beta);
+      if (gweight || gbias)
+        cols(gy.device(), count, columns,
+             LayerNormParameterGradient<T>{
+                 x.data<T>(), gy.data<T>(), gweight ? gweight.data<T>() : nullptr,
+                 gbias ? gbias.data<T>() : nullptr, mean.data<A>(), inverse_std.data<A>(), x_stride,
+                 columns, weight_beta, bias_beta});
+      if (affine && !gweight) grad[1].none();
+      if (affine && !gbias) grad[2].none();
+      if (grad[0].needed) {
+        Tensor gx = empty_like(gy);
+        rows(gy.device(), count,
+             LayerNormInputGradient<T>{x.data<T>(), w ? w.data<T>() : nullptr, gy.data<T>(),
+                                       gx.data<T>(), mean.data<A>(), inverse_std.data<A>(),
+                                       x_stride, columns},
+             columns);
+        grad[0].give(gx);
+      } else
+        grad[0].none();
+    });
+  });
+}
+
+PUPIL_SAMPLES(layer_norm) {
+  auto f = [](auto& v) {
+    return layer_norm(v[0], v.size() > 1 ? v[1] : Tensor(), v.size() > 1 ? v[2] : Tensor(), 1e-5);
+  };
+  s.add("tokens", {{2, 5, 8}, {8}, {8}}, f);
+  s.add("matrix", {{7, 33}, {33}, {33}}, f);
+  s.add("vector", {{19}, {19}, {19}}, f);
+  s.add("not affine", {{3, 6}}, f);
+  s.add("many rows", {{70, 5}, {5}, {5}}, f);
+  s.add("empty", {{0, 4}, {4}, {4}}, f);
+  s.add("first token", {{3, 5, 8}, {8}, {8}},
+        [](auto& v) { return layer_norm(slice(v[0], 1, 0, 1), v[1], v[2], 1e-5); });
+  s.add("permuted", {{8, 3}, {8}, {8}}, [](auto& v) {
+    return layer_norm(permute(v[0], {1, 0}), v[1], v[2], 1e-5);
+  });
+  s.add_error("width", {{3, 6}, {5}, {5}}, f);
+}
+
+}  // namespace pupil

@@ -1,0 +1,214 @@
+#include <array>
+
+#include "../../autograd/samples.h"
+#include "../launch.h"
+#include "../ops.h"
+#include "gemm.h"
+
+namespace pupil {
+
+// One team per element of c; the summed axes are k and the batch axes that c does not have.
+template <class T>
+struct GemmReference {
+  const T *a, *b, *bias;
+  T* c;
+  float beta;
+  NdIndex<3> element;   // batch axes, m, n
+  NdIndex<2> products;  // summed batch axes, k
+  int64_t count;
+  template <class Team>
+  PUPIL_HD void operator()(const Team& team, int64_t e) const {
+    using A = acc_t<T>;
+    int64_t at[3];
+    element.offsets(e, at);
+    A sum = team.reduce(count, A(0), Add{}, [&](int64_t p) {
+      int64_t step[2] = {p * products.strides[0][0], p * products.strides[1][0]};
+      if (products.rank > 1) products.offsets(p, step);
+      return A(a[at[0] + step[0]]) * A(b[at[1] + step[1]]);
+    });
+    team.each(1, [&](int64_t) {
+      if (bias) sum = sum + A(bias[e % element.dims[element.rank - 1]]);
+      if (beta != 0) sum = sum + A(beta) * A(c[at[2]]);
+      c[at[2]] = T(sum);
+    });
+  }
+};
+
+template <class T>
+struct ColumnSum {
+  using Sum = acc_t<T>;
+  const T* g;
+  T* to;
+  int64_t stride;
+  float beta;
+  PUPIL_HD Sum value(int64_t row, int64_t col) const { return Sum(g[row * stride + col]); }
+  PUPIL_HD void store(int64_t col, Sum sum) const {
+    to[col] = T(beta == 0 ? sum : sum + Sum(beta) * Sum(to[col]));
+  }
+};
+
+namespace {
+
+int64_t axis_size(const Tensor& t, int axis, int rank) {  // axes counted as if t had `rank` axes
+  int own = axis - (rank - t.rank());
+  return own < 0 ? 1 : t.dim(own);
+}
+
+int64_t axis_stride(const Tensor& t, int axis, int rank) {  // 0 where t repeats
+  int own = axis - (rank - t.rank());
+  return own < 0 || t.dim(own) == 1 ? 0 : t.strides().dims[own];
+}
+
+void gemm_reference(const Tensor& a, const Tensor& b, const Tensor& c, float beta,
+                    const Tensor& bias) {
+  int rank = std::max({a.rank(), b.rank(), c.rank()});
+  NdIndex<3> element;
+  NdIndex<2> products;
+  int64_t elements = 1, count = 1;
+  for (int axis = 0; axis < rank - 2; axis++) {
+    int64_t both = std::max(axis_size(a, axis, rank), axis_size(b, axis, rank));
+    if (std::min(axis_size(a, axis, rank), axis_size(b, axis, rank)) == 0) both = 0;
+    int64_t step[3] = {axis_stride(a, axis, rank), axis_stride(b, axis, rank),
+                       axis_stride(c, axis, rank)};
+    if (axis_size(c, axis, rank) == both) {
+      element.dims[element.rank] = both;
+      for (int t = 0; t < 3; t++) element.strides[t][element.rank] = step[t];
+      element.rank++;
+      elements *= both;
+    } else {
+      products.dims[products.rank] = both;
+      for (int t = 0; t < 2; t++) products.strides[t][products.rank] = step[t];
+      products.rank++;
+      count *= both;
+    }
+  }
+  int64_t m = c.dim(-2), n = c.dim(-1), k = a.dim(-1);
+  for (auto [size, in_a, in_b, in_c] :
+       {std::array<int64_t, 4>{m, a.strides()[-2], 0, c.strides()[-2]},
+        std::array<int64_t, 4>{n, 0, b.strides()[-1], c.strides()[-1]}}) {
+    element.dims[element.rank] = size;
+    element.strides[0][element.rank] = in_a;
+    element.strides[1][element.rank] = in_b;
+    element.strides[2][element.rank] = in_c;
+    element.rank++;
+  }
+  products.dims[products.rank] = k;
+  products.strides[0][products.rank] = a.strides()[-1];
+  products.strides[1][products.rank] = b.strides()[-2];
+  products.rank++;
+  count *= k;
+  elements *= m * n;
+  dispatch(c.dtype(), [&](auto t) {
+    using T = typename decltype(t)::type;
+    rows(c.device(), elements,
+         GemmReference<T>{a.data<T>(), b.data<T>(), bias ? bias.data<T>() : nullptr, c.data<T>(),
+                          beta, element, products, count},
+         count);
+  });
+}
+
+}  // namespace
+
+void gemm(const Tensor& a, const Tensor& b, const Tensor& c, float beta, const Tensor& bias) {
+  if (c.numel() == 0) return;
+  gemm_reference(a, b, c, beta, bias);
+}
+
+Tensor transposed(const Tensor& x) {
+  Shape shape = x.shape(), strides = x.strides();
+  std::swap(shape[-1], shape[-2]);
+  std::swap(strides[-1], strides[-2]);
+  return alias(x, shape, strides);
+}
+
+Tensor as_matrix(const Tensor& x) {
+  int64_t columns = x.dim(-1), count = 1;
+  for (int d = 0; d < x.rank() - 1; d++) count *= x.dim(d);
+  bool even = x.layout() == Layout::strided && (columns == 1 || x.strides()[-1] == 1);
+  int64_t stride = columns, expected = 0;  // of rows
+  for (int d = x.rank() - 2; even && d >= 0; d--) {
+    if (x.dim(d) == 1) continue;
+    if (!expected)
+      stride = x.strides()[d];
+    else if (x.strides()[d] != expected)
+      even = false;
+    expected = x.strides()[d] * x.dim(d);
+  }
+  Tensor source = even ? x : x.contiguous();
+  return alias(source, {count, columns}, {even ? stride : columns, 1});
+}
+
+void column_sum(const Tensor& g, const Tensor& to, float beta) {
+  PUPIL_CHECK(g.strides()[-1] == 1 || g.dim(1) <= 1, "column_sum: rows must be dense");
+  dispatch(g.dtype(), [&](auto t) {
+    using T = typename decltype(t)::type;
+    cols(g.device(), g.dim(0), g.dim(1),
+         ColumnSum<T>{g.data<T>(), to.data<T>(), g.strides()[0], beta});
+  });
+}
+
+Tensor matmul(const Tensor& a, const Tensor& b, bool ta, bool tb) {
+  PUPIL_CHECK(a.rank() >= 2 && b.rank() >= 2, "matmul: matrices expected, got ", a.shape(), " and ",
+              b.shape());
+  PUPIL_CHECK(a.dtype() == b.dtype() && a.device() == b.device(), "matmul: ", name_of(a.dtype()),
+              " and ", name_of(b.dtype()), " operands (or two devices): convert one");
+  Tensor left = a.layout() == Layout::strided ? a.detach() : a.contiguous().detach();
+  Tensor right = b.layout() == Layout::strided ? b.detach() : b.contiguous().detach();
+  if (ta) left = transposed(left);
+  if (tb) right = transposed(right);
+  PUPIL_CHECK(left.dim(-1) == right.dim(-2), "matmul: inner dimensions differ: ", a.shape(),
+              ta ? "^T" : "", " x ", b.shape(), tb ? "^T" : "");
+  int rank = std::max(a.rank(), b.rank());
+  Shape shape;
+  shape.rank = rank;
+  for (int axis = 0; axis < rank - 2; axis++) {
+    int64_t p = axis_size(left, axis, rank), q = axis_size(right, axis, rank);
+    PUPIL_CHECK(p == q || p == 1 || q == 1, "matmul: batch axes of ", a.shape(), " and ", b.shape(),
+                " do not broadcast");
+    shape.dims[axis] = p == 1 ? q : p;
+  }
+  shape[-2] = left.dim(-2);
+  shape[-1] = right.dim(-1);
+  Tensor c = empty(shape, a.dtype(), a.device());
+  gemm(left, right, c);
+  Tensor saved_left = b.requires_grad() ? left : Tensor();
+  Tensor saved_right = a.requires_grad() ? right : Tensor();
+  return record("matmul", c, {a, b}, [=](Backward& grad) {
+    float beta;
+    if (grad[0].needed) {  // g b^T
+      Tensor to = grad[0].into(beta);
+      gemm(grad.gy, transposed(saved_right), ta ? transposed(to) : to, beta);
+    } else
+      grad[0].none();
+    if (grad[1].needed) {  // a^T g
+      Tensor to = grad[1].into(beta);
+      gemm(transposed(saved_left), grad.gy, tb ? transposed(to) : to, beta);
+    } else
+      grad[1].none();
+  });
+}
+
+PUPIL_SAMPLES(matmul) {
+  s.add("nn", {{3, 4}, {4, 5}}, [](auto& v) { return matmul(v[0], v[1]); });
+  s.add("nt", {{3, 4}, {5, 4}}, [](auto& v) { return matmul(v[0], v[1], false, true); });
+  s.add("tn", {{4, 3}, {4, 5}}, [](auto& v) { return matmul(v[0], v[1], true, false); });
+  s.add("tt", {{4, 3}, {5, 4}}, [](auto& v) { return matmul(v[0], v[1], true, true); });
+  s.add("one", {{1, 1}, {1, 1}}, [](auto& v) { return matmul(v[0], v[1]); });
+  s.add("batch", {{2, 3, 4, 5}, {2, 3, 5, 2}}, [](auto& v) { return matmul(v[0], v[1]); });
+  s.add("broadcast both", {{2, 1, 4, 5}, {3, 5, 2}}, [](auto& v) { return matmul(v[0], v[1]); });
+  s.add("broadcast right", {{6, 4, 5}, {3, 5}},
+        [](auto& v) { return matmul(v[0], v[1], false, true); });
+  s.add("broadcast left", {{4, 5}, {3, 5, 2}}, [](auto& v) { return matmul(v[0], v[1]); });
+  s.add("permuted", {{3, 2, 4}, {2, 4, 3}}, [](auto& v) {
+    return matmul(permute(v[0], {1, 0, 2}), v[1]);
+  });
+  s.add("sliced", {{4, 6}, {3, 2}}, [](auto& v) { return matmul(slice(v[0], 1, 1, 4), v[1]); });
+  s.add("empty rows", {{0, 4}, {4, 5}}, [](auto& v) { return matmul(v[0], v[1]); });
+  s.add("empty sum", {{3, 0}, {0, 5}}, [](auto& v) { return matmul(v[0], v[1]); });
+  s.add("empty batch", {{0, 3, 4}, {4, 5}}, [](auto& v) { return matmul(v[0], v[1]); });
+  s.add_error("inner", {{3, 4}, {5, 6}}, [](auto& v) { return matmul(v[0], v[1]); });
+  s.add_error("vector", {{3}, {3, 6}}, [](auto& v) { return matmul(v[0], v[1]); });
+  s.add_error("batch", {{2, 3, 4}, {3, 4, 5}}, [](auto& v) { return matmul(v[0], v[1]); });
+}
+
+}  // namespace pupil

@@ -1,0 +1,268 @@
+#include "../../autograd/samples.h"
+#include "../launch.h"
+#include "../ops.h"
+
+namespace pupil {
+
+// One window per output pixel of row-major (n, c, h, w).
+struct PoolGeometry {
+  int64_t height, width, out_height, out_width;
+  int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+  bool count_include_pad;
+
+  // How many positions the average divides by.
+  PUPIL_HD int64_t divisor(int64_t out_y, int64_t out_x) const {
+    int64_t top = out_y * stride_h - padding_h, left = out_x * stride_w - padding_w;
+    int64_t bottom = top + kernel_h, right = left + kernel_w;
+    int64_t margin_h = count_include_pad ? padding_h : 0,
+            margin_w = count_include_pad ? padding_w : 0;
+    if (bottom > height + margin_h) bottom = height + margin_h;
+    if (right > width + margin_w) right = width + margin_w;
+    if (top < -margin_h) top = -margin_h;
+    if (left < -margin_w) left = -margin_w;
+    return (bottom - top) * (right - left);
+  }
+};
+
+template <class T>
+struct MaxPoolForward {
+  PoolGeometry s;
+  const T* x;
+  T* y;
+  int32_t* where;  // the pixel of the image plane that won
+  PUPIL_HD void operator()(int64_t i) const {
+    int64_t out_x = i % s.out_width, out_y = i / s.out_width % s.out_height;
+    const T* plane = x + i / s.out_width / s.out_height * s.height * s.width;
+    int64_t best = -1;
+    for (int64_t ky = 0; ky < s.kernel_h; ky++) {
+      int64_t in_y = out_y * s.stride_h - s.padding_h + ky * s.dilation_h;
+      if (in_y < 0 || in_y >= s.height) continue;
+      for (int64_t kx = 0; kx < s.kernel_w; kx++) {
+        int64_t in_x = out_x * s.stride_w - s.padding_w + kx * s.dilation_w;
+        if (in_x < 0 || in_x >= s.width) continue;
+        int64_t at = in_y * s.width + in_x;
+        using A = acc_t<T>;
+        if (best < 0 || A(plane[at]) > A(plane[best]) || A(plane[at]) != A(plane[at])) best = at;
+      }
+    }
+    y[i] = best < 0 ? T(-INFINITY) : plane[best];
+    where[i] = int32_t(best);
+  }
+};
+
+template <class T>
+struct AveragePoolForward {
+  PoolGeometry s;
+  const T* x;
+  T* y;
+  PUPIL_HD void operator()(int64_t i) const {
+    using A = acc_t<T>;
+    int64_t out_x = i % s.out_width, out_y = i / s.out_width % s.out_height;
+    const T* plane = x + i / s.out_width / s.out_height * s.height * s.width;
+    A sum = 0;
+    for (int64_t ky = 0; ky < s.kernel_h; ky++) {
+      int64_t in_y = out_y * s.stride_h - s.padding_h + ky;
+      if (in_y < 0 || in_y >= s.height) continue;
+      for (int64_t kx = 0; kx < s.kernel_w; kx++) {
+        int64_t in_x = out_x * s.stride_w - s.padding_w + kx;
+        if (in_x >= 0 && in_x < s.width) sum = sum + A(plane[in_y * s.width + in_x]);
+      }
+    }
+    y[i] = T(sum / A(s.divisor(out_y, out_x)));
+  }
+};
+
+// An input pixel gathers from the windows that contain it: those it won (where given), or its share
+// of each.
+template <class T>
+struct PoolBackward {
+  PoolGeometry s;
+  const T* gy;
+  const int32_t* where;
+  T* gx;
+  PUPIL_HD void operator()(int64_t i) const {
+    using A = acc_t<T>;
+    int64_t in_x = i % s.width, in_y = i / s.width % s.height, plane = i / s.width / s.height;
+    A sum = 0;
+    for (int64_t ky = 0; ky < s.kernel_h; ky++) {
+      int64_t from_y = in_y + s.padding_h - ky * s.dilation_h, out_y = from_y / s.stride_h;
+      if (from_y < 0 || from_y % s.stride_h || out_y >= s.out_height) continue;
+      for (int64_t kx = 0; kx < s.kernel_w; kx++) {
+        int64_t from_x = in_x + s.padding_w - kx * s.dilation_w, out_x = from_x / s.stride_w;
+        if (from_x < 0 || from_x % s.stride_w || out_x >= s.out_width) continue;
+        int64_t o = (plane * s.out_height + out_y) * s.out_width + out_x;
+        if (!where)
+          sum = sum + A(gy[o]) / A(s.divisor(out_y, out_x));
+        else if (where[o] == int32_t(in_y * s.width + in_x))
+          sum = sum + A(gy[o]);
+      }
+    }
+    gx[i] = T(sum);
+  }
+};
+
+template <class T>
+struct GlobalAverage {
+  const T* x;
+  T* y;
+  int64_t channels, pixels, block;
+  template <class Team>
+  PUPIL_HD void operator()(const Team& team, int64_t i) const {
+    using A = acc_t<T>;
+    int64_t c = i % channels;
+    const T* p = x + (i - c + c / block * block) * pixels + c % block;
+    A sum = team.reduce(pixels, A(0), Add{}, [&](int64_t j) { return A(p[j * block]); });
+    team.each(1, [&](int64_t) { y[i] = T(sum / A(pixels)); });
+  }
+};
+
+template <class T>
+struct GlobalAverageBackward {
+  const T* gy;
+  T* gx;
+  int64_t channels, pixels, block;
+  PUPIL_HD void operator()(int64_t i) const {
+    using A = acc_t<T>;
+    int64_t blocks = i / block / pixels;  // counts (n, c / block)
+    gx[i] = T(A(gy[blocks * block + i % block]) / A(pixels));
+  }
+};
+
+namespace {
+
+int64_t windows(int64_t side, int kernel, int stride, int padding, int dilation, bool ceil_mode) {
+  int64_t reach = side + 2 * padding - int64_t(dilation) * (kernel - 1) - 1;
+  if (reach < 0) return 0;
+  int64_t count = (reach + (ceil_mode ? stride - 1 : 0)) / stride + 1;
+  return ceil_mode && (count - 1) * stride >= side + padding ? count - 1 : count;
+}
+
+PoolGeometry check(const char* op, const Tensor& x, const PoolOptions& o) {
+  PUPIL_CHECK(x.rank() == 4, op, ": (n,c,h,w) expected, got ", x.shape());
+  PUPIL_CHECK(o.kernel.h > 0 && o.kernel.w > 0 && o.stride.h > 0 && o.stride.w > 0 &&
+                  o.padding.h >= 0 && o.padding.w >= 0 && o.dilation.h > 0 && o.dilation.w > 0 &&
+                  2 * o.padding.h <= o.kernel.h && 2 * o.padding.w <= o.kernel.w,
+              op, ": kernel, stride and dilation must be positive, padding at most half a kernel");
+  int64_t out_height =
+      windows(x.dim(2), o.kernel.h, o.stride.h, o.padding.h, o.dilation.h, o.ceil_mode);
+  int64_t out_width =
+      windows(x.dim(3), o.kernel.w, o.stride.w, o.padding.w, o.dilation.w, o.ceil_mode);
+  PUPIL_CHECK(out_height > 0 && out_width > 0, op, ": the window is larger than the padded image ",
+              x.shape());
+  return {x.dim(2),     x.dim(3),     out_height,         out_width,   o.kernel.h,
+          o.kernel.w,   o.stride.h,   o.stride.w,         o.padding.h, o.padding.w,
+          o.dilation.h, o.dilation.w, o.count_include_pad};
+}
+
+Tensor pool(const char* op, const Tensor& input, const PoolGeometry& s, bool maximum) {
+  Tensor x = input.contiguous().detach(), where;
+  Tensor y = empty({x.dim(0), x.dim(1), s.out_height, s.out_width}, x.dtype(), x.device());
+  if (maximum) where = empty(y.shape(), DType::i32, x.device());
+  dispatch(x.dtype(), [&](auto t) {
+    using T = typename decltype(t)::type;
+    if (maximum)
+      map(x.device(), y.numel(),
+          MaxPoolForward<T>{s, x.data<T>(), y.data<T>(), where.data<int32_t>()});
+    else
+      map(x.device(), y.numel(), AveragePoolForward<T>{s, x.data<T>(), y.data<T>()});
+  });
+  return record(op, y.to(input.layout()), {input},
+                [s, where, shape = x.shape(), layout = input.layout()](Backward& grad) {
+                  Tensor gy = grad.gy.contiguous();
+                  Tensor gx = empty(shape, gy.dtype(), gy.device());
+                  dispatch(gy.dtype(), [&](auto t) {
+                    using T = typename decltype(t)::type;
+                    map(gx.device(), gx.numel(),
+                        PoolBackward<T>{s, gy.data<T>(), where ? where.data<int32_t>() : nullptr,
+                                        gx.data<T>()});
+                  });
+                  grad[0].give(gx.to(layout));
+                });
+}
+
+}  // namespace
+
+Tensor max_pool2d(const Tensor& x, const PoolOptions& options) {
+  return pool("max_pool2d", x, check("max_pool2d", x, options), true);
+}
+
+Tensor avg_pool2d(const Tensor& x, const PoolOptions& options) {
+  PUPIL_CHECK(options.dilation == Pair(1), "avg_pool2d: no dilation");
+  return pool("avg_pool2d", x, check("avg_pool2d", x, options), false);
+}
+
+Tensor global_avg_pool(const Tensor& input) {
+  PUPIL_CHECK(input.rank() == 4 && input.dim(2) > 0 && input.dim(3) > 0,
+              "global_avg_pool: (n,c,h,w) expected, got ", input.shape());
+  Layout layout = input.layout();
+  Tensor x = layout == Layout::strided ? input.contiguous().detach() : input.detach();
+  Shape shape = x.shape();
+  int64_t channels = x.dim(1), pixels = x.dim(2) * x.dim(3);
+  int64_t block = layout == Layout::nhwc ? channels : layout == Layout::nchw16c ? 16 : 1;
+  Tensor y = empty({x.dim(0), channels}, x.dtype(), x.device());
+  dispatch(x.dtype(), [&](auto t) {
+    using T = typename decltype(t)::type;
+    rows(x.device(), y.numel(), GlobalAverage<T>{x.data<T>(), y.data<T>(), channels, pixels, block},
+         pixels);
+  });
+  return record("global_avg_pool", y, {input}, [=](Backward& grad) {
+    Tensor gy = grad.gy.contiguous();
+    Tensor gx = layout == Layout::strided ? empty(shape, gy.dtype(), gy.device())
+                                          : empty_image(shape, gy.dtype(), layout);
+    dispatch(gy.dtype(), [&](auto t) {
+      using T = typename decltype(t)::type;
+      map(gx.device(), gx.numel(),
+          GlobalAverageBackward<T>{gy.data<T>(), gx.data<T>(), channels, pixels, block});
+    });
+    grad[0].give(gx);
+  });
+}
+
+PUPIL_SAMPLES(max_pool2d) {
+  auto with = [](PoolOptions options) {
+    return [=](auto& v) { return max_pool2d(v[0], options); };
+  };
+  s.add("stem", {{2, 3, 9, 8}}, with({3, 2, 1}));
+  s.add("ceil", {{1, 2, 8, 7}}, with({3, 2, 0, 1, true}));
+  s.add("dilated", {{1, 2, 8, 7}}, with({2, 1, 0, 2}));
+  s.add("one", {{1, 1, 1, 1}}, with({1, 1}));
+  s.add("permuted", {{2, 6, 5, 3}}, [](auto& v) {
+    return max_pool2d(permute(v[0], {0, 3, 1, 2}), {2, 2});
+  });
+  s.add("empty", {{0, 2, 4, 4}}, with({2, 2}));
+  s.add("after conv2d", {{2, 3, 6, 5}, {16, 3, 3, 3}}, [](auto& v) {
+    return to_strided(max_pool2d(conv2d(v[0], v[1], Tensor(), {1, 1}), {3, 2, 1}));
+  });
+  s.add_error("window", {{1, 1, 2, 2}}, with({5, 1}));
+}
+
+PUPIL_SAMPLES(avg_pool2d) {
+  auto with = [](PoolOptions options) {
+    return [=](auto& v) { return avg_pool2d(v[0], options); };
+  };
+  s.add("2x2", {{2, 3, 6, 7}}, with({2, 2}));
+  s.add("padded", {{1, 2, 7, 7}}, with({3, 2, 1}));
+  s.add("padding excluded", {{1, 2, 7, 7}}, with({3, 2, 1, 1, false, false}));
+  s.add("ceil", {{1, 2, 8, 7}}, with({3, 2, 1, 1, true}));
+  s.add("asymmetric", {{1, 2, 6, 7}}, with({{2, 3}, {1, 2}, {0, 1}}));
+  s.add("one", {{1, 1, 1, 1}}, with({1, 1}));
+  s.add("empty", {{0, 2, 4, 4}}, with({2, 2}));
+  s.add_error("rank", {{2, 2}}, with({2, 2}));
+}
+
+PUPIL_SAMPLES(global_avg_pool) {
+  auto f = [](auto& v) { return global_avg_pool(v[0]); };
+  s.add("image", {{3, 5, 4, 3}}, f);
+  s.add("one pixel", {{2, 5, 1, 1}}, f);
+  s.add("empty", {{0, 5, 2, 2}}, f);
+  s.add("permuted", {{2, 4, 3, 5}}, [](auto& v) {
+    return global_avg_pool(permute(v[0], {0, 3, 1, 2}));
+  });
+  for (int64_t channels : {32, 20})
+    s.add(concat("after conv2d ", channels), {{2, 3, 6, 5}, {channels, 3, 3, 3}}, [](auto& v) {
+      return global_avg_pool(conv2d(v[0], v[1], Tensor(), {1, 1}));
+    });
+  s.add_error("rank", {{2, 2}}, f);
+}
+
+}  // namespace pupil

@@ -1,0 +1,92 @@
+#include "../../autograd/samples.h"
+#include "../launch.h"
+#include "../ops.h"
+#include "image.h"
+#include "unary.h"
+
+namespace pupil {
+
+// Both passes run over the memory of what they write. `front` zero channels come first.
+template <class T>
+struct ShortcutForward {
+  ImageIndex in, out;
+  int64_t stride, front;
+  const T* x;
+  T* y;
+  PUPIL_HD void operator()(int64_t i) const {
+    int64_t n, c, h, w;
+    out.where(i, n, c, h, w);
+    c -= front;
+    y[i] = c >= 0 && c < in.channels ? x[in(n, c, h * stride, w * stride)] : T(0.f);
+  }
+};
+
+template <class T>
+struct ShortcutBackward {
+  ImageIndex in, out;
+  int64_t stride, front;
+  const T* gy;
+  T* gx;
+  PUPIL_HD void operator()(int64_t i) const {
+    int64_t n, c, h, w;
+    in.where(i, n, c, h, w);
+    bool kept = h % stride == 0 && w % stride == 0;
+    gx[i] = kept ? gy[out(n, c + front, h / stride, w / stride)] : T(0.f);
+  }
+};
+
+Tensor shortcut_a(const Tensor& input, int stride, int64_t out_channels) {
+  PUPIL_CHECK(input.rank() == 4 && stride > 0 && out_channels >= input.dim(1), "shortcut_a: x ",
+              input.shape(), ", stride ", stride, ", to ", out_channels, " channels");
+  Tensor x = dense(input).detach();
+  Shape shape{x.dim(0), out_channels, (x.dim(2) + stride - 1) / stride,
+              (x.dim(3) + stride - 1) / stride};
+  bool blocks = out_channels % 16 == 0;
+  Tensor y = x.layout() == Layout::strided ? empty(shape, x.dtype(), x.device())
+             : blocks                      ? empty_image(shape, x.dtype(), x.layout())
+                                           : empty_image(shape, x.dtype(), Layout::nhwc);
+  ImageIndex in(x), out(y);
+  int64_t front = (out_channels - x.dim(1)) / 2;
+  dispatch(x.dtype(), [&](auto t) {
+    using T = typename decltype(t)::type;
+    map(x.device(), y.numel(),
+        ShortcutForward<T>{in, out, stride, front, x.data<T>(), y.data<T>()});
+  });
+  return record("shortcut_a", y, {input},
+                [in, out, stride, front, shape = x.shape(), layout = x.layout(),
+                 y_layout = y.layout()](Backward& grad) {
+                  Tensor gy = dense(grad.gy.to(y_layout));
+                  Tensor gx = layout == Layout::strided ? empty(shape, gy.dtype(), gy.device())
+                                                        : empty_image(shape, gy.dtype(), layout);
+                  dispatch(gy.dtype(), [&](auto t) {
+                    using T = typename decltype(t)::type;
+                    map(gy.device(), gx.numel(),
+                        ShortcutBackward<T>{in, out, stride, front, gy.data<T>(), gx.data<T>()});
+                  });
+                  grad[0].give(gx);
+                });
+}
+
+PUPIL_SAMPLES(shortcut_a) {
+  auto with = [](int stride, int64_t channels) {
+    return [=](auto& v) { return shortcut_a(v[0], stride, channels); };
+  };
+  s.add("stride 2", {{2, 3, 6, 8}}, with(2, 7));
+  s.add("odd side", {{2, 2, 5, 7}}, with(2, 4));
+  s.add("stride 1", {{2, 4, 3, 3}}, with(1, 8));
+  s.add("identity", {{1, 1, 1, 1}}, with(1, 1));
+  // On the float32 path of the CPU a convolution's output is in an image layout.
+  for (int64_t channels : {16, 12})
+    for (int64_t out : {channels, 2 * channels, 2 * channels + 1})
+      s.add(concat("after conv2d ", channels, " to ", out), {{2, 3, 6, 5}, {channels, 3, 3, 3}},
+            [=](auto& v) {
+              return to_strided(shortcut_a(conv2d(v[0], v[1], Tensor(), {1, 1}), 2, out));
+            });
+  s.add("empty batch", {{0, 2, 4, 4}}, with(2, 4));
+  s.add("permuted", {{2, 4, 6, 3}}, [](auto& v) {
+    return shortcut_a(permute(v[0], {0, 3, 1, 2}), 2, 5);
+  });
+  s.add_error("fewer channels", {{2, 4, 3, 3}}, with(1, 3));
+}
+
+}  // namespace pupil
