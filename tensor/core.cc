@@ -1,7 +1,6 @@
 #include "core.h"
 
 #include <algorithm>
-#include <algorithm>
 #include <ostream>
 
 #include "random.h"
