@@ -74,6 +74,9 @@ struct Method {
   std::function<Instance(const Options&, const nn::Scope&, const Setup&)> make;
 };
 
+// Throws Error "LOSS: WHAT SHAPE holds ..." when `values` has a NaN or an infinity.
+void require_finite(const char* loss, const char* what, const Tensor& values);
+
 void add_method(Method);                             // an existing name throws Error
 const Method& find_method(const std::string& name);  // InputError with the nearest name
 std::vector<const Method*> list_methods();

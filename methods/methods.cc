@@ -1,3 +1,4 @@
+#include "../tensor/launch.h"
 #include "method.h"
 
 namespace pupil::methods {
@@ -5,13 +6,15 @@ namespace pupil::methods {
 // The built-in methods: one function per file of this folder, named here once. (A static object in
 // each file would be dropped by the linker from a static library.)
 Method none_method();
+Method kd_method();
+Method aft_method();
 
 namespace {
 
 std::map<std::string, Method>& registry() {
   static std::map<std::string, Method> methods = [] {
     std::map<std::string, Method> list;
-    for (auto make : {none_method}) {
+    for (auto make : {none_method, kd_method, aft_method}) {
       Method method = make();
       std::string name = method.name;
       list.emplace(name, std::move(method));
@@ -67,6 +70,36 @@ int64_t Options::integer(std::string_view name) const { return get<int64_t>(valu
 double Options::number(std::string_view name) const { return get<double>(values_, name); }
 const std::string& Options::text(std::string_view name) const {
   return get<std::string>(values_, name);
+}
+
+template <class T>
+struct CountNonFinite {
+  const T* x;
+  int64_t* count;
+  int64_t columns;
+  template <class Team>
+  PUPIL_HD void operator()(const Team& team, int64_t row) const {
+    int64_t bad = team.reduce(columns, int64_t(0), Add{}, [&](int64_t i) {
+      auto v = acc_t<T>(x[row * columns + i]);
+      return int64_t(!(v - v == 0));  // NaN for NaN and for infinities
+    });
+    team.each(1, [&](int64_t) { count[row] = bad; });
+  }
+};
+
+void require_finite(const char* loss, const char* what, const Tensor& values) {
+  if (values.numel() == 0) return;
+  Tensor x = values.detach().contiguous();
+  int64_t columns = x.rank() ? x.dim(-1) : 1, n = x.numel() / columns;
+  Tensor counts = empty({n}, DType::i64, x.device());
+  dispatch(x.dtype(), [&](auto type) {
+    using T = typename decltype(type)::type;
+    rows(x.device(), n, CountNonFinite<T>{x.data<T>(), counts.data<int64_t>(), columns}, columns);
+  });
+  std::vector<double> bad = counts.values();
+  for (size_t row = 0; row < bad.size(); row++)
+    PUPIL_CHECK(bad[row] == 0, loss, ": ", what, " ", values.shape(), " hold ", bad[row],
+                " NaN or infinite values in row ", row);
 }
 
 void add_method(Method method) {

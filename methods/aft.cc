@@ -1,0 +1,417 @@
+#include "aft.h"
+
+#include <numeric>
+
+#include "../autograd/samples.h"
+#include "../tensor/launch.h"
+#include "method.h"
+
+namespace pupil::methods {
+
+constexpr double kNormEps = 1e-8;   // added to a row's norm, outside the root
+constexpr double kDeltaEps = 1e-8;  // added to the mean square, inside the root
+
+template <class A>
+PUPIL_HD A logistic(A x) {
+  return x >= A(0) ? A(1) / (A(1) + exp(-x)) : exp(x) / (A(1) + exp(x));
+}
+
+template <class A>
+struct Weights {  // w = sigmoid(s)
+  const A* s;
+  A* w;
+  PUPIL_HD void operator()(int64_t i) const { w[i] = logistic(s[i]); }
+};
+
+// Means of columns, counted from the first row: exact when all rows are equal.
+template <class A>
+struct ColumnMean {
+  using Sum = A;
+  const A* x;
+  A* mean;
+  int64_t n, columns;
+  PUPIL_HD A value(int64_t row, int64_t col) const { return x[row * columns + col] - x[col]; }
+  PUPIL_HD void store(int64_t col, A sum) const { mean[col] = x[col] + sum / A(n); }
+};
+
+// z = (x - mean) w / (norm + eps) and the norm of each row; w null: no weights.
+template <class A>
+struct UnitRow {
+  const A *x, *w, *mean;
+  A *z, *norm;
+  int64_t columns;
+  template <class Team>
+  PUPIL_HD void operator()(const Team& team, int64_t row) const {
+    const A* p = x + row * columns;
+    auto centred = [&](int64_t j) { return (p[j] - mean[j]) * (w ? w[j] : A(1)); };
+    A length =
+        sqrt(team.reduce(columns, A(0), Add{}, [&](int64_t j) { return centred(j) * centred(j); }));
+    A factor = A(1) / (length + A(kNormEps));
+    team.each(columns, [&](int64_t j) { z[row * columns + j] = centred(j) * factor; });
+    team.each(1, [&](int64_t) { norm[row] = length; });
+  }
+};
+
+// Row i of both Gram matrices becomes the matrices M that the backward multiplies Z and Y with
+// (d delta / dZ = 2 / (n^2 delta) M Z), and its sum of squared differences is kept.
+//   linear: M = D = K - K' for both sides.
+//   rbf: k = exp(2 <u_i, u_j> - |u_i|^2 - |u_j|^2) and M = 2 (W - diag(row sums of W)), W = D * k.
+template <class A>
+struct CompareGrams {
+  A *student, *teacher;
+  const A *student_norm, *teacher_norm;
+  A* squares;
+  int64_t n;
+  bool rbf;
+  PUPIL_HD static A squared_length(A norm) {
+    A u = norm / (norm + A(kNormEps));
+    return u * u;
+  }
+  PUPIL_HD static A kernel(A product, A norm_i, A norm_j) {
+    return exp(A(2) * product - squared_length(norm_i) - squared_length(norm_j));
+  }
+  template <class Team>
+  PUPIL_HD void operator()(const Team& team, int64_t i) const {
+    A *ks = student + i * n, *kt = teacher + i * n;
+    A sum = team.reduce(n, A(0), Add{}, [&](int64_t j) {
+      if (!rbf) {
+        A d = ks[j] - kt[j];
+        ks[j] = d;
+        return d * d;
+      }
+      A a = i == j ? A(1) : kernel(ks[j], student_norm[i], student_norm[j]);
+      A b = i == j ? A(1) : kernel(kt[j], teacher_norm[i], teacher_norm[j]);
+      A d = a - b;
+      ks[j] = A(2) * d * a;
+      kt[j] = A(2) * d * b;
+      return d * d;
+    });
+    team.each(1, [&](int64_t) { squares[i] = sum; });
+    if (!rbf) return;
+    A diagonal_s = team.reduce(n, A(0), Add{}, [&](int64_t j) { return ks[j]; });
+    A diagonal_t = team.reduce(n, A(0), Add{}, [&](int64_t j) { return kt[j]; });
+    team.each(1, [&](int64_t) {
+      ks[i] -= diagonal_s;
+      kt[i] -= diagonal_t;
+    });
+  }
+};
+
+template <class A>
+struct RootMeanSquare {
+  const A* squares;
+  A* delta;
+  int64_t n;
+  template <class Team>
+  PUPIL_HD void operator()(const Team& team, int64_t) const {
+    A sum = team.reduce(n, A(0), Add{}, [&](int64_t i) { return squares[i]; });
+    team.each(1, [&](int64_t) { delta[0] = sqrt(sum / (A(n) * A(n)) + A(kDeltaEps)); });
+  }
+};
+
+// The derivative of x / (|x| + eps) applied to g; that of |x| at 0 is 0. `factor` is +-2 / n^2;
+// delta and the cotangent are read here, since a host read would break a captured GPU step.
+template <class A>
+struct UnitRowBackward {
+  const A *z, *norm, *delta, *cotangent;
+  A* g;  // in: M Z; out: the gradient of the centred row
+  int64_t columns;
+  A factor;
+  template <class Team>
+  PUPIL_HD void operator()(const Team& team, int64_t row) const {
+    const A* u = z + row * columns;
+    A* p = g + row * columns;
+    A length = norm[row], k = factor * cotangent[0] / delta[0] / (length + A(kNormEps));
+    A along = team.reduce(columns, A(0), Add{}, [&](int64_t j) { return u[j] * p[j]; });
+    A radial = length > A(0) ? along * (length + A(kNormEps)) / length : A(0);
+    team.each(columns, [&](int64_t j) { p[j] = k * (p[j] - u[j] * radial); });
+  }
+};
+
+template <class A>
+struct PlainColumnMean {
+  using Sum = A;
+  const A* x;
+  A* mean;
+  int64_t n, columns;
+  PUPIL_HD A value(int64_t row, int64_t col) const { return x[row * columns + col]; }
+  PUPIL_HD void store(int64_t col, A sum) const { mean[col] = sum / A(n); }
+};
+
+template <class A>
+struct SubtractColumns {
+  A* x;
+  const A* mean;
+  int64_t columns;
+  PUPIL_HD void operator()(int64_t i) const { x[i] -= mean[i % columns]; }
+};
+
+// ds = (1 - w) * sum over rows of the centred weighted features times their gradient: centring is
+// self-adjoint, so neither psi nor its means are needed.
+template <class A>
+struct ScaleGradient {
+  using Sum = A;
+  const A *y, *g, *norm, *s;  // g: gradient of the centred weighted row
+  A* ds;
+  int64_t columns;
+  PUPIL_HD A value(int64_t row, int64_t col) const {
+    return y[row * columns + col] * (norm[row] + A(kNormEps)) * g[row * columns + col];
+  }
+  // 1 - sigmoid(s) as sigmoid(-s), which does not cancel for large s
+  PUPIL_HD void store(int64_t col, A sum) const { ds[col] = logistic(-s[col]) * sum; }
+};
+
+namespace {
+
+struct Side {  // the unit rows of one net and what their backward needs
+  Tensor rows, norm;
+};
+
+template <class A>
+Side unit_rows(const Tensor& x, const Tensor& w) {
+  int64_t n = x.dim(0), d = x.dim(1);
+  Device device = x.device();
+  Side side{empty(x.shape(), x.dtype(), device), empty({n}, x.dtype(), device)};
+  Tensor mean = empty({d}, x.dtype(), device);
+  cols(device, n, d, ColumnMean<A>{x.data<A>(), mean.data<A>(), n, d});
+  rows(device, n,
+       UnitRow<A>{x.data<A>(), w ? w.data<A>() : nullptr, mean.data<A>(), side.rows.data<A>(),
+                  side.norm.data<A>(), d},
+       d);
+  return side;
+}
+
+// The gradient of the centred rows: of x itself up to the column means.
+template <class A>
+Tensor centred_gradient(const Side& side, const Tensor& m, const Tensor& delta,
+                        const Tensor& cotangent, double factor) {
+  int64_t n = side.rows.dim(0), d = side.rows.dim(1);
+  Tensor g = matmul(m, side.rows);
+  rows(g.device(), n,
+       UnitRowBackward<A>{side.rows.data<A>(), side.norm.data<A>(), delta.data<A>(),
+                          cotangent.data<A>(), g.data<A>(), d, A(factor)},
+       d);
+  return g;
+}
+
+template <class A>
+Tensor subtract_column_means(Tensor g) {
+  int64_t n = g.dim(0), d = g.dim(1);
+  Tensor mean = empty({d}, g.dtype(), g.device());
+  cols(g.device(), n, d, PlainColumnMean<A>{g.data<A>(), mean.data<A>(), n, d});
+  map(g.device(), n * d, SubtractColumns<A>{g.data<A>(), mean.data<A>(), d});
+  return g;
+}
+
+// One node: both sides' unit rows, two products, one comparison. `target` is psi with weights s
+// (then it is constant), or the mapped teacher features with s empty (then it has a gradient).
+// Keeps the unit rows, their norms, M and delta; nothing else.
+template <class A>
+Tensor fused_delta(const Tensor& phi, const Tensor& target, const Tensor& s, AftKernel kernel) {
+  int64_t n = phi.dim(0);
+  Device device = phi.device();
+  DType dtype = phi.dtype();
+  Tensor s_values = s ? s.detach().contiguous() : Tensor(), w;
+  if (s) {
+    w = empty(s.shape(), dtype, device);
+    map(device, s.numel(), Weights<A>{s_values.data<A>(), w.data<A>()});
+  }
+  Side student = unit_rows<A>(phi.detach().contiguous(), {});
+  Side teacher = unit_rows<A>(target.detach().contiguous(), w);
+  Tensor m = matmul(student.rows, student.rows, false, true);
+  Tensor m_teacher = matmul(teacher.rows, teacher.rows, false, true);
+  Tensor squares = empty({n}, dtype, device), delta = empty({}, dtype, device);
+  bool rbf = kernel == AftKernel::rbf;
+  rows(device, n,
+       CompareGrams<A>{m.data<A>(), m_teacher.data<A>(), student.norm.data<A>(),
+                       teacher.norm.data<A>(), squares.data<A>(), n, rbf},
+       n);
+  rows(device, 1, RootMeanSquare<A>{squares.data<A>(), delta.data<A>(), n});
+  if (!rbf) m_teacher = m;
+  Tensor saved_delta = delta.detach();  // not `delta`: a node must not own itself
+  std::vector<Tensor> inputs{phi, target};
+  if (s) inputs.push_back(s);
+  return record("aft_delta", delta, inputs, [=](Backward& b) {
+    double factor = 2 / (double(n) * double(n));
+    if (b[0].needed)
+      b[0].give(
+          subtract_column_means<A>(centred_gradient<A>(student, m, saved_delta, b.gy, factor)));
+    else
+      b[0].none();
+    bool weighted = bool(s_values);
+    if (weighted) b[1].none();  // teacher features are constants
+    if (!b[weighted ? 2 : 1].needed) {
+      b[weighted ? 2 : 1].none();
+      return;
+    }
+    Tensor g = centred_gradient<A>(teacher, m_teacher, saved_delta, b.gy, -factor);
+    if (!weighted) {
+      b[1].give(subtract_column_means<A>(std::move(g)));
+      return;
+    }
+    int64_t q = g.dim(1);
+    Tensor ds = empty({q}, g.dtype(), g.device());
+    cols(g.device(), n, q,
+         ScaleGradient<A>{teacher.rows.data<A>(), g.data<A>(), teacher.norm.data<A>(),
+                          s_values.data<A>(), ds.data<A>(), q});
+    b[2].give(std::move(ds));
+  });
+}
+
+Tensor in_dtype(const Tensor& x, DType dtype) {
+  return x.dtype() == dtype ? x : to_dtype(x, dtype);
+}
+
+void check(const Tensor& phi, const Tensor& psi, const Tensor& s, const AftOptions& o) {
+  PUPIL_CHECK(phi.rank() == 2 && psi.rank() == 2 && phi.dim(0) == psi.dim(0) && phi.numel() > 0 &&
+                  psi.numel() > 0,
+              "aft_delta: student features ", phi.shape(), " and teacher features ", psi.shape(),
+              " must be (n, p) and (n, q) with the same n > 0");
+  int64_t q = psi.dim(1);
+  Shape expected = o.map == AftMap::dense ? Shape{q, q} : Shape{q};
+  PUPIL_CHECK(s.shape() == expected, "aft_delta: s ", s.shape(), " for teacher features ",
+              psi.shape(), ", expected ", expected);
+  require_finite("aft_delta", "teacher features", psi);
+}
+
+}  // namespace
+
+Tensor aft_map(const Tensor& psi, const Tensor& s, const AftOptions& o) {
+  if (o.map == AftMap::dense) return matmul(psi, s);
+  Tensor weighted = mul(psi, sigmoid(s));
+  if (o.map == AftMap::diag) return weighted;
+  int64_t n = psi.dim(0), total = 0;
+  for (int64_t width : o.teacher_widths) total += width;
+  PUPIL_CHECK(total == psi.dim(1) && !o.teacher_widths.empty(),
+              "aft_map: teacher widths add up to ", total, ", the teacher features are ",
+              psi.shape());
+  Tensor product;
+  int64_t begin = 0;
+  for (int64_t width : o.teacher_widths) {
+    Tensor block = slice(weighted, 1, begin, begin + width);
+    begin += width;
+    if (!product) {
+      product = block;
+      continue;
+    }
+    int64_t d = product.dim(1);
+    product = view(mul(view(product, {n, d, 1}), view(block, {n, 1, width})), {n, d * width});
+  }
+  return product;
+}
+
+Tensor aft_kernel(const Tensor& x, AftKernel kernel) {
+  PUPIL_CHECK(x.rank() == 2 && x.numel() > 0, "aft_kernel: (n, d) expected, got ", x.shape());
+  int64_t n = x.dim(0), d = x.dim(1);
+  Tensor shifted = sub(x, slice(x, 0, 0, 1).detach());  // so that equal rows give exactly 0
+  Tensor centred = sub(shifted, mean(shifted, {0}, true));
+  Tensor norm = sqrt(sum(square(centred), {1}, true));
+  Tensor u = div(centred, add_scalar(norm, kNormEps));
+  if (kernel == AftKernel::linear) return matmul(u, u, false, true);
+  Tensor difference = sub(view(u, {n, 1, d}), view(u, {1, n, d}));
+  return exp(scale(sum(square(difference), {2}), -1));
+}
+
+Tensor aft_delta_plain(const Tensor& phi, const Tensor& psi, const Tensor& s, const AftOptions& o) {
+  check(phi, psi, s, o);
+  DType dtype = acc_dtype(phi.dtype());
+  Tensor k = aft_kernel(in_dtype(phi, dtype), o.kernel);
+  Tensor target = aft_map(psi.detach().to(dtype), in_dtype(s, dtype), o);
+  Tensor difference = sub(k, aft_kernel(target, o.kernel));
+  return sqrt(add_scalar(mean(square(difference)), kDeltaEps));
+}
+
+Tensor aft_delta(const Tensor& phi, const Tensor& psi, const Tensor& s, const AftOptions& o) {
+  if (plain_mode()) return aft_delta_plain(phi, psi, s, o);
+  check(phi, psi, s, o);
+  DType dtype = acc_dtype(phi.dtype());
+  Tensor student = in_dtype(phi, dtype), weights = in_dtype(s, dtype);
+  Tensor teacher = psi.detach().to(dtype);
+  bool diagonal = o.map == AftMap::diag;
+  if (!diagonal) teacher = aft_map(teacher, weights, o);
+  if (!diagonal) weights = Tensor();
+  return dtype == DType::f64 ? fused_delta<double>(student, teacher, weights, o.kernel)
+                             : fused_delta<float>(student, teacher, weights, o.kernel);
+}
+
+AftKernel aft_kernel_named(const std::string& name) {
+  if (name == "linear") return AftKernel::linear;
+  if (name == "rbf") return AftKernel::rbf;
+  fail_input("unknown kernel '", name, "': did you mean '", nearest_name(name, {"linear", "rbf"}),
+             "'?");
+}
+
+AftMap aft_map_named(const std::string& name) {
+  if (name == "diag") return AftMap::diag;
+  if (name == "dense") return AftMap::dense;
+  if (name == "product") return AftMap::product;
+  fail_input("unknown map '", name, "': did you mean '",
+             nearest_name(name, {"diag", "dense", "product"}), "'?");
+}
+
+Method aft_method() {
+  Method method;
+  method.name = "aft";
+  method.summary = "the student's batch similarities match the teachers', dimensions weighted";
+  method.source = "Qiu et al. 2024, arXiv 2406.07337, section 3";
+  method.options = {
+      {"beta", 10.0, "strength of the regulariser"},
+      {"kernel", std::string("linear"), "similarity of two rows: linear or rbf"},
+      {"map", std::string("diag"), "weights of the teacher dimensions: diag, dense or product"},
+      {"learn_s", true, "train the weights s; false keeps their start values"},
+      {"s_lr", 1e-2, "learning rate of s (its weight decay is 0)"}};
+  method.make = [](const Options& options, const nn::Scope& scope, const Setup& setup) {
+    AftOptions o;
+    o.kernel = aft_kernel_named(options.text("kernel"));
+    o.map = aft_map_named(options.text("map"));
+    o.teacher_widths = setup.teacher_widths;
+    double beta = options.number("beta"), s_lr = options.number("s_lr");
+    if (!(beta >= 0) || std::isinf(beta)) fail_input("beta must be finite and >= 0, got ", beta);
+    if (!(s_lr > 0) || std::isinf(s_lr)) fail_input("s_lr must be finite and > 0, got ", s_lr);
+    for (int64_t width : setup.teacher_widths)
+      if (width < 1) fail_input("a teacher gives features of width ", width);
+    int64_t q = std::accumulate(o.teacher_widths.begin(), o.teacher_widths.end(), int64_t(0));
+    bool dense = o.map == AftMap::dense, learn = options.flag("learn_s");
+    Shape shape = dense ? Shape{q, q} : Shape{q};
+    nn::Init init{dense ? nn::Init::normal : nn::Init::zeros,
+                  dense ? 1 / std::sqrt(double(std::max<int64_t>(q, 1))) : 0};
+    Tensor s = learn ? scope.param("s", shape, init) : scope.buffer("s", shape, init);
+    Instance instance;
+    if (learn) instance.groups.push_back({{(scope / "s").path}, s_lr, 0});
+    instance.loss = [o, beta, s](const Step& step) {
+      std::vector<Tensor> parts;
+      for (const Teacher& teacher : step.teachers) {
+        PUPIL_CHECK(bool(teacher.features), "aft: teacher '", teacher.name,
+                    "' gives no features; store them or choose another method");
+        parts.push_back(teacher.features.detach().to(acc_dtype(teacher.features.dtype())));
+      }
+      Tensor psi = parts.size() == 1 ? parts[0] : cat(parts, 1);
+      return scale(aft_delta(step.student.features, psi, s, o), beta);
+    };
+    return instance;
+  };
+  return method;
+}
+
+PUPIL_SAMPLES(aft_delta) {
+  auto f = [](AftOptions o, bool plain = false) {
+    return [=](const std::vector<Tensor>& v) {
+      return plain ? aft_delta_plain(v[0], v[1].detach(), v[2], o)
+                   : aft_delta(v[0], v[1].detach(), v[2], o);
+    };
+  };
+  s.add("4x2 4x3", {{4, 2}, {4, 3}, {3}}, f({}));
+  s.add("9x140 9x5", {{9, 140}, {9, 5}, {5}}, f({}));
+  s.add("one row", {{1, 3}, {1, 4}, {4}}, f({}));
+  s.add("rbf", {{7, 6}, {7, 5}, {5}}, f({AftKernel::rbf, AftMap::diag, {}}));
+  s.add("dense", {{7, 6}, {7, 5}, {5, 5}}, f({AftKernel::linear, AftMap::dense, {}}));
+  s.add("product rbf", {{6, 4}, {6, 5}, {5}}, f({AftKernel::rbf, AftMap::product, {2, 3}}));
+  s.add("plain", {{4, 2}, {4, 3}, {3}}, f({}, true));
+  s.add("plain product rbf", {{6, 4}, {6, 5}, {5}},
+        f({AftKernel::rbf, AftMap::product, {2, 3}}, true));
+  s.add_error("other rows", {{4, 2}, {5, 3}, {3}}, f({}));
+  s.add_error("short s", {{4, 2}, {4, 3}, {2}}, f({}));
+  s.add_error("rank 3", {{4, 2, 1}, {4, 3}, {3}}, f({}));
+}
+
+}  // namespace pupil::methods
