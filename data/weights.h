@@ -17,9 +17,13 @@ class Weights {
   virtual ~Weights() = default;
   virtual const std::vector<TensorInfo>& list() const = 0;  // in file order, names unique
   virtual bool has(std::string_view name) const = 0;
-  // The tensor converted to `dtype` (f64, f32, i64); CPU. Throws InputError for an unknown name or
+  // A copy of the tensor as `dtype`, on the CPU: f64 and f32 from every type, i64 from integers and
+  // BOOL, u8 from U8 and BOOL, i32 and bf16 from the same. Throws InputError for an unknown name or
   // a stored type that does not convert.
   virtual Tensor read(std::string_view name, DType dtype) const = 0;
+  // The stored values where they lie row-major in the mapped file (always so in safetensors), else
+  // empty. At any alignment; valid while this object lives. Throws InputError for an unknown name.
+  virtual std::span<const uint8_t> bytes(std::string_view name) const = 0;
   virtual const std::map<std::string, std::string>& metadata() const = 0;
   virtual const std::string& path() const = 0;
   // SHA-256 of names, shapes, dtypes and values in name order: the same for one net in two

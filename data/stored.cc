@@ -1,0 +1,262 @@
+#include "stored.h"
+
+#include <algorithm>
+#include <unordered_map>
+
+#include "sha256.h"
+
+namespace pupil::data {
+namespace {
+
+struct Element {
+  const char* name;
+  uint8_t bytes;
+};
+constexpr Element kElements[] = {{"F64", 8}, {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"I64", 8},
+                                 {"I32", 4}, {"I16", 2}, {"I8", 1},  {"U64", 8},  {"U32", 4},
+                                 {"U16", 2}, {"U8", 1},  {"BOOL", 1}};
+
+struct Bool {
+  uint8_t byte;
+  operator bool() const { return byte != 0; }
+};
+
+template <class F>
+void dispatch_stored(Stored type, F&& f) {
+  switch (type) {
+    case Stored::F64:
+      return f(tag<double>{});
+    case Stored::F32:
+      return f(tag<float>{});
+    case Stored::F16:
+      return f(tag<_Float16>{});
+    case Stored::BF16:
+      return f(tag<bf16>{});
+    case Stored::I64:
+      return f(tag<int64_t>{});
+    case Stored::I32:
+      return f(tag<int32_t>{});
+    case Stored::I16:
+      return f(tag<int16_t>{});
+    case Stored::I8:
+      return f(tag<int8_t>{});
+    case Stored::U64:
+      return f(tag<uint64_t>{});
+    case Stored::U32:
+      return f(tag<uint32_t>{});
+    case Stored::U16:
+      return f(tag<uint16_t>{});
+    case Stored::U8:
+      return f(tag<uint8_t>{});
+    case Stored::BOOL:
+      return f(tag<Bool>{});
+  }
+}
+
+bool row_major(const StoredTensor& t) {
+  int64_t expected = 1;
+  for (int d = t.shape.rank - 1; d >= 0; d--) {
+    if (t.shape.dims[d] != 1 && t.strides.dims[d] != expected) return false;
+    expected *= t.shape.dims[d];
+  }
+  return true;
+}
+
+// Calls f(first byte, number of elements, bytes from one to the next) for rows in row-major order;
+// once for all where they lie without gaps.
+template <class F>
+void for_rows(const StoredTensor& t, F&& f) {
+  int64_t n = t.shape.numel(), size = int64_t(size_of(t.type));
+  if (n == 0) return;
+  if (row_major(t)) return f(t.first, n, size);
+  int last = t.shape.rank - 1;
+  int64_t at[kMaxRank] = {}, offset = 0;
+  for (int64_t row = 0; row < n / t.shape.dims[last]; row++) {
+    f(t.first + offset * size, t.shape.dims[last], t.strides.dims[last] * size);
+    for (int d = last - 1; d >= 0; d--) {
+      offset += t.strides.dims[d];
+      if (++at[d] < t.shape.dims[d]) break;
+      offset -= at[d] * t.strides.dims[d];
+      at[d] = 0;
+    }
+  }
+}
+
+bool converts(Stored from, DType to) {
+  bool floating = from <= Stored::BF16;
+  switch (to) {
+    case DType::f64:
+    case DType::f32:
+      return true;
+    case DType::i64:
+      return !floating;
+    case DType::i32:
+      return from == Stored::I32;
+    case DType::u8:
+      return from == Stored::U8 || from == Stored::BOOL;
+    case DType::bf16:
+      return from == Stored::BF16;
+    default:
+      return false;
+  }
+}
+
+template <class To>
+Tensor convert_to(const StoredTensor& t, const std::string& what) {
+  Tensor result = empty(t.shape, dtype_of<To>::value);
+  To* out = result.data<To>();
+  dispatch_stored(t.type, [&](auto g) {
+    using From = typename decltype(g)::type;
+    for_rows(t, [&](const uint8_t* p, int64_t n, int64_t step) {
+      if (std::is_same_v<From, To> && step == int64_t(sizeof(To))) {
+        memcpy(out, p, size_t(n) * sizeof(To));
+        out += n;
+        return;
+      }
+      for (int64_t i = 0; i < n; i++, p += step) {
+        From value;
+        memcpy(&value, p, sizeof value);
+        if constexpr (std::is_same_v<From, uint64_t> && std::is_same_v<To, int64_t>)
+          if (value > uint64_t(INT64_MAX)) fail_input(what, "a value does not fit into int64");
+        if constexpr (std::is_same_v<From, bf16> && !std::is_same_v<To, bf16>)
+          *out++ = To(float(value));
+        else
+          *out++ = To(value);
+      }
+    });
+  });
+  return result;
+}
+
+class StoredWeights final : public Weights {
+ public:
+  StoredWeights(std::shared_ptr<const MappedFile> file, std::vector<StoredTensor> tensors,
+                std::map<std::string, std::string> metadata)
+      : file_(std::move(file)), tensors_(std::move(tensors)), metadata_(std::move(metadata)) {
+    constexpr std::string_view kPrefix = "module.";
+    bool shared = !tensors_.empty();
+    for (const StoredTensor& t : tensors_) shared &= t.name.starts_with(kPrefix);
+    list_.reserve(tensors_.size());
+    for (StoredTensor& t : tensors_) {
+      if (shared) t.name.erase(0, kPrefix.size());
+      if (!index_.emplace(t.name, list_.size()).second)
+        fail_input(where(), "the name '", printable(t.name), "' occurs twice");
+      list_.push_back({t.name, t.shape, name_of(t.type)});
+    }
+  }
+
+  const std::vector<TensorInfo>& list() const override { return list_; }
+  bool has(std::string_view name) const override { return index_.contains(std::string(name)); }
+  const std::map<std::string, std::string>& metadata() const override { return metadata_; }
+  const std::string& path() const override { return file_->path(); }
+
+  Tensor read(std::string_view name, DType dtype) const override {
+    const StoredTensor& t = find(name);
+    return convert(t, dtype, concat(where(), "tensor '", printable(t.name), "': "));
+  }
+
+  std::span<const uint8_t> bytes(std::string_view name) const override {
+    const StoredTensor& t = find(name);
+    if (!row_major(t)) return {};
+    return {t.first, size_t(t.shape.numel()) * size_of(t.type)};
+  }
+
+  std::string hash() const override {
+    std::vector<const StoredTensor*> sorted;
+    for (const StoredTensor& t : tensors_) sorted.push_back(&t);
+    std::sort(sorted.begin(), sorted.end(), [](auto* a, auto* b) { return a->name < b->name; });
+    Sha256 sum;
+    std::vector<uint8_t> row;
+    for (const StoredTensor* t : sorted) {
+      std::string head =
+          concat(t->name.size(), ':', t->name, ' ', name_of(t->type), ' ', t->shape, '\n');
+      sum.add(head.data(), head.size());
+      int64_t size = int64_t(size_of(t->type));
+      for_rows(*t, [&](const uint8_t* p, int64_t n, int64_t step) {
+        if (step != size) {
+          row.resize(size_t(n * size));
+          for (int64_t i = 0; i < n; i++)
+            memcpy(&row[size_t(i * size)], p + i * step, size_t(size));
+          p = row.data();
+        }
+        sum.add(p, size_t(n * size));
+      });
+    }
+    return sum.hex();
+  }
+
+ private:
+  std::string where() const { return concat("weights: ", printable(path()), ": "); }
+  const StoredTensor& find(std::string_view name) const {
+    auto found = index_.find(std::string(name));
+    if (found == index_.end()) fail_input(where(), "holds no tensor '", printable(name), "'");
+    return tensors_[found->second];
+  }
+
+  std::shared_ptr<const MappedFile> file_;
+  std::vector<StoredTensor> tensors_;
+  std::vector<TensorInfo> list_;
+  std::unordered_map<std::string, size_t> index_;
+  std::map<std::string, std::string> metadata_;
+};
+
+}  // namespace
+
+size_t size_of(Stored type) { return kElements[size_t(type)].bytes; }
+const char* name_of(Stored type) { return kElements[size_t(type)].name; }
+
+std::optional<Stored> stored_named(std::string_view name) {
+  for (size_t i = 0; i < std::size(kElements); i++)
+    if (name == kElements[i].name) return Stored(i);
+  return std::nullopt;
+}
+
+std::string stored_names() {
+  std::string out;
+  for (const Element& e : kElements) out += concat(out.empty() ? "" : ", ", e.name);
+  return out;
+}
+
+Shape checked_shape(const std::vector<int64_t>& dims, const std::string& what) {
+  for (int64_t d : dims)
+    if (d < 0) fail_input(what, "negative dimension ", d);
+  if (dims.size() > size_t(kMaxRank))
+    fail_input(what, dims.size(), " dimensions; at most ", kMaxRank, " are supported");
+  return Shape(std::span<const int64_t>(dims));
+}
+
+uint64_t checked_bytes(const Shape& shape, size_t element, const std::string& what) {
+  // Strides are products too, also where another dimension is 0: no product may overflow.
+  int64_t product = int64_t(element);
+  for (int d = 0; d < shape.rank; d++)
+    if (__builtin_mul_overflow(product, std::max<int64_t>(shape.dims[d], 1), &product))
+      fail_input(what, "the size of shape ", shape, " overflows");
+  return shape.numel() == 0 ? 0 : uint64_t(product);
+}
+
+Tensor convert(const StoredTensor& t, DType dtype, const std::string& what) {
+  if (!converts(t.type, dtype))
+    fail_input(what, "is stored as ", name_of(t.type), " and cannot be read as ", name_of(dtype));
+  switch (dtype) {
+    case DType::f64:
+      return convert_to<double>(t, what);
+    case DType::f32:
+      return convert_to<float>(t, what);
+    case DType::i64:
+      return convert_to<int64_t>(t, what);
+    case DType::i32:
+      return convert_to<int32_t>(t, what);
+    case DType::u8:
+      return convert_to<uint8_t>(t, what);
+    default:
+      return convert_to<bf16>(t, what);
+  }
+}
+
+std::shared_ptr<const Weights> make_weights(std::shared_ptr<const MappedFile> file,
+                                            std::vector<StoredTensor> tensors,
+                                            std::map<std::string, std::string> metadata) {
+  return std::make_shared<StoredWeights>(std::move(file), std::move(tensors), std::move(metadata));
+}
+
+}  // namespace pupil::data
