@@ -116,6 +116,24 @@ TEST(Safetensors, SharedModulePrefixIsRemoved) {
   EXPECT_TRUE(open_weights(path)->has("module.a"));
 }
 
+TEST(FileWriter, OldFileUntilCommit) {
+  Folder folder;
+  std::string path = folder / "a.txt";
+  write_file(path, "old");
+  {
+    FileWriter abandoned(path);
+    abandoned.write("new");
+    EXPECT_EQ(content(path), "old");
+    EXPECT_NE(refusal([&] { FileWriter second(path); }).find("another process"), std::string::npos);
+  }
+  EXPECT_EQ(content(path), "old");
+  EXPECT_FALSE(fs::exists(path + ".tmp"));
+  overwrite(path + ".tmp", "left behind by a killed process");
+  write_file(path, "new");
+  EXPECT_EQ(content(path), "new");
+  EXPECT_FALSE(fs::exists(path + ".tmp"));
+}
+
 TEST(Npy, RoundTrip) {
   Folder folder;
   std::vector<double> v{1, 2, 3, 4, 5, 6};
