@@ -1,5 +1,5 @@
 // What an op or method file declares about itself for the tests: PUPIL_SAMPLES(gelu) { s.add(...);
-// }. tests/op_suite.cc runs every check on every sample. Compiled away outside the test build.
+// }. tests/op_suite_test.cc runs every check on every sample. Compiled away outside the test build.
 #pragma once
 #include "autograd.h"
 
@@ -15,7 +15,10 @@ struct Sample {
   std::vector<Shape> inputs;
   Fn f;
   SampleOptions options;
+  bool must_throw = false;
 };
+
+std::vector<Sample>& samples();  // of every op and method that is linked in
 
 struct Samples {
   const char* op;

@@ -120,6 +120,27 @@ NdIndex<N> broadcast_index(const char* op, const Shape& shape, const Tensor* con
   return index;
 }
 
+// Fewer dimensions with the same elements in the same order: drops dimensions of size 1 and merges
+// neighbours that every tensor walks with one stride. Rank 0 becomes rank 1 with one element.
+template <int N>
+NdIndex<N> coalesce(const NdIndex<N>& full) {
+  NdIndex<N> index;
+  for (int d = 0; d < full.rank; d++) {
+    if (full.dims[d] == 1) continue;
+    bool merge = index.rank > 0;
+    for (int t = 0; t < N && merge; t++)
+      merge = index.strides[t][index.rank - 1] == full.strides[t][d] * full.dims[d];
+    if (!merge) index.dims[index.rank++] = 1;
+    index.dims[index.rank - 1] *= full.dims[d];
+    for (int t = 0; t < N; t++) index.strides[t][index.rank - 1] = full.strides[t][d];
+  }
+  if (index.rank == 0) {
+    index.rank = 1;
+    index.dims[0] = 1;
+  }
+  return index;
+}
+
 template <int N, class F>
 struct MapNd {
   NdIndex<N> index;
@@ -209,7 +230,7 @@ __global__ void __launch_bounds__(256)
 }
 #endif  // PUPIL_CUDA
 
-// f(i) for every i < n.
+// f(i) for every i < n; calls must not depend on each other (the CPU loop is vectorised).
 template <class F>
 void map([[maybe_unused]] Device device, int64_t n, const F& f) {
   if (n == 0) return;
@@ -233,7 +254,7 @@ void map([[maybe_unused]] Device device, int64_t n, const F& f) {
 template <int N, class F>
 void map_nd(const char* op, Device device, const Shape& shape, const Tensor* const (&tensors)[N],
             const F& f) {
-  map(device, shape.numel(), MapNd<N, F>{broadcast_index(op, shape, tensors), f});
+  map(device, shape.numel(), MapNd<N, F>{coalesce(broadcast_index(op, shape, tensors)), f});
 }
 
 // k(team, row) for every row < n. work: about how many elements one row touches.

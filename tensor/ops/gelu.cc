@@ -1,12 +1,44 @@
 // How to add an op: write its maths as functors at namespace scope, call a launcher, record() the
-// backward, declare samples; then one line in ops.h and one in CMakeLists.txt.
+// backward, declare samples; then one line in ops.h.
 #include "unary.h"
+#include "vector_math.h"
 
 namespace pupil {
+
+// The same functions in vector code; the tail keeps the relative error small on the negative side.
+struct GeluFast {
+  static constexpr bool saves_x = true, saves_y = false;
+  PUPIL_HD float fwd(float x) const {
+    float tail = normal_tail(x < 0 ? -x : x).tail;
+    return x * (x < 0 ? tail : 1.0f - tail);
+  }
+  PUPIL_HD float bwd(float x, float, float gy) const {
+    NormalTail n = normal_tail(x < 0 ? -x : x);
+    return gy * fmaf(x * 0.398942280f, n.kernel, x < 0 ? n.tail : 1.0f - n.tail);
+  }
+};
+
+// 0.5 (1 + tanh(u)) is the logistic function of 2u, which has no cancellation.
+struct GeluTanhFast {
+  static constexpr bool saves_x = true, saves_y = false;
+  PUPIL_HD static float twice_inner(float x) { return 1.59576912f * fmaf(0.044715f * x * x, x, x); }
+  PUPIL_HD float fwd(float x) const {
+    float u = twice_inner(x), e = vector_exp(u < 0 ? u : -u);
+    return x * ((u < 0 ? e : 1.0f) / (1.0f + e));
+  }
+  PUPIL_HD float bwd(float x, float, float gy) const {
+    float u = twice_inner(x), e = vector_exp(u < 0 ? u : -u), r = 1.0f / (1.0f + e);
+    float slope = 1.59576912f * fmaf(0.134145f * x, x, 1.0f);
+    float bell = e * r * r;  // logistic * (1 - logistic)
+    // bell is 0 where x * slope overflows.
+    return gy * ((u < 0 ? e : 1.0f) * r + (bell > 0 ? x * slope * bell : 0.0f));
+  }
+};
 
 // x Phi(x), Hendrycks and Gimpel 2016 (arXiv 1606.08415), eq. 2.
 struct Gelu {
   static constexpr bool saves_x = true, saves_y = false;
+  using Fast = GeluFast;
   template <class A>
   PUPIL_HD A fwd(A x) const {
     return x * A(0.5) * (A(1) + erf(x * A(0.70710678118654752440)));
@@ -22,6 +54,7 @@ struct Gelu {
 // The paper's tanh approximation.
 struct GeluTanh {
   static constexpr bool saves_x = true, saves_y = false;
+  using Fast = GeluTanhFast;
   template <class A>
   PUPIL_HD static A inner(A x) {
     return A(0.79788456080286535588) * (x + A(0.044715) * x * x * x);
@@ -47,7 +80,7 @@ PUPIL_SAMPLES(gelu) {
     auto f = [=](auto& v) { return gelu(v[0], tanh_form); };
     std::string form = tanh_form ? "tanh " : "";
     s.add(form + "matrix", {{3, 5}}, f);
-    s.add(form + "vector", {{257}}, f, {-6, 6});
+    s.add(form + "vector", {{257}}, f, {.low = -6, .high = 6});
     s.add(form + "scalar", {{}}, f);
     s.add(form + "empty", {{0, 3}}, f);
     s.add(form + "transposed", {{4, 3}}, [=](auto& v) {

@@ -1,5 +1,6 @@
 // One template makes a function of one variable an op: CPU, CUDA, every dtype, recorded, in-place
-// backward. A functor gives fwd(x) and bwd(x, y, gy) and says which of x and y its backward reads.
+// backward. A functor gives fwd(x) and bwd(x, y, gy) and says which of x and y its backward reads;
+// where the maths library does not vectorise, `using Fast` names its float32 twin for the CPU.
 #pragma once
 #include "../../autograd/samples.h"
 #include "../launch.h"
@@ -22,30 +23,41 @@ struct UnaryBackward {
   T* gx;
   PUPIL_HD void operator()(int64_t i) const {
     using A = acc_t<T>;
-    gx[i] = T(f.bwd(x ? A(x[i]) : A(0), y ? A(y[i]) : A(0), A(gy[i])));
+    // Which pointers are read is known when the functor is compiled.
+    gx[i] = T(f.bwd(F::saves_x ? A(x[i]) : A(0), F::saves_y ? A(y[i]) : A(0), A(gy[i])));
   }
 };
 
 // A tensor whose memory is dense in some order: elementwise ops keep image layouts.
 inline Tensor dense(const Tensor& x) { return x.layout() == Layout::strided ? x.contiguous() : x; }
 
+// Calls run(functor, tag) with the functor that this dtype, device and mode ask for.
+template <class F, class Run>
+void dispatch_unary(DType dtype, Device device, const F& f, const Run& run) {
+  if constexpr (requires { typename F::Fast; }) {
+    if (cpu_fast(dtype, device)) return run(typename F::Fast{}, tag<float>{});
+  }
+  dispatch(dtype, [&](auto t) { run(f, t); });
+}
+
 template <class F>
 Tensor unary(const char* op, const Tensor& input, F f = {}) {
   Tensor x = dense(input).detach(), y = empty_like(x);
-  dispatch(x.dtype(), [&](auto t) {
+  dispatch_unary(x.dtype(), x.device(), f, [&](auto chosen, auto t) {
     using T = typename decltype(t)::type;
-    map(x.device(), x.numel(), UnaryForward<F, T>{f, x.data<T>(), y.data<T>()});
+    map(x.device(), x.numel(), UnaryForward<decltype(chosen), T>{chosen, x.data<T>(), y.data<T>()});
   });
   Tensor saved_x = F::saves_x ? x : Tensor(), saved_y = F::saves_y ? y.detach() : Tensor();
   return record(op, y, {input}, [f, saved_x, saved_y](Backward& b) {
     Tensor gy = dense(b.gy);
     b.gy = Tensor();
     Tensor gx = gy.sole_owner() ? gy : empty_like(gy);  // donate gy's buffer to its only reader
-    dispatch(gy.dtype(), [&](auto t) {
+    dispatch_unary(gy.dtype(), gy.device(), f, [&](auto chosen, auto t) {
       using T = typename decltype(t)::type;
       map(gy.device(), gy.numel(),
-          UnaryBackward<F, T>{f, saved_x ? saved_x.data<T>() : nullptr,
-                              saved_y ? saved_y.data<T>() : nullptr, gy.data<T>(), gx.data<T>()});
+          UnaryBackward<decltype(chosen), T>{chosen, saved_x ? saved_x.data<T>() : nullptr,
+                                             saved_y ? saved_y.data<T>() : nullptr, gy.data<T>(),
+                                             gx.data<T>()});
     });
     gy = Tensor();
     b[0].give(std::move(gx));

@@ -1,0 +1,220 @@
+// Functions of one variable: see unary.h for how a functor becomes an op.
+#include "unary.h"
+
+#include "vector_math.h"
+
+namespace pupil {
+
+struct Relu {
+  static constexpr bool saves_x = false, saves_y = true;
+  template <class A>
+  PUPIL_HD A fwd(A x) const {
+    return x < A(0) ? A(0) : x;  // NaN stays NaN
+  }
+  template <class A>
+  PUPIL_HD A bwd(A, A y, A gy) const {
+    return y > A(0) ? gy : A(0);
+  }
+};
+
+struct ExpFast {
+  static constexpr bool saves_x = false, saves_y = true;
+  PUPIL_HD float fwd(float x) const { return vector_exp(x); }
+  PUPIL_HD float bwd(float, float y, float gy) const { return gy * y; }
+};
+struct Exp {
+  static constexpr bool saves_x = false, saves_y = true;
+  using Fast = ExpFast;
+  template <class A>
+  PUPIL_HD A fwd(A x) const {
+    return exp(x);
+  }
+  template <class A>
+  PUPIL_HD A bwd(A, A y, A gy) const {
+    return gy * y;
+  }
+};
+
+struct Log {
+  static constexpr bool saves_x = true, saves_y = false;
+  template <class A>
+  PUPIL_HD A fwd(A x) const {
+    return log(x);
+  }
+  template <class A>
+  PUPIL_HD A bwd(A x, A, A gy) const {
+    return gy / x;
+  }
+};
+
+struct Sqrt {
+  static constexpr bool saves_x = false, saves_y = true;
+  template <class A>
+  PUPIL_HD A fwd(A x) const {
+    return sqrt(x);
+  }
+  template <class A>
+  PUPIL_HD A bwd(A, A y, A gy) const {
+    return y == A(0) ? A(0) : gy / (A(2) * y);
+  }
+};
+
+struct SigmoidFast {
+  static constexpr bool saves_x = false, saves_y = true;
+  PUPIL_HD float fwd(float x) const {
+    float e = vector_exp(x < 0 ? x : -x);  // in (0, 1]: no overflow on either side
+    return (x < 0 ? e : 1.0f) / (1.0f + e);
+  }
+  PUPIL_HD float bwd(float, float y, float gy) const { return gy * y * (1.0f - y); }
+};
+struct Sigmoid {
+  static constexpr bool saves_x = false, saves_y = true;
+  using Fast = SigmoidFast;
+  template <class A>
+  PUPIL_HD A fwd(A x) const {
+    A e = exp(x < A(0) ? x : -x);
+    return (x < A(0) ? e : A(1)) / (A(1) + e);
+  }
+  template <class A>
+  PUPIL_HD A bwd(A, A y, A gy) const {
+    return gy * y * (A(1) - y);
+  }
+};
+
+struct Tanh {
+  static constexpr bool saves_x = false, saves_y = true;
+  template <class A>
+  PUPIL_HD A fwd(A x) const {
+    return tanh(x);
+  }
+  template <class A>
+  PUPIL_HD A bwd(A, A y, A gy) const {
+    return gy * (A(1) - y * y);
+  }
+};
+
+struct Abs {
+  static constexpr bool saves_x = true, saves_y = false;
+  template <class A>
+  PUPIL_HD A fwd(A x) const {
+    return x < A(0) ? -x : x;
+  }
+  template <class A>
+  PUPIL_HD A bwd(A x, A, A gy) const {
+    return x > A(0) ? gy : x < A(0) ? -gy : A(0);
+  }
+};
+
+struct Square {
+  static constexpr bool saves_x = true, saves_y = false;
+  template <class A>
+  PUPIL_HD A fwd(A x) const {
+    return x * x;
+  }
+  template <class A>
+  PUPIL_HD A bwd(A x, A, A gy) const {
+    return A(2) * x * gy;
+  }
+};
+
+struct Scale {
+  static constexpr bool saves_x = false, saves_y = false;
+  double factor;
+  template <class A>
+  PUPIL_HD A fwd(A x) const {
+    return A(factor) * x;
+  }
+  template <class A>
+  PUPIL_HD A bwd(A, A, A gy) const {
+    return A(factor) * gy;
+  }
+};
+
+struct AddScalar {
+  static constexpr bool saves_x = false, saves_y = false;
+  double summand;
+  template <class A>
+  PUPIL_HD A fwd(A x) const {
+    return x + A(summand);
+  }
+  template <class A>
+  PUPIL_HD A bwd(A, A, A gy) const {
+    return gy;
+  }
+};
+
+struct Clamp {
+  static constexpr bool saves_x = true, saves_y = false;
+  double low, high;
+  template <class A>
+  PUPIL_HD A fwd(A x) const {
+    return x < A(low) ? A(low) : x > A(high) ? A(high) : x;
+  }
+  template <class A>
+  PUPIL_HD A bwd(A x, A, A gy) const {
+    return x >= A(low) && x <= A(high) ? gy : A(0);
+  }
+};
+
+Tensor relu(const Tensor& x) { return unary<Relu>("relu", x); }
+Tensor exp(const Tensor& x) { return unary<Exp>("exp", x); }
+Tensor log(const Tensor& x) { return unary<Log>("log", x); }
+Tensor sqrt(const Tensor& x) { return unary<Sqrt>("sqrt", x); }
+Tensor sigmoid(const Tensor& x) { return unary<Sigmoid>("sigmoid", x); }
+Tensor tanh(const Tensor& x) { return unary<Tanh>("tanh", x); }
+Tensor abs(const Tensor& x) { return unary<Abs>("abs", x); }
+Tensor square(const Tensor& x) { return unary<Square>("square", x); }
+Tensor scale(const Tensor& x, double factor) { return unary("scale", x, Scale{factor}); }
+Tensor add_scalar(const Tensor& x, double summand) {
+  return unary("add_scalar", x, AddScalar{summand});
+}
+Tensor clamp(const Tensor& x, double low, double high) {
+  PUPIL_CHECK(low <= high, "clamp: low ", low, " is above high ", high, " for ", x.shape());
+  return unary("clamp", x, Clamp{.low = low, .high = high});
+}
+
+namespace {
+
+// The samples that every unary op shares; low..high keeps the inputs off its kinks.
+[[maybe_unused]] void unary_samples(auto& s, Tensor (*f)(const Tensor&), double low, double high) {
+  auto call = [f](auto& v) { return f(v[0]); };
+  s.add("matrix", {{3, 5}}, call, {.low = low, .high = high});
+  s.add("long", {{1031}}, call, {.low = low, .high = high});  // vector loops and their remainders
+  s.add("scalar", {{}}, call, {.low = low, .high = high});
+  s.add("one element", {{1, 1}}, call, {.low = low, .high = high});
+  s.add("empty", {{0, 3}}, call, {.low = low, .high = high});
+  s.add("transposed", {{4, 3}},
+        [f](auto& v) {
+          return f(permute(v[0], {1, 0}));
+        },
+        {.low = low, .high = high});
+  s.add("reused", {{4, 3}}, [f](auto& v) { return mul(f(v[0]), v[0]); },
+        {.low = low, .high = high});
+}
+
+}  // namespace
+
+PUPIL_SAMPLES(relu) { unary_samples(s, relu, 0.1, 1); }
+PUPIL_SAMPLES(exp) { unary_samples(s, exp, -3, 3); }
+PUPIL_SAMPLES(log) { unary_samples(s, log, 0.3, 3); }
+PUPIL_SAMPLES(sqrt) { unary_samples(s, sqrt, 0.3, 3); }
+PUPIL_SAMPLES(sigmoid) { unary_samples(s, sigmoid, -6, 6); }
+PUPIL_SAMPLES(tanh) { unary_samples(s, tanh, -3, 3); }
+PUPIL_SAMPLES(abs) { unary_samples(s, abs, -1, -0.1); }
+PUPIL_SAMPLES(square) { unary_samples(s, square, -2, 2); }
+PUPIL_SAMPLES(scale) {
+  unary_samples(
+      s, [](const Tensor& x) { return scale(x, -1.5); }, -2, 2);
+}
+PUPIL_SAMPLES(add_scalar) {
+  unary_samples(
+      s, [](const Tensor& x) { return add_scalar(x, 0.25); }, -2, 2);
+}
+PUPIL_SAMPLES(clamp) {
+  unary_samples(
+      s, [](const Tensor& x) { return clamp(x, -1, 1); }, -0.9, 0.9);
+  s.add("cut", {{9}}, [](auto& v) { return clamp(v[0], -1, 1); }, {1.1, 2});
+  s.add_error("bounds", {{3}}, [](auto& v) { return clamp(v[0], 1, -1); });
+}
+
+}  // namespace pupil

@@ -1,0 +1,60 @@
+// exp and the normal distribution in float32 without branches or library calls, so that compilers
+// turn loops over them into vector code. Own polynomial fits; errors against f64 are tested.
+#pragma once
+#include "../core.h"
+
+namespace pupil {
+
+// e^x within 2 ulp; 0 below -87.3 (no denormals), infinity above 88.7, NaN stays NaN.
+PUPIL_HD inline float vector_exp(float x) {
+  float c = x < -87.33f ? -87.33f : x > 88.72f ? 88.72f : x;
+  // c = k ln 2 + r with |r| <= ln 2 / 2; adding 1.5 * 2^23 rounds to an integer in the low bits.
+  float shifted = c * 1.44269504f + 12582912.0f;
+  float k = shifted - 12582912.0f;
+  float r = fmaf(k, -0.693145752f, c);
+  r = fmaf(k, -1.42860677e-6f, r);
+  float p = 1.98569961e-4f;
+  p = fmaf(p, r, 1.39304355e-3f);
+  p = fmaf(p, r, 8.33333333e-3f);
+  p = fmaf(p, r, 4.16666667e-2f);
+  p = fmaf(p, r, 1.66666667e-1f);
+  p = fmaf(p, r, 0.5f);
+  p = fmaf(p, r, 1.0f);
+  p = fmaf(p, r, 1.0f);
+  // 2^k in two factors, since k = 128 has no float of its own.
+  int32_t bits;
+  memcpy(&bits, &shifted, 4);
+  int32_t exponent = bits - 0x4b400000, half = exponent >> 1;
+  int32_t low_bits = (half + 127) << 23, high_bits = (exponent - half + 127) << 23;
+  float low, high;
+  memcpy(&low, &low_bits, 4);
+  memcpy(&high, &high_bits, 4);
+  float y = p * low * high;
+  y = x < -87.33f ? 0.0f : y;
+  y = x > 88.72f ? INFINITY : y;
+  return x != x ? x : y;
+}
+
+// The upper tail of the standard normal distribution, P(X > a) for a >= 0, and e^(-a^2/2):
+// tail = e^(-a^2/2) t Q(t) with t = 1/(1 + 0.4 a), Q a relative minimax fit (1.5e-8) on 0 <= a <=
+// 14.
+struct NormalTail {
+  float tail, kernel;
+};
+PUPIL_HD inline NormalTail normal_tail(float a) {
+  float t = 1.0f / fmaf(0.4f, a, 1.0f);
+  float q = 0.03209960460662842f;
+  q = fmaf(q, t, -0.17618508636951447f);
+  q = fmaf(q, t, 0.3808085024356842f);
+  q = fmaf(q, t, -0.3720031976699829f);
+  q = fmaf(q, t, 0.11777065694332123f);
+  q = fmaf(q, t, -0.025903599336743355f);
+  q = fmaf(q, t, 0.0910080298781395f);
+  q = fmaf(q, t, 0.13320952653884888f);
+  q = fmaf(q, t, 0.1596192717552185f);
+  q = fmaf(q, t, 0.15957629680633545f);
+  float kernel = vector_exp(-0.5f * a * a);
+  return {kernel * t * q, kernel};
+}
+
+}  // namespace pupil
