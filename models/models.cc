@@ -142,7 +142,7 @@ std::string describe(const Preprocessing& p) {
     for (float v : values) {
       char digits[32];
       auto end = std::to_chars(digits, digits + sizeof digits, v).ptr;  // shortest that reads back
-      text += " " + std::string(digits, end);
+      text.append(1, ' ').append(digits, end);
     }
     return text;
   };

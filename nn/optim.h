@@ -56,9 +56,9 @@ struct Schedule {
   int64_t total = 1;   // cosine: length including warm-up
   int64_t warmup = 0;  // linear from warmup_start to 1, then the schedule of t - warmup
   double warmup_start = 0;
-  double floor = 0;                 // cosine: lowest factor
-  double cycles = 0.5;              // cosine: waves until `total`; half a wave ends at `floor`
-  std::vector<int64_t> milestones;  // multistep: gamma for each milestone <= t
+  double floor = 0;                   // cosine: lowest factor
+  double cycles = 0.5;                // cosine: waves until `total`; half a wave ends at `floor`
+  std::vector<int64_t> milestones{};  // multistep: gamma for each milestone <= t
   double gamma = 0.1;
   double operator()(int64_t t) const;
 };

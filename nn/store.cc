@@ -129,8 +129,6 @@ Tensor Store::declare(const std::string& name, const Shape& shape, Init init, bo
       if (!value || value.shape() != shape) {
         mis_shaped_.push_back(concat(name, " (file ", stored.shape(), ", model ", shape, ")"));
         value = Tensor();
-      } else {
-        value = value.clone();  // the file's memory may be mapped read-only
       }
     }
   }
@@ -142,8 +140,11 @@ Tensor Store::declare_counter(const std::string& name) {
   ModelScope keep;
   Tensor value = zeros({}, DType::i64);
   if (weights_ && weights_->has(name) && !matches_any(fresh_, name))
-    value = weights_->read(name, DType::i64).clone();
-  PUPIL_CHECK(value.numel() == 1, "counter ", name, " has the shape ", value.shape());
+    value = weights_->read(name, DType::i64);
+  if (value.rank() != 0) {
+    mis_shaped_.push_back(concat(name, " (file ", value.shape(), ", model ())"));
+    value = zeros({}, DType::i64);
+  }
   return add(name, value, true);
 }
 

@@ -1,0 +1,399 @@
+#include "nn/nn.h"
+
+#include <gtest/gtest.h>
+
+#include "nn/optim.h"
+#include "tensor/memory.h"
+
+namespace pupil::nn {
+namespace {
+
+// Named tensors in memory.
+class MemoryWeights : public data::Weights {
+ public:
+  explicit MemoryWeights(std::vector<std::pair<std::string, Tensor>> tensors)
+      : tensors_(std::move(tensors)) {
+    for (auto& [name, t] : tensors_) list_.push_back({name, t.shape(), "F32"});
+  }
+  const std::vector<data::TensorInfo>& list() const override { return list_; }
+  bool has(std::string_view name) const override {
+    for (auto& [n, t] : tensors_)
+      if (n == name) return true;
+    return false;
+  }
+  Tensor read(std::string_view name, DType dtype) const override {
+    for (auto& [n, t] : tensors_)
+      if (n == name) return t.clone().to(dtype);
+    fail_input("no tensor ", name);
+  }
+  std::span<const uint8_t> bytes(std::string_view) const override { return {}; }
+  const std::map<std::string, std::string>& metadata() const override { return metadata_; }
+  const std::string& path() const override { return path_; }
+  std::string hash() const override { return ""; }
+
+ private:
+  std::vector<std::pair<std::string, Tensor>> tensors_;
+  std::vector<data::TensorInfo> list_;
+  std::map<std::string, std::string> metadata_;
+  std::string path_ = "memory.safetensors";
+};
+
+template <class F>
+std::string input_error(F&& f) {
+  try {
+    f();
+  } catch (const InputError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+TEST(Matches, StarStandsForAnyRun) {
+  EXPECT_TRUE(matches("blocks.*", "blocks.3.attn.qkv.weight"));
+  EXPECT_TRUE(matches("*.bias", "blocks.3.attn.qkv.bias"));
+  EXPECT_TRUE(matches("blocks.*.mlp.*", "blocks.11.mlp.fc1.weight"));
+  EXPECT_TRUE(matches("head", "head"));
+  EXPECT_TRUE(matches("*", ""));
+  EXPECT_FALSE(matches("head", "head.weight"));
+  EXPECT_FALSE(matches("blocks.*", "block.3"));
+  EXPECT_FALSE(matches("", "x"));
+}
+
+TEST(Store, InitialValuesDependOnNameAndSeedNotOnOrder) {
+  Store a(7), b(7), c(8);
+  Tensor x = Scope(a, "one").param("weight", {64}, {Init::normal, 1});
+  Tensor y = Scope(a, "two").param("weight", {64}, {Init::normal, 1});
+  Tensor y2 = Scope(b, "two").param("weight", {64}, {Init::normal, 1});
+  Tensor x2 = Scope(b, "one").param("weight", {64}, {Init::normal, 1});
+  Tensor x3 = Scope(c, "one").param("weight", {64}, {Init::normal, 1});
+  EXPECT_EQ(x.values(), x2.values());
+  EXPECT_EQ(y.values(), y2.values());
+  EXPECT_NE(x.values(), y.values());
+  EXPECT_NE(x.values(), x3.values());
+  EXPECT_EQ(a.params()[0].name, "one.weight");
+  EXPECT_THROW(Scope(a, "one").param("weight", {64}, {}), Error);
+}
+
+TEST(Store, InitialValuesHaveTheAskedDistribution) {
+  Store store(1);
+  Scope root(store);
+  std::vector<double> u = root.param("u", {20000}, {Init::uniform, 0.5}).values();
+  std::vector<double> g = root.param("g", {20000}, {Init::normal, 3}).values();
+  double mean_u = 0, square_u = 0, largest = 0, mean_g = 0, square_g = 0;
+  for (double v : u) mean_u += v / 20000, square_u += v * v / 20000, largest = std::max(largest, v);
+  for (double v : g) mean_g += v / 20000, square_g += v * v / 20000;
+  EXPECT_NEAR(mean_u, 0, 0.01);
+  EXPECT_NEAR(square_u, 0.25 / 3, 0.002);
+  EXPECT_LE(largest, 0.5);
+  EXPECT_NEAR(mean_g, 0, 0.07);
+  EXPECT_NEAR(square_g, 9, 0.3);
+  EXPECT_EQ(root.param("one", {3}, {Init::ones}).values(), (std::vector<double>{1, 1, 1}));
+  EXPECT_EQ(kaiming_normal(8).a, 0.5);
+  EXPECT_EQ(fan_in_uniform(16).a, 0.25);
+}
+
+TEST(Store, CountsParametersAndNotBuffers) {
+  for (bool blueprint : {false, true}) {
+    Store store = blueprint ? Store::blueprint() : Store(0);
+    Scope root(store);
+    Linear linear(root / "fc", 10, 5);
+    BatchNorm norm(root / "bn", 4);
+    EXPECT_EQ(store.count(), 55 + 8);
+    EXPECT_TRUE(store.find("bn.running_var")->buffer);
+    EXPECT_FALSE(store.find("bn.running_var")->value.requires_grad());
+    EXPECT_TRUE(store.find("fc.weight")->value.requires_grad());
+    EXPECT_EQ(store.find("fc.weight")->value.shape(), (Shape{5, 10}));
+    EXPECT_EQ(store.find("nothing"), nullptr);
+  }
+}
+
+TEST(Store, FreezesByPattern) {
+  Store store(0);
+  Scope root(store);
+  Linear trunk(root / "trunk", 2, 2), head(root / "head", 2, 2);
+  store.freeze("trunk.*");
+  EXPECT_FALSE(store.find("trunk.weight")->trainable);
+  EXPECT_FALSE(trunk.weight.requires_grad());
+  EXPECT_TRUE(store.find("head.bias")->trainable);
+  std::string message = input_error([&] { store.freeze("trunc.weight"); });
+  EXPECT_TRUE(contains(message, "trunk.weight")) << message;
+}
+
+TEST(Store, ReadsItsSource) {
+  auto file = std::make_shared<MemoryWeights>(std::vector<std::pair<std::string, Tensor>>{
+      {"fc.weight", full({2, 3}, 5)}, {"fc.bias", full({2}, 6)}});
+  Store store(0, DType::f64);
+  store.source(file);
+  Linear fc(Scope(store) / "fc", 3, 2);
+  store.require_complete();
+  EXPECT_EQ(fc.bias.values(), (std::vector<double>{6, 6}));
+  EXPECT_EQ(fc.weight.dtype(), DType::f64);
+  store.source(nullptr);  // what follows is new
+  Linear other(Scope(store) / "other", 3, 2);
+  store.require_complete();
+}
+
+TEST(Store, ReportsWhatDoesNotFit) {
+  auto file = std::make_shared<MemoryWeights>(
+      std::vector<std::pair<std::string, Tensor>>{{"trunk.weight", zeros({3, 3})},
+                                                  {"trunk.bias", zeros({3})},
+                                                  {"head.weight", zeros({10, 3})},
+                                                  {"extra.scale", zeros({1})}});
+  auto build = [&](std::vector<std::string> fresh) {
+    Store store(0);
+    store.source(file, fresh);
+    Linear trunk(Scope(store) / "trunk", 3, 3), head(Scope(store) / "head", 3, 7);
+    BatchNorm norm(Scope(store) / "norm", 1);  // its counter may be absent from a file
+    return input_error([&] { store.require_complete(); });
+  };
+  std::string message = build({});
+  for (const char* part :
+       {"memory.safetensors", "head.weight (file (10,3), model (7,3))", "head.bias",
+        "norm.running_mean", "1 unexpected: extra.scale", "head = \"new\""})
+    EXPECT_TRUE(contains(message, part)) << part << " in " << message;
+  EXPECT_FALSE(contains(message, "num_batches_tracked")) << message;
+  EXPECT_FALSE(contains(message, "\n"));
+  EXPECT_EQ(build({"head.*", "extra.*", "norm.*"}), "");
+}
+
+TEST(Store, AdaptsAStoredTensorOfAnotherShape) {
+  auto file = std::make_shared<MemoryWeights>(
+      std::vector<std::pair<std::string, Tensor>>{{"p", full({4}, 2)}, {"q", full({4}, 2)}});
+  Store store(0);
+  store.source(file);
+  Scope root(store);
+  Tensor p = root.param("p", {2}, {}, [](const Tensor& t) { return full({2}, t.values()[0]); });
+  EXPECT_EQ(p.values(), (std::vector<double>{2, 2}));
+  store.require_complete();
+  root.param("q", {2}, {}, [](const Tensor&) { return Tensor(); });
+  EXPECT_TRUE(contains(input_error([&] { store.require_complete(); }), "q (file (4), model (2))"));
+}
+
+TEST(Taps, KeepWhatWasAskedFor) {
+  Taps taps({"b"});
+  taps.see("a", full({1}, 1));
+  taps.see("b", full({1}, 2));
+  EXPECT_FALSE(taps.wants("a"));
+  EXPECT_EQ(taps["b"].item(), 2);
+  EXPECT_THROW(taps["a"], Error);
+}
+
+// --- optimizers ---
+
+// Four steps of PyTorch 2.x in float64 from p = (1, -2, 0.5), q = 0.25; q has no gradient in
+// step 2.
+struct Trajectory {
+  OptimizerOptions options;
+  std::vector<double> expected;  // p and q after the last step
+};
+const Trajectory kTrajectories[] = {
+    {{}, {0.916225816051, -1.892411642102, -0.3007978017995, 0.3}},
+    {{.momentum = 0.9, .dampening = 0.5},
+     {0.776918388456375, -1.60137227816275, -0.750776453249938, 0.1645}},
+    {{.momentum = 0.9, .nesterov = true},
+     {0.673229166521337, -1.49187322163267, -1.92801808700121, 0.26805}},
+    {{.algorithm = Algorithm::adam, .beta1 = 0.8, .beta2 = 0.95, .eps = 1e-6},
+     {0.672212721038175, -1.71734239270685, 0.100018546768183, 0.189420318574836}},
+    {{.algorithm = Algorithm::adamw, .beta1 = 0.8, .beta2 = 0.95, .eps = 1e-6},
+     {0.671314292136107, -1.71431321441842, 0.0986027978006001, 0.189420318574836}}};
+
+struct Problem {
+  Store store;
+  Tensor p, q;
+  explicit Problem(DType dtype) : store(0, dtype) {
+    Scope root(store);
+    p = root.param("p", {3}, {});
+    q = root.param("q", {1}, {});
+    copy_into(p, from(std::vector<double>{1, -2, 0.5}, {3}));
+    copy_into(q, from(std::vector<double>{0.25}, {1}));
+  }
+  std::vector<Group> groups() const { return {{{"p"}, 0.1, 0.01}, {{"q"}, 0.05, 0}}; }
+  void step(Optimizer& optimizer, int t, double lr_scale = 1) {
+    optimizer.zero_grad();
+    Tensor gp = from(std::vector<double>{0.5 - 0.2 * t, -1.0 + 0.5 * t, 2.0}, {3}, p.dtype());
+    Tensor gq = full({1}, 1.0 - t, q.dtype());
+    Tensor loss = sum(mul(p, gp));
+    if (t != 2) loss = add(loss, sum(mul(q, gq)));
+    backward(loss);
+    optimizer.step(lr_scale);
+  }
+  std::vector<double> values() const {
+    std::vector<double> all = p.values();
+    all.push_back(q.item());
+    return all;
+  }
+};
+
+TEST(Optimizer, FollowsPyTorch) {
+  for (DType dtype : {DType::f64, DType::f32})
+    for (const Trajectory& trajectory : kTrajectories) {
+      Problem problem(dtype);
+      Optimizer optimizer(problem.store, problem.groups(), trajectory.options);
+      for (int t = 0; t < 4; t++) problem.step(optimizer, t);
+      double tolerance = dtype == DType::f64 ? 1e-13 : 2e-6;
+      for (size_t i = 0; i < 4; i++)
+        EXPECT_NEAR(problem.values()[i], trajectory.expected[i], tolerance)
+            << int(trajectory.options.algorithm) << " " << trajectory.options.momentum << " " << i;
+    }
+}
+
+TEST(Optimizer, ResumesBitForBit) {
+  for (const Trajectory& trajectory : kTrajectories) {
+    Problem whole(DType::f32), first(DType::f32), second(DType::f32);
+    Optimizer a(whole.store, whole.groups(), trajectory.options);
+    Optimizer b(first.store, first.groups(), trajectory.options);
+    Optimizer c(second.store, second.groups(), trajectory.options);
+    for (int t = 0; t < 4; t++) whole.step(a, t);
+    for (int t = 0; t < 2; t++) first.step(b, t);
+    std::map<std::string, Tensor> saved;
+    for (auto& [name, tensor] : b.state()) saved[name] = tensor.clone();
+    c.load_state([&](const std::string& name) { return saved[name]; });
+    copy_into(second.p, first.p);
+    copy_into(second.q, first.q);
+    for (int t = 2; t < 4; t++) second.step(c, t);
+    EXPECT_EQ(whole.values(), second.values());
+  }
+}
+
+TEST(Optimizer, RefusesAStateOfAnotherModel) {
+  Problem problem(DType::f32);
+  Optimizer optimizer(problem.store, problem.groups(), {.momentum = 0.9});
+  EXPECT_TRUE(contains(input_error([&] { optimizer.load_state([](auto&) { return zeros({7}); }); }),
+                       "p.momentum"));
+}
+
+TEST(Optimizer, MovesParametersButKeepsTheirIdentity) {
+  Store store(3);
+  Scope root(store);
+  Linear fc(root / "fc", 5, 3);
+  std::vector<double> before = fc.weight.values();
+  TensorImpl* identity = fc.weight.impl();
+  {
+    Optimizer optimizer(store, {{{"fc.weight", "fc.bias"}, 0.5}}, {});
+    EXPECT_EQ(fc.weight.impl(), identity);
+    EXPECT_EQ(fc.weight.values(), before);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(fc.bias.raw()) % 64, 0u);
+    const void* gradient_buffer = fc.weight.impl()->grad->storage->data;
+    optimizer.zero_grad();
+    EXPECT_FALSE(fc.weight.grad());
+    backward(sum(fc.weight));
+    EXPECT_EQ(fc.weight.impl()->grad->storage->data, gradient_buffer);
+    optimizer.step();
+    EXPECT_NEAR(fc.weight.values()[0], before[0] - 0.5, 1e-7);
+    optimizer.zero_grad();  // the first gradient after it overwrites
+    backward(sum(fc.weight));
+    EXPECT_EQ(fc.weight.grad().values()[0], 1);
+  }
+  backward(sum(fc.bias));  // without an optimizer a parameter is an ordinary leaf again
+  EXPECT_EQ(fc.bias.grad().values()[0], 1);
+  fc.bias.zero_grad();
+}
+
+TEST(Optimizer, LeavesParametersWithoutGradientAlone) {
+  Problem problem(DType::f32);
+  Optimizer optimizer(problem.store, {{{"p", "q"}, 0.1, 0.5}}, {.momentum = 0.9});
+  for (int t = 0; t < 3; t++) {
+    optimizer.zero_grad();
+    backward(sum(problem.p));
+    optimizer.step();
+  }
+  EXPECT_EQ(problem.q.item(), 0.25);  // not even decayed
+  for (auto& [name, tensor] : optimizer.state()) EXPECT_NE(name, "q.momentum_buffer");
+  optimizer.zero_grad();
+  backward(sum(problem.q));  // now it starts its buffer, beside an older one
+  optimizer.step();
+  EXPECT_NEAR(problem.q.item(), 0.25 - 0.1 * (1 + 0.5 * 0.25), 1e-7);
+}
+
+TEST(Optimizer, SkipsFrozenParametersAndRefusesWrongGroups) {
+  Problem problem(DType::f32);
+  problem.store.freeze("q");
+  Optimizer optimizer(problem.store, problem.groups(), {});
+  EXPECT_FALSE(problem.q.impl()->grad);
+  EXPECT_THROW(Optimizer(problem.store, {{{"p"}}, {{"p"}}}, {}), Error);
+  EXPECT_THROW(Optimizer(problem.store, {{{"none"}}}, {}), Error);
+}
+
+TEST(Optimizer, LearningRatesCanChange) {
+  Problem problem(DType::f64);
+  Optimizer optimizer(problem.store, {{{"q"}, 1, 0}}, {});
+  optimizer.groups()[0].lr = 0.5;
+  problem.step(optimizer, 0, 0.1);  // gradient of q is 1
+  EXPECT_DOUBLE_EQ(problem.q.item(), 0.25 - 0.05);
+}
+
+TEST(Optimizer, ClipsTheNormOfAllGradientsTogether) {
+  for (double limit : {1.0, 100.0}) {
+    Problem problem(DType::f64);
+    Optimizer optimizer(problem.store, problem.groups(), {});
+    optimizer.zero_grad();
+    backward(add(sum(scale(problem.p, 3)), sum(scale(problem.q, 4))));
+    double norm = optimizer.clip_grad_norm(limit), expected = std::sqrt(3 * 9 + 16);
+    EXPECT_DOUBLE_EQ(norm, expected);
+    double factor = std::min(1.0, limit / (expected + 1e-6));
+    EXPECT_DOUBLE_EQ(problem.p.grad().values()[1], 3 * factor);
+    EXPECT_DOUBLE_EQ(problem.q.grad().item(), 4 * factor);
+  }
+}
+
+// More elements than one block of the norm and one OpenMP region.
+TEST(Optimizer, LargeParameters) {
+  constexpr int64_t kSize = 100003;
+  Store store(0);
+  Tensor w = Scope(store).param("w", {kSize}, {Init::ones});
+  Optimizer optimizer(store, {{{"w"}, 0.25, 0}}, {.momentum = 0.5});
+  optimizer.zero_grad();
+  backward(sum(w));
+  EXPECT_NEAR(optimizer.clip_grad_norm(1e9), std::sqrt(double(kSize)), 1e-9);
+  optimizer.step();
+  for (double v : w.values()) ASSERT_EQ(v, 0.75);
+}
+
+// --- schedules ---
+
+TEST(Schedule, ConstantMultistepCosineWarmup) {
+  EXPECT_EQ(Schedule()(17), 1);
+  Schedule steps{.kind = Schedule::multistep, .milestones = {3, 7, 7}, .gamma = 0.1};
+  EXPECT_DOUBLE_EQ(steps(2), 1);
+  EXPECT_DOUBLE_EQ(steps(3), 0.1);
+  EXPECT_NEAR(steps(7), 1e-3, 1e-15);  // a repeated milestone counts twice
+  Schedule cosine{.kind = Schedule::cosine, .total = 12, .warmup = 2, .floor = 0.1};
+  EXPECT_DOUBLE_EQ(cosine(0), 0);
+  EXPECT_DOUBLE_EQ(cosine(1), 0.5);
+  EXPECT_DOUBLE_EQ(cosine(2), 1);
+  EXPECT_DOUBLE_EQ(cosine(7), 0.55);
+  EXPECT_DOUBLE_EQ(cosine(12), 0.1);
+  Schedule line{.warmup = 4, .warmup_start = 0.2};
+  EXPECT_DOUBLE_EQ(line(1), 0.4);
+  EXPECT_DOUBLE_EQ(line(4), 1);
+}
+
+// --- layers ---
+
+TEST(BatchNorm, CountsBatchesInTrainingOnly) {
+  Store store(0);
+  BatchNorm norm(Scope(store) / "bn", 2);
+  Tensor x = from(std::vector<float>{1, 2, 3, 4}, {2, 2});
+  norm(x, {.train = true});
+  norm(x, {});
+  EXPECT_EQ(norm.num_batches_tracked.item(), 1);
+  EXPECT_NEAR(norm.running_mean.values()[0], 0.2, 1e-6);
+}
+
+TEST(PatchEmbed, IsAConvolutionWithKernelEqualToStride) {
+  Store store(0, DType::f64);
+  Scope root(store);
+  PatchEmbed embed(root, 3, 5, 2);
+  Tensor x = root.param("x", {2, 3, 4, 6}, {Init::uniform, 1}).detach();
+  Tensor y = conv2d(x, embed.weight, embed.bias, {.stride = 2});  // (2,5,2,3)
+  std::vector<double> a = embed(x).values(), b = permute(view(y, {2, 5, 6}), {0, 2, 1}).values();
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); i++) EXPECT_NEAR(a[i], b[i], 1e-12);
+}
+
+}  // namespace
+}  // namespace pupil::nn
