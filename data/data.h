@@ -37,6 +37,11 @@ Dataset stratified_subset(const Dataset& whole, int64_t n, uint64_t seed);
 // (the rest, a stratified share for validation): disjoint, together everything.
 std::pair<Dataset, Dataset> split_validation(const Dataset& whole, double fraction, uint64_t seed);
 
+// A PNG or JPEG file, known by its content, as RGB: grey becomes three equal channels, alpha is
+// dropped, 16-bit PNG keeps its high byte, an EXIF orientation is not applied (as in Pillow).
+// Throws InputError that names `path`.
+Image decode_image(std::span<const uint8_t> file, const std::string& path);
+
 // Pillow's resize, bit for bit on 8-bit images.
 enum class Filter { box, bilinear, bicubic };
 Image resize(const Image&, int height, int width, Filter);

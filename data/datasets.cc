@@ -163,13 +163,18 @@ std::pair<Dataset, Dataset> split_validation(const Dataset& whole, double fracti
 }
 
 Bytes read_file(const std::string& path, size_t limit) {
+  Bytes bytes;
+  read_file(path, limit, bytes);
+  return bytes;
+}
+
+void read_file(const std::string& path, size_t limit, Bytes& bytes) {
   std::error_code error;
   if (std::filesystem::is_directory(path, error))
     fail_input("data: ", path, " is a folder, a file was expected");
   std::FILE* file = std::fopen(path.c_str(), "rb");
   if (!file) fail_input("data: cannot open ", path, ": ", std::strerror(errno));
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> close(file, std::fclose);
-  Bytes bytes;
   uintmax_t size = std::filesystem::file_size(path, error);
   bytes.resize(std::min<size_t>(error ? 0 : size_t(size), limit) + 1);  // one more: to see the end
   size_t got = 0;
@@ -181,7 +186,6 @@ Bytes read_file(const std::string& path, size_t limit) {
   }
   if (std::ferror(file)) fail_input("data: cannot read ", path, ": ", std::strerror(errno));
   bytes.resize(got);
-  return bytes;
 }
 
 void check_labels(std::span<const int64_t> labels, int64_t classes, const std::string& file) {
