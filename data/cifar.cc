@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "file.h"
 #include "sources.h"
 
 namespace fs = std::filesystem;
@@ -50,13 +51,13 @@ std::vector<std::string> read_names(const fs::path& folder, std::span<const char
     fs::path path = folder / file;
     std::error_code error;
     if (!fs::exists(path, error)) continue;
-    Bytes text = read_file(path.string(), 1 << 20);
+    MappedFile text(path.string());
     std::vector<std::string> names(1);
-    for (uint8_t c : text) {
+    for (char c : std::string_view(reinterpret_cast<const char*>(text.data()), text.size())) {
       if (c == '\n')
         names.emplace_back();
       else if (c != '\r')
-        names.back() += char(c);
+        names.back() += c;
     }
     while (!names.empty() && names.back().empty()) names.pop_back();
     if (names.size() == count) return names;
@@ -77,8 +78,8 @@ Dataset open_cifar(const Spec& spec) {
   std::vector<int64_t> labels;
   int64_t classes = ten ? 10 : 100;
   for (const std::string& path : found.paths) {
-    Bytes bytes = read_file(path);
-    if (bytes.empty() || bytes.size() % record)
+    MappedFile bytes(path);
+    if (!bytes.size() || bytes.size() % record)
       fail_input("data: ", path, " has ", bytes.size(),
                  " bytes, which is not a positive multiple of ", "the ", record, " bytes of a ",
                  spec.kind, " record; fetch the file again");

@@ -1,7 +1,5 @@
 // The specification of a data set, its subsets, and what all kinds share.
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
 #include <filesystem>
 
 #include "../tensor/memory.h"
@@ -160,32 +158,6 @@ std::pair<Dataset, Dataset> split_validation(const Dataset& whole, double fracti
   std::sort(order.begin(), middle);
   std::sort(middle, order.end());
   return {select(whole, {middle, order.end()}), select(whole, {order.begin(), middle})};
-}
-
-Bytes read_file(const std::string& path, size_t limit) {
-  Bytes bytes;
-  read_file(path, limit, bytes);
-  return bytes;
-}
-
-void read_file(const std::string& path, size_t limit, Bytes& bytes) {
-  std::error_code error;
-  if (std::filesystem::is_directory(path, error))
-    fail_input("data: ", path, " is a folder, a file was expected");
-  std::FILE* file = std::fopen(path.c_str(), "rb");
-  if (!file) fail_input("data: cannot open ", path, ": ", std::strerror(errno));
-  std::unique_ptr<std::FILE, int (*)(std::FILE*)> close(file, std::fclose);
-  uintmax_t size = std::filesystem::file_size(path, error);
-  bytes.resize(std::min<size_t>(error ? 0 : size_t(size), limit) + 1);  // one more: to see the end
-  size_t got = 0;
-  for (;;) {
-    got += std::fread(bytes.data() + got, 1, bytes.size() - got, file);
-    if (got < bytes.size()) break;
-    if (got > limit) fail_input("data: ", path, " is longer than the ", limit, " bytes allowed");
-    bytes.resize(bytes.size() * 2);
-  }
-  if (std::ferror(file)) fail_input("data: cannot read ", path, ": ", std::strerror(errno));
-  bytes.resize(got);
 }
 
 void check_labels(std::span<const int64_t> labels, int64_t classes, const std::string& file) {

@@ -24,10 +24,6 @@ void decode_image(std::span<const uint8_t> file, const std::string& path, Image&
 // is cut off. Costs a pass over the bytes, not a decoding.
 std::string image_defect(std::span<const uint8_t> file);
 
-// The whole file; InputError when it is missing, unreadable or longer than `limit`.
-Bytes read_file(const std::string& path, size_t limit = size_t(1) << 40);
-void read_file(const std::string& path, size_t limit, Bytes& into);  // keeps its memory
-
 // A data set whose pixels are in memory: sample i is bytes [i * h * w * c, ...), as interleaved
 // channels or as planes. Fills image, labels, rows, classes and hash; InputError for a label
 // outside 0 ... classes - 1 (`label_file` names its file).
