@@ -1,13 +1,14 @@
-// Random geometry and mixing. Every draw is element (row * 32 + k) of a stream that (seed, epoch)
+// Random geometry and mixing. Every draw is element (row * 64 + k) of a stream that (seed, epoch)
 // name, so it depends neither on the order of the samples nor on the threads that make them.
 #include "augment.h"
 
 #include <algorithm>
+#include <set>
 
 namespace pupil::data {
 namespace {
 
-constexpr int64_t kDraws = 32;  // per sample
+constexpr int64_t kDraws = 64;  // per sample
 
 // An integer in 0 ... n - 1.
 int below(const RngKey& key, int64_t i, int n) {
@@ -20,7 +21,7 @@ Box random_box(const RngKey& key, int64_t base, double smallest, int height, int
   const double low = 3.0 / 4.0, high = 4.0 / 3.0, log_low = std::log(low),
                log_high = std::log(high);
   double area = double(height) * double(width);
-  for (int attempt = 0; attempt < 6; attempt++, base += 4) {
+  for (int attempt = 0; attempt < 10; attempt++, base += 4) {
     double share = smallest + (1 - smallest) * double(uniform(key, base));
     double ratio = std::exp(log_low + (log_high - log_low) * double(uniform(key, base + 1)));
     int w = int(std::lrint(std::sqrt(area * share * ratio)));
@@ -36,6 +37,38 @@ Box random_box(const RngKey& key, int64_t base, double smallest, int height, int
     w = int(std::lrint(h * high));
   return {(height - h) / 2, (width - w) / 2, h, w};
 }
+
+// The draws of one batch, in the order in which they are asked for.
+class Draws {
+ public:
+  Draws(uint64_t seed, int64_t epoch, int64_t batch)
+      : uniform_{seed, stream_id("data.mix"), uint64_t(epoch)},
+        normal_{seed, stream_id("data.mix.normal"), uint64_t(epoch)},
+        next_(batch << 20) {}
+  double uniform() { return double(pupil::uniform(uniform_, next_++)); }
+
+  // Beta(a, a) as g / (g + h) of two Gamma(a) numbers, whose logarithms cannot underflow.
+  double beta(double a) {
+    double g = log_gamma(a), h = log_gamma(a);
+    return 1 / (1 + std::exp(h - g));
+  }
+
+ private:
+  // Marsaglia and Tsang 2000: Gamma(a + 1), then times U^(1/a).
+  double log_gamma(double a) {
+    double d = a + 1 - 1.0 / 3, c = 1 / std::sqrt(9 * d);
+    for (;;) {
+      double z = normal(normal_, next_), u = 1 - uniform(), v = 1 + c * z;
+      if (v <= 0) continue;
+      v = v * v * v;
+      if (std::log(u) < 0.5 * z * z + d - d * v + d * std::log(v))
+        return std::log(d * v) + std::log(1 - uniform()) / a;
+    }
+  }
+
+  RngKey uniform_, normal_;
+  int64_t next_;
+};
 
 }  // namespace
 
@@ -87,9 +120,66 @@ std::vector<int64_t> epoch_order(int64_t n, bool shuffle, uint64_t seed, int64_t
   return order;
 }
 
-void mix_batch(const Augmentation&, uint64_t, int64_t, int64_t, int64_t, const Tensor&,
-               std::vector<Tensor>&, Tensor&) {
-  fail_input("data: mixup and cutmix are not ready yet");
+Mix draw_mix(const Augmentation& a, uint64_t seed, int64_t epoch, int64_t batch) {
+  Draws draws(seed, epoch, batch);
+  Mix mix;
+  mix.cut = a.cutmix > 0 && (!(a.mixup > 0) || draws.uniform() < 0.5);
+  mix.lambda = draws.beta(mix.cut ? a.cutmix : a.mixup);
+  mix.y = draws.uniform();
+  mix.x = draws.uniform();
+  return mix;
+}
+
+Box cut_box(const Mix& mix, int height, int width) {
+  // Yun et al. 2019 (arXiv 1905.04899), eq. 2: a box with the share 1 - lambda of the area.
+  double side = std::sqrt(1 - mix.lambda);
+  int cut_height = int(height * side), cut_width = int(width * side);
+  int y = int(mix.y * height), x = int(mix.x * width);
+  int top = std::max(y - cut_height / 2, 0), left = std::max(x - cut_width / 2, 0);
+  int bottom = std::min(y + (cut_height + 1) / 2, height);
+  int right = std::min(x + (cut_width + 1) / 2, width);
+  return {top, left, bottom - top, right - left};
+}
+
+void apply_mix(const Mix& mix, int64_t n, const Tensor& labels, std::vector<Tensor>& x,
+               Tensor& targets) {
+  double lambda = mix.lambda;
+  if (mix.cut) {  // of what is left after clipping
+    int height = int(x[0].dim(2)), width = int(x[0].dim(3));
+    Box box = cut_box(mix, height, width);
+    lambda = 1 - double(box.height) * box.width / (double(height) * width);
+  }
+  std::set<const void*> seen;
+  for (Tensor& t : x) {
+    if (!seen.insert(t.raw()).second) continue;
+    int64_t per_sample = t.numel() / t.dim(0);
+    for (int64_t k = 0; k < n / 2; k++) {
+      float *a = t.data<float>() + k * per_sample, *b = t.data<float>() + (n - 1 - k) * per_sample;
+      if (mix.cut) {
+        Box box = cut_box(mix, int(t.dim(2)), int(t.dim(3)));
+        for (int64_t c = 0; c < t.dim(1); c++)
+          for (int y = box.top; y < box.top + box.height; y++) {
+            int64_t row = (c * t.dim(2) + y) * t.dim(3) + box.left;
+            std::swap_ranges(a + row, a + row + box.width, b + row);
+          }
+      } else {
+        // Zhang et al. 2018 (arXiv 1710.09412), eq. 1
+        float own = float(lambda), other = float(1 - lambda);
+        for (int64_t i = 0; i < per_sample; i++) {
+          float u = a[i], v = b[i];
+          a[i] = own * u + other * v;
+          b[i] = own * v + other * u;
+        }
+      }
+    }
+  }
+  int64_t classes = targets.dim(1);
+  std::fill_n(targets.data<float>(), n * classes, 0.0f);
+  for (int64_t k = 0; k < n; k++) {
+    float* row = targets.data<float>() + k * classes;
+    row[labels.data<int64_t>()[k]] += float(lambda);
+    row[labels.data<int64_t>()[n - 1 - k]] += float(1 - lambda);
+  }
 }
 
 void check_augmentation(const Augmentation& a, const Dataset& set) {

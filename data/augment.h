@@ -23,9 +23,19 @@ void shift(const Image& from, int shift_y, int shift_x, Image& to);
 // The samples 0 ... n - 1 in the order of this epoch.
 std::vector<int64_t> epoch_order(int64_t n, bool shuffle, uint64_t seed, int64_t epoch);
 
-// Mixup or cutmix of sample k with sample n - 1 - k, in place; writes the targets.
-void mix_batch(const Augmentation&, uint64_t seed, int64_t epoch, int64_t batch, int64_t n,
-               const Tensor& labels, std::vector<Tensor>& x, Tensor& targets);
+// How the samples of one batch are mixed; sample k meets sample n - 1 - k, as in timm.
+struct Mix {
+  bool cut = false;     // cutmix instead of mixup
+  double lambda = 1;    // share that a sample keeps of itself
+  double y = 0, x = 0;  // centre of the cut box in [0, 1)
+};
+Mix draw_mix(const Augmentation&, uint64_t seed, int64_t epoch, int64_t batch);
+// The box that cutmix exchanges in an image, clipped at the border.
+Box cut_box(const Mix&, int height, int width);
+// In place for the first n rows of every tensor (n, ...); tensors that are the same memory are
+// mixed once. A cut box scales with each tensor's size; the targets follow its area in the first.
+void apply_mix(const Mix&, int64_t n, const Tensor& labels, std::vector<Tensor>& x,
+               Tensor& targets);
 
 // InputError for values out of range and for settings that do not go with the data.
 void check_augmentation(const Augmentation&, const Dataset&);

@@ -74,7 +74,7 @@ Dataset open_cifar(const Spec& spec) {
   Files found = find_files(spec, train);
   // CIFAR-100 records start with the coarse label, then the fine one, which is the class.
   size_t record = kPixels + (ten ? 1 : 2);
-  PixelArray pixels{{}, 32, 32, 3, true};
+  auto pixels = std::make_shared<Bytes>();
   std::vector<int64_t> labels;
   int64_t classes = ten ? 10 : 100;
   for (const std::string& path : found.paths) {
@@ -84,18 +84,19 @@ Dataset open_cifar(const Spec& spec) {
                  " bytes, which is not a positive multiple of ", "the ", record, " bytes of a ",
                  spec.kind, " record; fetch the file again");
     size_t n = bytes.size() / record, before = labels.size();
-    pixels.bytes.resize((before + n) * kPixels);
+    pixels->resize((before + n) * kPixels);
     for (size_t i = 0; i < n; i++) {
       const uint8_t* r = bytes.data() + i * record;
       labels.push_back(r[record - kPixels - 1]);
-      std::copy_n(r + record - kPixels, kPixels, pixels.bytes.data() + (before + i) * kPixels);
+      std::copy_n(r + record - kPixels, kPixels, pixels->data() + (before + i) * kPixels);
     }
     check_labels(std::span(labels).subspan(before), classes, path);
   }
   if (ten && train && found.paths.size() != 5)
     fprintf(stderr, "note: %s has %zu of the 5 training files of cifar10: %zu images\n",
             found.folder.c_str(), found.paths.size(), labels.size());
-  Dataset set = from_pixels(std::move(pixels), std::move(labels), classes, found.folder.string());
+  Dataset set = from_pixels({pixels, pixels->data(), 32, 32, 3, true}, std::move(labels), classes,
+                            found.folder.string());
   static constexpr const char* kTen[] = {"batches.meta.txt"};
   static constexpr const char* kHundred[] = {"fine_label_names.txt"};
   set.class_names = read_names(found.folder, ten ? kTen : kHundred, size_t(classes));

@@ -128,10 +128,13 @@ Dataset open_dataset(const std::string& text, bool strict, uint64_t seed) {
     set = open_idx(spec);
   else if (spec.kind == "cifar10" || spec.kind == "cifar100")
     set = open_cifar(spec);
+  else if (spec.kind == "folder")
+    set = open_folder(spec, strict);
+  else if (spec.kind == "npy" || spec.kind == "safetensors")
+    set = open_arrays(spec);
   else
     fail_input("data: unknown kind '", spec.kind, "' in '", text, "'; kinds: ", kKinds);
   if (!set.size()) fail_input("data: '", text, "' holds no samples");
-  (void)strict;
   set.spec = text;
   if (spec.count >= 0) set = stratified_subset(set, spec.count, seed);
   return set;
@@ -182,13 +185,11 @@ Dataset from_pixels(PixelArray pixels, std::vector<int64_t> labels, int64_t clas
   auto array = std::make_shared<const PixelArray>(std::move(pixels));
   int h = array->height, w = array->width, c = array->channels;
   size_t stride = size_t(h) * size_t(w) * size_t(c);
-  PUPIL_CHECK(array->bytes.size() == stride * labels.size(), "data: ", array->bytes.size(),
-              " pixel bytes for ", labels.size(), " samples of ", stride);
   Dataset set;
   set.classes = classes;
   set.hash = hash_samples(
       concat("pixels ", labels.size(), " ", h, " ", w, " ", c, array->planes ? " planes" : ""),
-      array->bytes, labels);
+      {array->first, stride * labels.size()}, labels);
   set.labels = std::move(labels);
   set.rows.resize(set.labels.size());
   for (size_t i = 0; i < set.rows.size(); i++) set.rows[i] = int64_t(i);
@@ -197,7 +198,7 @@ Dataset from_pixels(PixelArray pixels, std::vector<int64_t> labels, int64_t clas
     out.width = array->width;
     out.channels = array->channels;
     out.pixels.resize(stride);
-    const uint8_t* from = array->bytes.data() + size_t(i) * stride;
+    const uint8_t* from = array->first + size_t(i) * stride;
     size_t area = size_t(out.height) * size_t(out.width), channels = size_t(out.channels);
     if (!array->planes || channels == 1) {
       std::copy_n(from, stride, out.pixels.data());

@@ -122,18 +122,19 @@ Dataset open_idx(const Spec& spec) {
 
   // A damaged count must not reserve memory: the buffers grow with what the file really holds.
   size_t image_bytes = size_t(height) * width, total = size_t(n) * image_bytes;
-  PixelArray pixels{{}, int(height), int(width), 1, false};
+  auto pixels = std::make_shared<Bytes>();
   for (size_t done = 0; done < total;) {
     size_t chunk = std::min<size_t>(total - done, 1 << 26);
-    pixels.bytes.resize(done + chunk);
-    images.read(pixels.bytes.data() + done, chunk);
+    pixels->resize(done + chunk);
+    images.read(pixels->data() + done, chunk);
     done += chunk;
   }
   images.expect_end();
   Bytes raw(n);  // at most as many as there were images
   label_file.read(raw.data(), n);
   label_file.expect_end();
-  Dataset set = from_pixels(std::move(pixels), {raw.begin(), raw.end()}, 10, label_path);
+  Dataset set = from_pixels({pixels, pixels->data(), int(height), int(width)},
+                            {raw.begin(), raw.end()}, 10, label_path);
   if (spec.kind == "fashion_mnist")
     set.class_names = {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
                        "Sandal",      "Shirt",   "Sneaker",  "Bag",   "Ankle boot"};

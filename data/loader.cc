@@ -169,7 +169,8 @@ struct Loader::State {
       }
     }
     if (slot.targets)
-      mix_batch(options.augment, options.seed, epoch, batch, n, slot.labels, slot.x, slot.targets);
+      apply_mix(draw_mix(options.augment, options.seed, epoch, batch), n, slot.labels, slot.x,
+                slot.targets);
   }
 
   void work_loop() {

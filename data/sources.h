@@ -24,14 +24,16 @@ void decode_image(std::span<const uint8_t> file, const std::string& path, Image&
 // is cut off. Costs a pass over the bytes, not a decoding.
 std::string image_defect(std::span<const uint8_t> file);
 
-// A data set whose pixels are in memory: sample i is bytes [i * h * w * c, ...), as interleaved
-// channels or as planes. Fills image, labels, rows, classes and hash; InputError for a label
-// outside 0 ... classes - 1 (`label_file` names its file).
+// 8-bit pixels in memory: sample i begins at first + i * height * width * channels, as interleaved
+// channels or as planes.
 struct PixelArray {
-  Bytes bytes;
+  std::shared_ptr<const void> owner;
+  const uint8_t* first = nullptr;
   int height = 0, width = 0, channels = 1;
   bool planes = false;
 };
+// The data set of these pixels with rows, classes and hash. InputError for a label outside 0 ...
+// classes - 1; `label_file` is where they come from.
 Dataset from_pixels(PixelArray, std::vector<int64_t> labels, int64_t classes,
                     const std::string& label_file);
 
