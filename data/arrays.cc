@@ -70,8 +70,7 @@ Dataset from_arrays(Tensor x, const Tensor& label_tensor, const std::string& whe
                           {reinterpret_cast<const uint8_t*>(x.data<float>()), x.bytes()}, labels);
   set.values = x;
   set.labels = std::move(labels);
-  set.rows.resize(set.labels.size());
-  for (size_t i = 0; i < set.rows.size(); i++) set.rows[i] = int64_t(i);
+  number_rows(set);
   return set;
 }
 

@@ -20,6 +20,7 @@ struct Dataset {
   std::vector<std::string> class_names;  // may be empty
   std::vector<int64_t> labels;           // one per sample
   std::vector<int64_t> rows;             // position of each sample in the whole data set
+  int64_t whole = 0;                     // samples of the whole data set
   std::function<void(int64_t i, Image&)> image;
   Tensor values;       // f32 (n, features) or (n, c, h, w); empty for images
   int unreadable = 0;  // files of a folder that were skipped (reported on stderr)
@@ -88,20 +89,27 @@ class Loader {
   std::unique_ptr<State> state_;
 };
 
-// One file of stored teacher outputs; rows are keyed (sample, view), view 0 = evaluation transform.
+// One file of stored teacher outputs: a safetensors file with the header as metadata, `rows` f32
+// (samples, views, width) and `present`, one bit per (sample, view). View 0 is the evaluation
+// transform; other views are for later versions. Samples are those of the whole data set.
 struct FeatureHeader {
   std::string teacher, weight_hash, preprocessing, tap, dtype, data_hash;
   int64_t samples = 0, views = 1, width = 0;
 };
-void write_features(const std::string& path, const FeatureHeader&,
-                    const Tensor& rows);  // (samples, width)
-class FeatureFile {                       // memory-mapped, read-only
+// View 0 of these samples of the whole data set: rows f32 (samples.size(), width). Throws
+// InputError for a value that is not finite.
+void write_features(const std::string& path, const FeatureHeader&, const Tensor& rows,
+                    std::span<const int64_t> samples);
+class FeatureFile {  // memory-mapped, read-only
  public:
   explicit FeatureFile(const std::string& path);
   const FeatureHeader& header() const;
-  // Throws InputError unless the rows belong to this data set and the run uses no augmentation.
+  // Throws InputError unless there is a row for every sample of this data set, in its order, and
+  // the run uses no augmentation; the message shows both values.
   void require(const Dataset&, bool augmented) const;
-  Tensor gather(const Tensor& index) const;  // f32 (n, width), view 0
+  // View 0 of these rows of the whole data set: i64 (n) -> f32 (n, width). Throws InputError for a
+  // row that is absent or not finite.
+  Tensor gather(const Tensor& index) const;
   const std::string& path() const;
 
  private:

@@ -170,6 +170,12 @@ void check_labels(std::span<const int64_t> labels, int64_t classes, const std::s
                  classes - 1, "; is this the right kind of data set, or is the file damaged?");
 }
 
+void number_rows(Dataset& set) {
+  set.rows.resize(set.labels.size());
+  for (size_t i = 0; i < set.rows.size(); i++) set.rows[i] = int64_t(i);
+  set.whole = set.size();
+}
+
 std::string hash_samples(const std::string& geometry, std::span<const uint8_t> bytes,
                          std::span<const int64_t> labels) {
   Sha256 sha;
@@ -191,8 +197,7 @@ Dataset from_pixels(PixelArray pixels, std::vector<int64_t> labels, int64_t clas
       concat("pixels ", labels.size(), " ", h, " ", w, " ", c, array->planes ? " planes" : ""),
       {array->first, stride * labels.size()}, labels);
   set.labels = std::move(labels);
-  set.rows.resize(set.labels.size());
-  for (size_t i = 0; i < set.rows.size(); i++) set.rows[i] = int64_t(i);
+  number_rows(set);
   set.image = [array, stride](int64_t i, Image& out) {
     out.height = array->height;
     out.width = array->width;

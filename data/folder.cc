@@ -117,8 +117,7 @@ Dataset open_folder(const Spec& spec, bool strict) {
             set.unreadable, files->size());
   if (files->empty()) fail_input("data: ", folder.string(), " has no PNG or JPEG images");
   set.hash = sha.hex();
-  set.rows.resize(files->size());
-  for (size_t i = 0; i < set.rows.size(); i++) set.rows[i] = int64_t(i);
+  number_rows(set);
   set.image = [files](int64_t i, Image& out) {
     MappedFile file((*files)[size_t(i)]);
     decode_image({file.data(), file.size()}, file.path(), out);

@@ -37,6 +37,8 @@ struct PixelArray {
 Dataset from_pixels(PixelArray, std::vector<int64_t> labels, int64_t classes,
                     const std::string& label_file);
 
+void number_rows(Dataset&);  // rows and whole of a data set that is whole
+
 // What `hash` is computed from: the geometry, the sample bytes in order, then the labels.
 std::string hash_samples(const std::string& geometry, std::span<const uint8_t> bytes,
                          std::span<const int64_t> labels);
