@@ -6,6 +6,7 @@
 #include "../tensor/runtime.h"
 #include "info.h"
 #include "models.h"
+#include "verify.h"
 
 namespace pupil {
 namespace {
@@ -30,6 +31,7 @@ int say(const std::string& message, int code) {
 // Every command is a file tools/NAME.{h,cc} that adds itself here.
 void add_commands(CLI::App& app) {
   add_models_command(app);
+  add_verify_command(app);
   add_info_command(app);
 }
 

@@ -1,0 +1,50 @@
+// kd.*: logit distillation and the cross-entropies of its catalogue.
+#include "../../methods/kd.h"
+
+#include "case.h"
+
+namespace pupil::verify {
+namespace {
+
+void hinton(Case& c) {
+  methods::KdOptions o;
+  o.temperature = c.number("temperature", o.temperature);
+  try {
+    o.reduction = methods::kd_reduction(c.text("reduction", "batchmean"));
+  } catch (const InputError& error) {
+    throw Unsupported(error.what());
+  }
+  o.logit_standardization = c.flag("logit_standardization", false);
+  o.eps = c.number("eps", o.eps);
+  for (auto [name, value] : {std::pair{"alpha", &o.alpha}, {"beta", &o.beta}}) {
+    c.ignore(name);
+    if (c.has_attribute(name)) *value = c.number(name);
+  }
+  c.result("loss", methods::kd_loss(c.get("in.logits_s"), c.constant("in.logits_t"),
+                                    c.get_if("in.labels"), o));
+}
+
+void logit_standardization(Case& c) {
+  c.result("z", methods::standardize_logits(c.get("in.logits"), c.number("eps", 1e-7)));
+}
+
+void label_cross_entropy(Case& c) {
+  double smoothing = c.number("label_smoothing", 0);
+  c.only("reduction", std::string("mean"));
+  c.result("loss", cross_entropy(c.get("in.logits"), c.get("in.labels"), smoothing));
+}
+
+void soft_target_cross_entropy(Case& c) {
+  c.result("loss", cross_entropy(c.get("in.logits"), c.get("in.target")));
+}
+
+}  // namespace
+
+void add_kd(Adapters& all) {
+  all["kd.hinton"] = hinton;
+  all["kd.logit_standardization"] = logit_standardization;
+  all["kd.cross_entropy"] = label_cross_entropy;
+  all["kd.soft_target_ce"] = soft_target_cross_entropy;
+}
+
+}  // namespace pupil::verify

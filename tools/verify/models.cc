@@ -1,0 +1,114 @@
+// model.*: whole networks under their public parameter names.
+#include "../../models/models.h"
+
+#include "case.h"
+
+namespace pupil::verify {
+namespace {
+
+// Hands back the updated buffers and lets the gradients of the parameters be compared.
+void finish(Case& c, nn::Store& store) {
+  for (const nn::Param& p : store.params()) {
+    if (p.buffer)
+      c.result("state." + p.name, p.value);
+    else
+      c.track(p.name, p.value);
+  }
+}
+
+std::string without(const std::string& name, std::string_view end) {
+  return name.ends_with(end) ? name.substr(0, name.size() - end.size()) : name;
+}
+
+template <int depth, bool x4>
+void cifar_resnet(Case& c) {
+  c.only("bn_eps", 1e-5);
+  c.only("bn_momentum", 0.1);
+  bool train = c.flag("train", false);
+  nn::Store store(0, c.dtype(), c.device());
+  store.source(c.parameters());
+  models::CifarResnetConfig config;
+  config.depth = depth;
+  if (x4) config.widths = {32, 64, 128, 256};
+  config.option_a = false;
+  config.classes = c.integer("num_classes");
+  models::Model model = models::make_cifar_resnet(config, nn::Scope(store));
+  store.require_complete();
+  std::vector<std::string> wanted;
+  for (const std::string& name : c.names("out."))
+    wanted.push_back(without(without(name, ".mean_c"), ".mean_hw"));
+  nn::Taps taps(wanted);
+  models::Output out = model.forward(c.get("in.x"), {train, nullptr, &taps});
+  c.result("logits", out.logits);
+  c.result("pooled", out.features);
+  finish(c, store);
+  for (const std::string& name : c.names("out.")) {
+    std::string tap = without(without(name, ".mean_c"), ".mean_hw");
+    if (tap == "logits" || tap == "pooled" || tap.starts_with("state.")) continue;
+    Tensor map = taps[tap];
+    c.result(name, name == tap                  ? map
+                   : name.ends_with(".mean_hw") ? mean(map, {2, 3})
+                                                : mean(map, {1}));
+  }
+}
+
+void vit(Case& c) {
+  models::VitConfig config;
+  config.image = int(c.both("img_size"));
+  config.patch = int(c.both("patch_size"));
+  config.dim = int(c.integer("embed_dim"));
+  config.depth = int(c.integer("depth"));
+  config.heads = int(c.integer("num_heads"));
+  config.mlp_ratio = c.number("mlp_ratio", 4);
+  config.classes = c.integer("num_classes");
+  config.class_token = c.flag("class_token", true);
+  config.qkv_bias = c.flag("qkv_bias", true);
+  std::string pool = c.text("global_pool", "token");
+  if (pool != "token" && pool != "avg") throw Unsupported("global_pool = " + pool);
+  config.global_pool_avg = pool == "avg";
+  for (const char* name : {"no_embed_class", "pre_norm", "qk_norm", "distilled"})
+    c.only(name, false);
+  c.only("reg_tokens", int64_t(0));
+  for (const char* name : {"norm_eps", "final_norm_eps"}) c.only(name, 1e-6);
+  c.only("act_layer", std::string("gelu"));
+  c.only("mlp_layer", std::string("mlp"));
+  c.only("init_values", std::string("null"));
+  c.ignore("run_size");  // the size of in.x
+
+  nn::Store store(0, c.dtype(), c.device());
+  store.source(c.parameters());
+  models::Model model = models::make_vit(config, nn::Scope(store));
+  store.require_complete();
+  std::vector<std::string> wanted{"norm"};
+  for (const std::string& name : c.names("out.tap.")) wanted.push_back(name);
+  nn::Taps taps(wanted);
+  Tensor x = c.get("in.x");
+  models::Output out = model.forward(x, {false, nullptr, &taps});
+  c.result("logits", out.logits);
+  c.result("pre_logits", out.features);
+  c.result("features", taps["norm"]);
+  finish(c, store);
+  for (const std::string& name : c.names("out.tap.")) {
+    Tensor value = taps[name];
+    if (name == "patch_embed" && config.image != x.dim(2)) {  // as timm shapes it then
+      value = view(value, {x.dim(0), x.dim(2) / config.patch, x.dim(3) / config.patch, config.dim});
+    }
+    c.result("tap." + name, value);
+  }
+}
+
+}  // namespace
+
+void add_models(Adapters& all) {
+  all["model.cifar_resnet8"] = cifar_resnet<8, false>;
+  all["model.cifar_resnet14"] = cifar_resnet<14, false>;
+  all["model.cifar_resnet20"] = cifar_resnet<20, false>;
+  all["model.cifar_resnet32"] = cifar_resnet<32, false>;
+  all["model.cifar_resnet56"] = cifar_resnet<56, false>;
+  all["model.cifar_resnet110"] = cifar_resnet<110, false>;
+  all["model.cifar_resnet8x4"] = cifar_resnet<8, true>;
+  all["model.cifar_resnet32x4"] = cifar_resnet<32, true>;
+  all["model.vit"] = vit;
+}
+
+}  // namespace pupil::verify

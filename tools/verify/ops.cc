@@ -1,0 +1,262 @@
+// ops.*: the functions of tensor/ops.h.
+#include "../../tensor/ops.h"
+
+#include <algorithm>
+
+#include "../../tensor/random.h"
+#include "case.h"
+
+namespace pupil::verify {
+namespace {
+
+template <Tensor (*f)(const Tensor&)>
+void elementwise(Case& c) {
+  c.result("y", f(c.get("in.x")));
+}
+
+template <Tensor (*f)(const Tensor&, const Tensor&)>
+void binary(Case& c) {
+  c.result("y", f(c.get("in.a"), c.get("in.b")));
+}
+
+template <Tensor (*f)(const Tensor&, std::vector<int>, bool)>
+void reduction(Case& c) {
+  std::vector<int> axes;
+  c.ignore("dim");
+  if (c.has_attribute("dim"))
+    for (int64_t d : c.integers("dim")) axes.push_back(int(d));
+  c.result("y", f(c.get("in.x"), axes, c.flag("keepdim", false)));
+}
+
+// f works along the last axis; other axes are moved there and back.
+template <class F>
+Tensor along(const Tensor& x, int64_t dim, F&& f) {
+  int axis = int(dim < 0 ? dim + x.rank() : dim);
+  if (axis == x.rank() - 1) return f(x);
+  std::vector<int> order;
+  for (int d = 0; d < x.rank(); d++) order.push_back(d);
+  std::swap(order[size_t(axis)], order.back());
+  return permute(f(permute(x, order)), order);
+}
+
+template <Tensor (*f)(const Tensor&, double)>
+void softmax_family(Case& c) {
+  double temperature = c.number("temperature", 1);
+  c.result("y", along(c.get("in.x"), c.integer("dim"),
+                      [&](const Tensor& x) { return f(x, temperature); }));
+}
+
+void gelu_case(Case& c) {
+  std::string form = c.text("approximate", "none");
+  if (form != "none" && form != "tanh") throw Unsupported("approximate = " + form);
+  c.result("y", gelu(c.get("in.x"), form == "tanh"));
+}
+
+void clamp_case(Case& c) {
+  double low = c.number("min", -INFINITY), high = c.number("max", INFINITY);
+  c.result("y", clamp(c.get("in.x"), low, high));
+}
+
+Pair pair(Case& c, const std::string& name, int otherwise) {
+  if (!c.has_attribute(name)) return otherwise;
+  std::vector<int64_t> values = c.integers(name);
+  return {int(values.front()), int(values.back())};
+}
+
+void conv2d_case(Case& c) {
+  ConvOptions o;
+  o.stride = pair(c, "stride", 1);
+  o.padding = pair(c, "padding", 0);
+  o.dilation = pair(c, "dilation", 1);
+  o.groups = int(c.integer("groups", 1));
+  c.result("y",
+           to_strided(conv2d(c.get("in.x"), c.get("param.weight"), c.get_if("param.bias"), o)));
+}
+
+template <Tensor (*f)(const Tensor&, const PoolOptions&)>
+void pool(Case& c) {
+  PoolOptions o;
+  o.kernel = pair(c, "kernel", 2);
+  o.stride = pair(c, "stride", 2);
+  o.padding = pair(c, "padding", 0);
+  o.dilation = pair(c, "dilation", 1);
+  o.ceil_mode = c.flag("ceil_mode", false);
+  o.count_include_pad = c.flag("count_include_pad", true);
+  c.result("y", to_strided(f(c.get("in.x"), o)));
+}
+
+// Only the pool of one cell exists: the global average.
+void adaptive_avg_pool2d(Case& c) {
+  if (c.both("output_size") != 1) throw Unsupported("output_size other than 1");
+  Tensor x = c.get("in.x");
+  c.result("y", view(global_avg_pool(x), {x.dim(0), x.dim(1), 1, 1}));
+}
+
+void linear_case(Case& c) {
+  c.result("y", linear(c.get("in.x"), c.get("param.weight"), c.get_if("param.bias")));
+}
+
+void matmul_case(Case& c) {
+  bool ta = c.flag("ta", false), tb = c.flag("tb", false);
+  c.result("y", matmul(c.get("in.a"), c.get("in.b"), ta, tb));
+}
+
+void attention_case(Case& c) {
+  Tensor q = c.get("in.q");
+  double scale = c.number("scale", 1 / std::sqrt(double(q.dim(3))));
+  c.result("y", attention(q, c.get("in.k"), c.get("in.v"), scale, c.get_if("in.mask"),
+                          c.flag("causal", false)));
+}
+
+// Self-attention without a mask, as nn::Attention computes it.
+void multi_head_attention(Case& c) {
+  int heads = int(c.integer("num_heads"));
+  Tensor packed =
+      linear(c.get("in.x"), c.get("param.in_proj_weight"), c.get_if("param.in_proj_bias"));
+  c.result("y", linear(qkv_attention(packed, heads), c.get("param.out_proj.weight"),
+                       c.get_if("param.out_proj.bias")));
+}
+
+void batch_norm_case(Case& c) {
+  BatchNormOptions o;
+  o.train = c.flag("train", false);
+  o.momentum = c.number("momentum", 0.1);
+  o.eps = c.number("eps", 1e-5);
+  Tensor mean = c.get("in.state.running_mean"), var = c.get("in.state.running_var");
+  c.result("y", to_strided(batch_norm(c.get("in.x"), c.get_if("param.weight"),
+                                      c.get_if("param.bias"), mean, var, o)));
+  c.result("state.running_mean", mean);
+  c.result("state.running_var", var);
+}
+
+// Several normalised axes are one axis of their product.
+void layer_norm_case(Case& c) {
+  int64_t width = 1;
+  for (int64_t d : c.integers("normalized_shape")) width *= d;
+  double eps = c.number("eps", 1e-5);
+  auto flat = [&](const Tensor& p) { return p ? view(p, {width}) : p; };
+  Tensor x = c.get("in.x");
+  Tensor y = layer_norm(view(x, {x.numel() / width, width}), flat(c.get_if("param.weight")),
+                        flat(c.get_if("param.bias")), eps);
+  c.result("y", view(y, x.shape()));
+}
+
+void normalize_case(Case& c) {
+  c.only("p", 2.0);
+  double eps = c.number("eps", 1e-12);
+  c.result("y", along(c.get("in.x"), c.integer("dim"),
+                      [&](const Tensor& x) { return normalize(x, eps); }));
+}
+
+// Pixels of a segmentation count as rows.
+void cross_entropy_case(Case& c) {
+  std::string reduction = c.text("reduction", "mean");
+  if (reduction == "none") throw Unsupported("reduction = none");
+  double smoothing = c.number("label_smoothing", 0);
+  int64_t ignored = c.integer("ignore_index", -100);
+  Tensor logits = c.get("in.logits");
+  Tensor target = c.has("in.target") ? c.get("in.target") : c.get("in.target_prob");
+  if (target.dtype() == DType::i64)
+    for (double label : target.values())
+      if (int64_t(label) == ignored) throw Unsupported("ignored labels");
+  if (logits.rank() > 2) {
+    std::vector<int> order{0};
+    for (int d = 2; d < logits.rank(); d++) order.push_back(d);
+    order.push_back(1);
+    int64_t classes = logits.dim(1), n = logits.numel() / classes;
+    logits = view(permute(logits, order), {n, classes});
+    target = view(target, {n});
+  }
+  Tensor loss = cross_entropy(logits, target, smoothing);
+  c.result("loss", reduction == "sum" ? scale(loss, double(logits.dim(0))) : loss);
+}
+
+void cat_case(Case& c) {
+  std::vector<Tensor> parts;
+  for (int i = 0; c.has(concat("in.x", i)); i++) parts.push_back(c.get(concat("in.x", i)));
+  c.result("y", cat(parts, int(c.integer("dim"))));
+}
+
+void permute_case(Case& c) {
+  std::vector<int> order;
+  for (int64_t d : c.integers("dims")) order.push_back(int(d));
+  c.result("y", permute(c.get("in.x"), order));
+}
+
+void slice_case(Case& c) {
+  int64_t step = c.integer("step", 1);
+  c.result("y",
+           slice(c.get("in.x"), int(c.integer("dim")), c.integer("begin"), c.integer("end"), step));
+}
+
+void index_select_case(Case& c) {
+  c.only("dim", int64_t(0));
+  c.result("y", index_select(c.get("in.x"), c.get("in.index")));
+}
+
+void resample_pos_embed_case(Case& c) {
+  c.only("interpolation", std::string("bicubic"));
+  c.only("antialias", true);
+  std::vector<int64_t> from = c.integers("old_size"), to = c.integers("new_size");
+  c.result("y", resample_pos_embed(c.get("in.pos_embed"), int(c.integer("num_prefix_tokens")),
+                                   int(from[0]), int(from[1]), int(to[0]), int(to[1])));
+}
+
+void philox_case(Case& c) {
+  Tensor counter = c.get("in.counter"), key = c.get("in.key");
+  Tensor bits = zeros(counter.shape(), DType::i64);
+  for (int64_t i = 0; i < counter.dim(0); i++) {
+    const int64_t *n = counter.data<int64_t>() + 4 * i, *k = key.data<int64_t>() + 2 * i;
+    uint64_t seed = uint64_t(k[0]) | uint64_t(k[1]) << 32;
+    U4 r = philox(seed, {uint32_t(n[0]), uint32_t(n[1]), uint32_t(n[2]), uint32_t(n[3])});
+    int64_t* b = bits.data<int64_t>() + 4 * i;
+    b[0] = r.x;
+    b[1] = r.y;
+    b[2] = r.z;
+    b[3] = r.w;
+  }
+  c.result("bits", bits);
+}
+
+}  // namespace
+
+void add_ops(Adapters& all) {
+  auto add_op = [&](const char* name, Adapter adapter) { all[concat("ops.", name)] = adapter; };
+  add_op("relu", elementwise<relu>);
+  add_op("exp", elementwise<exp>);
+  add_op("log", elementwise<log>);
+  add_op("sqrt", elementwise<sqrt>);
+  add_op("sigmoid", elementwise<sigmoid>);
+  add_op("tanh", elementwise<tanh>);
+  add_op("abs", elementwise<abs>);
+  add_op("gelu", gelu_case);
+  add_op("clamp", clamp_case);
+  add_op("add", binary<add>);
+  add_op("sub", binary<sub>);
+  add_op("mul", binary<mul>);
+  add_op("div", binary<div>);
+  add_op("sum", reduction<sum>);
+  add_op("mean", reduction<mean>);
+  add_op("softmax", softmax_family<softmax>);
+  add_op("log_softmax", softmax_family<log_softmax>);
+  add_op("cross_entropy", cross_entropy_case);
+  add_op("matmul", matmul_case);
+  add_op("linear", linear_case);
+  add_op("conv2d", conv2d_case);
+  add_op("batch_norm", batch_norm_case);
+  add_op("layer_norm", layer_norm_case);
+  add_op("attention", attention_case);
+  add_op("multi_head_attention", multi_head_attention);
+  add_op("max_pool2d", pool<max_pool2d>);
+  add_op("avg_pool2d", pool<avg_pool2d>);
+  add_op("adaptive_avg_pool2d", adaptive_avg_pool2d);
+  add_op("normalize", normalize_case);
+  add_op("cat", cat_case);
+  add_op("permute", permute_case);
+  add_op("slice", slice_case);
+  add_op("index_select", index_select_case);
+  add_op("resample_pos_embed", resample_pos_embed_case);
+  add_op("philox4x32", philox_case);
+}
+
+}  // namespace pupil::verify

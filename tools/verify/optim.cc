@@ -1,0 +1,161 @@
+// optim.*: optimizers, clipping, schedules.
+#include "../../nn/optim.h"
+
+#include <nlohmann/json.hpp>
+
+#include "case.h"
+
+namespace pupil::verify {
+namespace {
+
+// A step whose gradients are known.
+void set_gradients(const std::vector<Tensor>& parameters, const std::vector<Tensor>& gradients) {
+  backward(record("verify", zeros({}, gradients[0].dtype()), parameters, [&](Backward& b) {
+    for (size_t i = 0; i < gradients.size(); i++) b[int(i)].give(gradients[i].clone());
+  }));
+}
+
+Tensor row(const Tensor& x, int64_t i) {  // x[i]
+  Shape shape(std::span<const int64_t>(x.shape().dims + 1, size_t(x.rank() - 1)));
+  return alias(x, shape, row_major_strides(shape), i * shape.numel());
+}
+
+double problem_loss(Case& c, const std::string& problem, const Tensor& w, const Tensor& b) {
+  NoGrad no_grad;
+  Tensor z = add(matmul(c.get("in.X"), w), b);
+  if (problem == "logistic") return cross_entropy(z, c.get("in.labels")).item();
+  if (problem != "quadratic") throw Unsupported("problem = " + problem);
+  return 0.5 * sum(square(sub(z, c.get("in.Y")))).item() / double(z.dim(0));
+}
+
+void trajectory(Case& c, nn::OptimizerOptions options) {
+  nn::Store store(0, c.dtype(), c.device());
+  store.source(c.parameters());
+  nn::Scope scope(store);
+  std::vector<std::string> names = {"w", "b"};
+  std::vector<Tensor> parameters, gradients, path;
+  std::vector<nn::Group> groups;
+  const nlohmann::json& settings = c.attribute("groups");
+  int64_t steps = c.integer("steps");
+  c.ignore("resumed_after");
+  for (const std::string& name : names) {
+    Tensor given = c.get("param." + name);
+    parameters.push_back(scope.param(name, given.shape(), {}));
+    gradients.push_back(c.get("in.grad." + name));
+    Shape shape = gradients.back().shape();
+    path.push_back(zeros(shape, c.dtype()));
+    groups.push_back({{name}, settings.at(name).at("lr"), settings.at(name).at("weight_decay")});
+  }
+  std::vector<double> lr_scale(size_t(steps), 1.0), losses;
+  c.ignore("lr_scale");
+  if (c.has_attribute("lr_scale")) lr_scale = c.attribute("lr_scale").get<std::vector<double>>();
+  std::string problem = c.text("problem", "");
+  nn::Optimizer optimizer(store, groups, options);
+  optimizer.load_state([&](const std::string& name) {
+    bool counter = name.ends_with(".step");  // one counter for all parameters in the case
+    return c.get_if(counter ? "in.state.step" : "in.state." + name);
+  });
+  for (int64_t t = 0; t < steps; t++) {
+    losses.push_back(problem_loss(c, problem, parameters[0], parameters[1]));
+    optimizer.zero_grad();
+    set_gradients(parameters, {row(gradients[0], t), row(gradients[1], t)});
+    optimizer.step(lr_scale.at(size_t(t)));
+    for (size_t i = 0; i < names.size(); i++) copy_into(row(path[i], t), parameters[i].detach());
+  }
+  c.result("loss", losses);
+  for (size_t i = 0; i < names.size(); i++) c.result(names[i], path[i]);
+  for (auto& [name, value] : optimizer.state())
+    c.result("state." + (name.ends_with(".step") ? std::string("step") : name), value);
+}
+
+void sgd(Case& c) {
+  nn::OptimizerOptions o;
+  o.momentum = c.number("momentum", 0);
+  o.dampening = c.number("dampening", 0);
+  o.nesterov = c.flag("nesterov", false);
+  trajectory(c, o);
+}
+
+void adam_family(Case& c, nn::Algorithm algorithm) {
+  nn::OptimizerOptions o;
+  o.algorithm = algorithm;
+  std::vector<double> betas = c.attribute("betas").get<std::vector<double>>();
+  o.beta1 = betas.at(0);
+  o.beta2 = betas.at(1);
+  o.eps = c.number("eps", 1e-8);
+  c.only("amsgrad", false);
+  trajectory(c, o);
+}
+void adam(Case& c) { adam_family(c, nn::Algorithm::adam); }
+void adamw(Case& c) { adam_family(c, nn::Algorithm::adamw); }
+
+void clip_grad_norm(Case& c) {
+  c.only("norm_type", 2.0);
+  double limit = c.number("max_norm");
+  nn::Store store(0, c.dtype(), c.device());
+  nn::Group group;
+  std::vector<Tensor> parameters, gradients;
+  for (int i = 0; c.has(concat("in.g", i)); i++) {
+    gradients.push_back(c.get(concat("in.g", i)));
+    group.names.push_back(concat("g", i));
+    parameters.push_back(nn::Scope(store).param(group.names.back(), gradients.back().shape(), {}));
+  }
+  nn::Optimizer optimizer(store, {group}, {});
+  set_gradients(parameters, gradients);
+  c.result("total_norm", full({}, optimizer.clip_grad_norm(limit), DType::f64));
+  for (size_t i = 0; i < parameters.size(); i++)
+    c.result(group.names[i], parameters[i].grad().clone());
+}
+
+void rates(Case& c, double lr, const nn::Schedule& schedule) {
+  std::vector<double> values;
+  for (int64_t t = 0; t < c.integer("steps"); t++) values.push_back(lr * schedule(t));
+  c.result("lr", values);
+}
+
+void cosine(Case& c) {
+  nn::Schedule s;
+  s.kind = nn::Schedule::cosine;
+  s.total = c.integer("T_max");
+  double lr = c.number("lr");
+  s.floor = c.number("eta_min", 0) / lr;
+  rates(c, lr, s);
+}
+
+void multistep(Case& c) {
+  nn::Schedule s;
+  s.kind = nn::Schedule::multistep;
+  s.milestones = c.integers("milestones");
+  s.gamma = c.number("gamma", 0.1);
+  rates(c, c.number("lr"), s);
+}
+
+void warmup_cosine(Case& c) {
+  nn::Schedule s;
+  s.kind = nn::Schedule::cosine;
+  s.warmup = c.integer("num_warmup_steps");
+  s.total = c.integer("num_training_steps");
+  s.cycles = c.number("num_cycles", 0.5);
+  rates(c, c.number("lr"), s);
+}
+
+void warmup_constant(Case& c) {
+  nn::Schedule s;
+  s.warmup = c.integer("num_warmup_steps");
+  rates(c, c.number("lr"), s);
+}
+
+}  // namespace
+
+void add_optim(Adapters& all) {
+  all["optim.sgd"] = sgd;
+  all["optim.adam"] = adam;
+  all["optim.adamw"] = adamw;
+  all["optim.clip_grad_norm"] = clip_grad_norm;
+  all["optim.schedule.cosine"] = cosine;
+  all["optim.schedule.multistep"] = multistep;
+  all["optim.schedule.warmup_cosine"] = warmup_cosine;
+  all["optim.schedule.warmup_constant"] = warmup_constant;
+}
+
+}  // namespace pupil::verify
