@@ -108,13 +108,26 @@ void attention_case(Case& c) {
                           c.flag("causal", false)));
 }
 
-// Self-attention without a mask, as nn::Attention computes it.
+// Self-attention without a mask goes through the packed projection, as in nn::Attention.
 void multi_head_attention(Case& c) {
-  int heads = int(c.integer("num_heads"));
-  Tensor packed =
-      linear(c.get("in.x"), c.get("param.in_proj_weight"), c.get_if("param.in_proj_bias"));
-  c.result("y", linear(qkv_attention(packed, heads), c.get("param.out_proj.weight"),
-                       c.get_if("param.out_proj.bias")));
+  int64_t heads = c.integer("num_heads");
+  Tensor x = c.get("in.x"), weight = c.get("param.in_proj_weight");
+  Tensor bias = c.get_if("param.in_proj_bias"), mask = c.get_if("in.mask"), y;
+  if (!mask && !c.has("in.kv")) {
+    y = qkv_attention(linear(x, weight, bias), int(heads));
+  } else {
+    int64_t width = x.dim(2), per_head = width / heads;
+    auto project = [&](const Tensor& from, int64_t k) {
+      Tensor part = linear(from, slice(weight, 0, k * width, (k + 1) * width),
+                           bias ? slice(bias, 0, k * width, (k + 1) * width) : bias);
+      return permute(view(part, {from.dim(0), from.dim(1), heads, per_head}), {0, 2, 1, 3});
+    };
+    Tensor kv = c.has("in.kv") ? c.get("in.kv") : x;
+    y = attention(project(x, 0), project(kv, 1), project(kv, 2), 1 / std::sqrt(double(per_head)),
+                  mask);
+    y = view(permute(y, {0, 2, 1, 3}), x.shape());
+  }
+  c.result("y", linear(y, c.get("param.out_proj.weight"), c.get_if("param.out_proj.bias")));
 }
 
 void batch_norm_case(Case& c) {
