@@ -1,15 +1,9 @@
 #include "../../autograd/samples.h"
 #include "../launch.h"
+#include "../onednn.h"
 #include "../ops.h"
 
 namespace pupil {
-
-struct ConvGeometry {
-  int64_t batch, channels, height, width, outputs, out_height, out_width, kernel_height,
-      kernel_width, groups;
-  int64_t stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
-  int64_t group_channels, group_outputs;
-};
 
 // Plain loops over row-major (n, c, h, w) and weights (o, c / groups, kh, kw).
 template <class T>
@@ -147,11 +141,87 @@ ConvGeometry check(const Tensor& x, const Tensor& weight, const Tensor& bias,
       padding.h, padding.w,     dilation.h,    dilation.w, weight.dim(1), weight.dim(0) / groups};
 }
 
-}  // namespace
+// The layouts in which oneDNN is fast. An image that already has a layout keeps it; a picture with
+// a few channels enters row-major as it is.
+std::optional<onednn::Convolution> fast_layouts(const Tensor& x, const ConvGeometry& s) {
+  if (!cpu_fast(x.dtype(), x.device()) || s.batch == 0) return {};
+  bool blocks = cpu_has_avx512() && s.outputs % 16 == 0 && s.groups == 1;
+  bool picture = x.layout() == Layout::strided && s.channels < 16 && !x.requires_grad();
+  if (blocks && x.layout() != Layout::nhwc && (picture || s.channels % 16 == 0)) {
+    onednn::Convolution conv{s, picture ? Layout::strided : Layout::nchw16c, Layout::nchw16c};
+    if (onednn::has_convolution(conv)) return conv;
+  }
+  for (Layout in : {Layout::strided, Layout::nhwc}) {
+    if (in == Layout::strided && !picture) continue;
+    onednn::Convolution conv{s, in, Layout::nhwc};
+    if (onednn::has_convolution(conv)) return conv;
+  }
+  return {};
+}
 
-Tensor conv2d(const Tensor& input, const Tensor& weight, const Tensor& bias,
-              const ConvOptions& options) {
-  ConvGeometry s = check(input, weight, bias, options);
+// A dense image in `layout`; the same tensor when it already is.
+Tensor in_layout(const Tensor& x, Layout layout) {
+  if (x.layout() == layout) return layout == Layout::strided ? x.contiguous() : x;
+  if (!cpu_fast(x.dtype(), x.device()) || x.numel() == 0) return x.to(layout);
+  Tensor from = x.layout() == Layout::strided ? x.contiguous() : x;
+  Tensor to = layout == Layout::strided ? empty(x.shape(), x.dtype(), x.device())
+                                        : empty_image(x.shape(), x.dtype(), layout);
+  onednn::convert_layout(from, to);
+  return to;
+}
+
+template <class T>
+void bias_gradient(const ConvGeometry& s, const Tensor& gy, const Tensor& gb, float beta) {
+  rows(gy.device(), s.outputs,
+       ConvBiasGradient<T>{s.batch, s.outputs, s.out_height * s.out_width, gy.data<T>(),
+                           gb.data<T>(), beta},
+       s.batch * s.out_height * s.out_width);
+}
+
+Tensor conv2d_fast(const Tensor& input, const Tensor& weight, const Tensor& bias,
+                   const onednn::Convolution& conv) {
+  const ConvGeometry& s = conv.shape;
+  Tensor x = in_layout(input, conv.x).detach(), w = weight.contiguous().detach();
+  Tensor y = empty_image({s.batch, s.outputs, s.out_height, s.out_width}, x.dtype(), conv.y);
+  Tensor b = bias ? bias.contiguous() : bias;
+  bool done = onednn::convolution(conv, x.data<float>(), w.data<float>(),
+                                  b ? b.data<float>() : nullptr, y.data<float>());
+  PUPIL_CHECK(done, "conv2d: no kernel for x ", x.shape(), ", weight ", w.shape());
+  std::vector<Tensor> inputs{input, weight};
+  if (bias) inputs.push_back(bias);
+  Tensor saved_x = weight.requires_grad() ? x : Tensor();
+  Layout input_layout = input.layout();
+  return record("conv2d", y, inputs, [=](Backward& grad) {
+    Tensor gy = in_layout(grad.gy, conv.y);
+    float beta;
+    if (grad.inputs.size() > 2 && grad[2].needed) {
+      Tensor gb = grad[2].into(beta);
+      bias_gradient<float>(conv.shape, in_layout(gy, Layout::strided), gb, beta);
+    } else if (grad.inputs.size() > 2)
+      grad[2].none();
+    if (grad[1].needed) {
+      Tensor gw = grad[1].into(beta);
+      bool ok = onednn::convolution_weight_gradient(conv, saved_x.data<float>(), gy.data<float>(),
+                                                    gw.data<float>(), beta);
+      PUPIL_CHECK(ok, "conv2d: no weight gradient for x ", saved_x.shape(), ", weight ", w.shape());
+    } else
+      grad[1].none();
+    if (grad[0].needed) {
+      const ConvGeometry& g = conv.shape;
+      Tensor gx = conv.x == Layout::strided
+                      ? empty({g.batch, g.channels, g.height, g.width})
+                      : empty_image({g.batch, g.channels, g.height, g.width}, DType::f32, conv.x);
+      bool ok = onednn::convolution_input_gradient(conv, gy.data<float>(), w.data<float>(),
+                                                   gx.data<float>());
+      PUPIL_CHECK(ok, "conv2d: no input gradient for x ", gx.shape(), ", weight ", w.shape());
+      grad[0].give(in_layout(gx, input_layout));
+    } else
+      grad[0].none();
+  });
+}
+
+Tensor conv2d_plain(const Tensor& input, const Tensor& weight, const Tensor& bias,
+                    const ConvGeometry& s) {
   Tensor x = input.contiguous().detach(), w = weight.contiguous().detach();
   Tensor y = empty({s.batch, s.outputs, s.out_height, s.out_width}, x.dtype(), x.device());
   dispatch(x.dtype(), [&](auto t) {
@@ -171,10 +241,7 @@ Tensor conv2d(const Tensor& input, const Tensor& weight, const Tensor& bias,
       float beta;
       if (grad.inputs.size() > 2 && grad[2].needed) {
         Tensor gb = grad[2].into(beta);
-        rows(gy.device(), s.outputs,
-             ConvBiasGradient<T>{s.batch, s.outputs, s.out_height * s.out_width, gy.data<T>(),
-                                 gb.data<T>(), beta},
-             s.batch * s.out_height * s.out_width);
+        bias_gradient<T>(s, gy, gb, beta);
       } else if (grad.inputs.size() > 2)
         grad[2].none();
       if (grad[1].needed) {
@@ -193,6 +260,15 @@ Tensor conv2d(const Tensor& input, const Tensor& weight, const Tensor& bias,
         grad[0].none();
     });
   });
+}
+
+}  // namespace
+
+Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
+              const ConvOptions& options) {
+  ConvGeometry s = check(x, weight, bias, options);
+  if (auto conv = fast_layouts(x, s)) return conv2d_fast(x, weight, bias, *conv);
+  return conv2d_plain(x, weight, bias, s);
 }
 
 PUPIL_SAMPLES(conv2d) {

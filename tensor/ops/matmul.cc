@@ -2,6 +2,7 @@
 
 #include "../../autograd/samples.h"
 #include "../launch.h"
+#include "../onednn.h"
 #include "../ops.h"
 #include "gemm.h"
 
@@ -107,10 +108,57 @@ void gemm_reference(const Tensor& a, const Tensor& b, const Tensor& c, float bet
   });
 }
 
+// oneDNN's product, or false where it has none. Axes are merged as far as the strides allow, so
+// that a batch of rows times one matrix is one product.
+bool gemm_fast(const Tensor& a, const Tensor& b, const Tensor& c, float beta, const Tensor& bias) {
+  onednn::Matmul mm;
+  mm.beta = beta;
+  mm.m = {c.dim(-2), a.strides()[-2], 0, c.strides()[-2]};
+  mm.n = {c.dim(-1), 0, b.strides()[-1], c.strides()[-1]};
+  mm.k = {a.dim(-1), a.strides()[-1], b.strides()[-2], 0};
+  int rank = std::max({a.rank(), b.rank(), c.rank()});
+  for (int axis = rank - 3; axis >= 0; axis--) {
+    onednn::Matmul::Axis x{
+        std::max({axis_size(a, axis, rank), axis_size(b, axis, rank), axis_size(c, axis, rank)}),
+        axis_stride(a, axis, rank), axis_stride(b, axis, rank), axis_stride(c, axis, rank)};
+    auto& inner = mm.batch;
+    if (x.size == 1) continue;
+    if (axis_size(c, axis, rank) == 1) {  // summed
+      if (x.in_a != mm.k.size * mm.k.in_a || x.in_b != mm.k.size * mm.k.in_b) return false;
+      mm.k.size *= x.size;
+    } else if (!x.in_b && x.in_a == mm.m.size * mm.m.in_a && x.in_c == mm.m.size * mm.m.in_c)
+      mm.m.size *= x.size;
+    else if (!inner.empty() && x.in_a == inner.front().size * inner.front().in_a &&
+             x.in_b == inner.front().size * inner.front().in_b &&
+             x.in_c == inner.front().size * inner.front().in_c)
+      inner.front().size *= x.size;
+    else
+      inner.insert(inner.begin(), x);
+  }
+  // An axis of one element has any stride; a matrix needs one dense axis.
+  if (mm.k.size == 1) mm.k.in_a = 1, mm.k.in_b = mm.n.size;
+  if (mm.n.size == 1) mm.n.in_c = 1, mm.n.in_b = mm.k.in_b == 1 ? mm.k.size : 1;
+  if (mm.m.size == 1) mm.m.in_a = mm.k.in_a == 1 ? mm.k.size : 1, mm.m.in_c = mm.n.in_c * mm.n.size;
+  auto dense = [](int64_t rows, int64_t row, int64_t columns, int64_t column) {
+    return (column == 1 && row >= columns) || (row == 1 && column >= rows);
+  };
+  if (mm.n.in_c != 1 || mm.m.in_c < mm.n.size || mm.k.size == 0 ||
+      !dense(mm.m.size, mm.m.in_a, mm.k.size, mm.k.in_a) ||
+      !dense(mm.k.size, mm.k.in_b, mm.n.size, mm.n.in_b))
+    return false;
+  return onednn::matmul(mm, a.data<float>(), b.data<float>(), bias ? bias.data<float>() : nullptr,
+                        c.data<float>());
+}
+
 }  // namespace
 
 void gemm(const Tensor& a, const Tensor& b, const Tensor& c, float beta, const Tensor& bias) {
   if (c.numel() == 0) return;
+  if (cpu_fast(c.dtype(), c.device())) {
+    if (gemm_fast(a, b, c, beta, bias)) return;
+    // c^T = b^T a^T
+    if (!bias && gemm_fast(transposed(b), transposed(a), transposed(c), beta, {})) return;
+  }
   gemm_reference(a, b, c, beta, bias);
 }
 

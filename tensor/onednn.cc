@@ -1,0 +1,413 @@
+#include "onednn.h"
+
+#include <dnnl.hpp>
+#include <mutex>
+#include <unordered_map>
+
+#include "memory.h"
+#include "runtime.h"
+
+namespace pupil::onednn {
+namespace {
+
+using dnnl::algorithm;
+using dnnl::memory;
+using Arguments = std::unordered_map<int, memory>;
+constexpr auto kFloat = memory::data_type::f32;
+
+// The sizes, strides and options that tell two primitives apart.
+using Key = std::vector<int64_t>;
+struct KeyHash {
+  size_t operator()(const Key& key) const {
+    uint64_t h = 1469598103934665603u;
+    for (int64_t v : key) h = (h ^ uint64_t(v)) * 1099511628211u, h ^= h >> 29;
+    return size_t(h);
+  }
+};
+
+// Memory that a primitive needs only while it runs: one block for all, grown when needed.
+class Scratch {
+ public:
+  void* get(size_t bytes) {
+    if (bytes > bytes_) {
+      ModelScope model;
+      block_ = Tensor();
+      block_ = empty({int64_t(bytes)}, DType::u8);
+      bytes_ = bytes;
+    }
+    return block_ ? block_.raw() : nullptr;
+  }
+
+ private:
+  Tensor block_;
+  size_t bytes_ = 0;
+};
+
+struct Context {
+  dnnl::engine engine{dnnl::engine::kind::cpu, 0};
+  dnnl::stream stream{engine};
+  std::mutex mutex;
+  Scratch scratchpad, packed;
+};
+
+// Never destroyed: oneDNN's own statics may go first.
+Context& context() {
+  static Context& c = *new Context;
+  return c;
+}
+
+// One primitive with its arguments; data pointers are set at each call.
+struct Primitive {
+  dnnl::primitive primitive;
+  Arguments arguments;
+  size_t scratch_bytes = 0;
+
+  void add(int which, const memory::desc& desc) {
+    arguments.emplace(which, memory(desc, context().engine, nullptr));
+  }
+  void point(int which, const void* data) {
+    arguments.at(which).set_data_handle(const_cast<void*>(data));
+  }
+  void run() {
+    Context& c = context();
+    if (scratch_bytes) point(DNNL_ARG_SCRATCHPAD, c.scratchpad.get(scratch_bytes));
+    primitive.execute(c.stream, arguments);
+  }
+};
+
+template <class Desc>
+Primitive make_primitive(const Desc& desc, dnnl::primitive primitive) {
+  Primitive p;
+  p.primitive = std::move(primitive);
+  p.scratch_bytes = desc.scratchpad_desc().get_size();
+  if (p.scratch_bytes) p.add(DNNL_ARG_SCRATCHPAD, desc.scratchpad_desc());
+  return p;
+}
+
+dnnl::primitive_attr attributes() {
+  dnnl::primitive_attr attr;
+  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  return attr;
+}
+
+template <class Desc>
+bool is_reference(const Desc& desc) {
+  return std::string_view(desc.impl_info_str()).find("ref") != std::string_view::npos;
+}
+
+Primitive make_reorder(const memory::desc& from, const memory::desc& to, bool add) {
+  dnnl::primitive_attr attr = attributes();
+  if (add) {
+    dnnl::post_ops ops;
+    ops.append_sum(1);
+    attr.set_post_ops(ops);
+  }
+  Context& c = context();
+  dnnl::reorder::primitive_desc desc(c.engine, from, c.engine, to, attr);
+  Primitive p = make_primitive(desc, dnnl::reorder(desc));
+  p.add(DNNL_ARG_FROM, from);
+  p.add(DNNL_ARG_TO, to);
+  return p;
+}
+
+// What is kept per key. `usable` false: oneDNN refused, do not ask again.
+struct Entry {
+  bool usable = false;
+  Primitive main, reorder, reorder_add;
+  size_t packed_bytes = 0;
+};
+
+// A run uses a few hundred shapes; a program that keeps inventing new ones starts over.
+constexpr size_t kMaxEntries = 4096;
+
+template <class Build>
+Entry& find(const Key& key, Build build) {
+  static auto& entries = *new std::unordered_map<Key, Entry, KeyHash>;
+  auto it = entries.find(key);
+  if (it != entries.end()) return it->second;
+  if (entries.size() >= kMaxEntries) entries.clear();
+  Entry entry;
+  try {
+    build(entry);
+    entry.usable = true;
+  } catch (const dnnl::error&) {
+    entry = {};
+  }
+  return entries.emplace(key, std::move(entry)).first->second;
+}
+
+enum Kind : int64_t { kMatmul, kForward, kInputGradient, kWeightGradient, kReorder };
+
+memory::desc image_desc(int64_t n, int64_t c, int64_t h, int64_t w, Layout layout) {
+  using tag = memory::format_tag;
+  return {{n, c, h, w},
+          kFloat,
+          layout == Layout::nhwc      ? tag::nhwc
+          : layout == Layout::nchw16c ? tag::nChw16c
+                                      : tag::nchw};
+}
+
+// Everything a convolution primitive is made of, in oneDNN's words.
+struct ConvDescs {
+  memory::desc x, y, weight_plain, weight_any, bias;
+  memory::dims strides, dilations, padding, padding_end;
+
+  explicit ConvDescs(const Convolution& conv) {
+    const ConvGeometry& s = conv.shape;
+    x = image_desc(s.batch, s.channels, s.height, s.width, conv.x);
+    y = image_desc(s.batch, s.outputs, s.out_height, s.out_width, conv.y);
+    memory::dims w{s.group_outputs, s.group_channels, s.kernel_height, s.kernel_width};
+    if (s.groups > 1) w.insert(w.begin(), s.groups);
+    using tag = memory::format_tag;
+    weight_plain = memory::desc(w, kFloat, s.groups > 1 ? tag::goihw : tag::oihw);
+    weight_any = memory::desc(w, kFloat, tag::any);
+    bias = memory::desc({s.outputs}, kFloat, tag::a);
+    strides = {s.stride_h, s.stride_w};
+    dilations = {s.dilation_h - 1, s.dilation_w - 1};
+    padding = {s.padding_h, s.padding_w};
+    auto end = [](int64_t in, int64_t kernel, int64_t out, int64_t stride, int64_t pad,
+                  int64_t dilation) {
+      return (out - 1) * stride + dilation * (kernel - 1) + 1 - in - pad;
+    };
+    padding_end = {
+        end(s.height, s.kernel_height, s.out_height, s.stride_h, s.padding_h, s.dilation_h),
+        end(s.width, s.kernel_width, s.out_width, s.stride_w, s.padding_w, s.dilation_w)};
+  }
+};
+
+// Winograd 4x3 exists for 3x3, stride 1 in blocks of 16 channels; it pays from 32 channels on.
+bool wants_winograd(const Convolution& conv) {
+  const ConvGeometry& s = conv.shape;
+  return conv.x == Layout::nchw16c && conv.y == Layout::nchw16c && s.groups == 1 &&
+         s.kernel_height == 3 && s.kernel_width == 3 && s.stride_h == 1 && s.stride_w == 1 &&
+         s.dilation_h == 1 && s.dilation_w == 1 && s.channels >= 32 && s.outputs >= 32;
+}
+
+using ForwardDesc = dnnl::convolution_forward::primitive_desc;
+using InputGradientDesc = dnnl::convolution_backward_data::primitive_desc;
+using WeightGradientDesc = dnnl::convolution_backward_weights::primitive_desc;
+
+ForwardDesc forward_desc(const ConvDescs& d, algorithm alg, bool bias) {
+  auto kind = dnnl::prop_kind::forward_training;
+  const dnnl::engine& engine = context().engine;
+  memory::desc b = bias ? d.bias : memory::desc();
+#if DNNL_VERSION_MAJOR >= 3
+  return ForwardDesc(engine, kind, alg, d.x, d.weight_any, b, d.y, d.strides, d.dilations,
+                     d.padding, d.padding_end, attributes());
+#else
+  if (bias)
+    return ForwardDesc(
+        {kind, alg, d.x, d.weight_any, b, d.y, d.strides, d.dilations, d.padding, d.padding_end},
+        attributes(), engine);
+  return ForwardDesc(
+      {kind, alg, d.x, d.weight_any, d.y, d.strides, d.dilations, d.padding, d.padding_end},
+      attributes(), engine);
+#endif
+}
+
+template <class Desc>
+Desc backward_desc(const ConvDescs& d, algorithm alg) {
+  const dnnl::engine& engine = context().engine;
+  ForwardDesc hint = forward_desc(d, alg, false);
+  // Data: gradient of x from weights; weights: gradient of the weights from x. Same order.
+#if DNNL_VERSION_MAJOR >= 3
+  return Desc(engine, alg, d.x, d.weight_any, d.y, d.strides, d.dilations, d.padding, d.padding_end,
+              hint, attributes());
+#else
+  return Desc({alg, d.x, d.weight_any, d.y, d.strides, d.dilations, d.padding, d.padding_end},
+              attributes(), engine, hint);
+#endif
+}
+
+// make(algorithm) with Winograd where it pays and exists, else direct.
+template <class Make>
+auto with_best_algorithm(const Convolution& conv, Make make) {
+  if (wants_winograd(conv)) {
+    try {
+      return make(algorithm::convolution_winograd);
+    } catch (const dnnl::error&) {  // not on this processor or in this version
+    }
+  }
+  return make(algorithm::convolution_direct);
+}
+
+Key conv_key(Kind kind, const Convolution& conv, bool extra) {
+  const ConvGeometry& s = conv.shape;
+  return {kind,        s.batch,         s.channels,     s.height,     s.width,
+          s.outputs,   s.kernel_height, s.kernel_width, s.groups,     s.stride_h,
+          s.stride_w,  s.padding_h,     s.padding_w,    s.dilation_h, s.dilation_w,
+          int(conv.x), int(conv.y),     extra,          cpu_threads()};
+}
+
+Entry& forward_entry(const Convolution& conv, bool bias) {
+  return find(conv_key(kForward, conv, bias), [&](Entry& e) {
+    ConvDescs d(conv);
+    ForwardDesc desc =
+        with_best_algorithm(conv, [&](algorithm alg) { return forward_desc(d, alg, bias); });
+    if (is_reference(desc)) throw dnnl::error(dnnl_unimplemented, "only a reference kernel");
+    e.main = make_primitive(desc, dnnl::convolution_forward(desc));
+    e.main.add(DNNL_ARG_SRC, d.x);
+    e.main.add(DNNL_ARG_WEIGHTS, desc.weights_desc());
+    e.main.add(DNNL_ARG_DST, d.y);
+    if (bias) e.main.add(DNNL_ARG_BIAS, d.bias);
+    e.packed_bytes = desc.weights_desc().get_size();
+    e.reorder = make_reorder(d.weight_plain, desc.weights_desc(), false);
+  });
+}
+
+void pack_weights(Entry& e, const float* weight) {
+  void* packed = context().packed.get(e.packed_bytes);
+  e.reorder.point(DNNL_ARG_FROM, weight);
+  e.reorder.point(DNNL_ARG_TO, packed);
+  e.reorder.run();
+  e.main.point(DNNL_ARG_WEIGHTS, packed);
+}
+
+}  // namespace
+
+bool has_convolution(const Convolution& conv) {
+  std::lock_guard lock(context().mutex);
+  return forward_entry(conv, false).usable;
+}
+
+bool convolution(const Convolution& conv, const float* x, const float* weight, const float* bias,
+                 float* y) {
+  std::lock_guard lock(context().mutex);
+  Entry& e = forward_entry(conv, bias);
+  if (!e.usable) return false;
+  pack_weights(e, weight);
+  e.main.point(DNNL_ARG_SRC, x);
+  e.main.point(DNNL_ARG_DST, y);
+  if (bias) e.main.point(DNNL_ARG_BIAS, bias);
+  e.main.run();
+  return true;
+}
+
+bool convolution_input_gradient(const Convolution& conv, const float* gy, const float* weight,
+                                float* gx) {
+  std::lock_guard lock(context().mutex);
+  Entry& e = find(conv_key(kInputGradient, conv, false), [&](Entry& entry) {
+    ConvDescs d(conv);
+    InputGradientDesc desc = with_best_algorithm(
+        conv, [&](algorithm alg) { return backward_desc<InputGradientDesc>(d, alg); });
+    entry.main = make_primitive(desc, dnnl::convolution_backward_data(desc));
+    entry.main.add(DNNL_ARG_DIFF_DST, d.y);
+    entry.main.add(DNNL_ARG_WEIGHTS, desc.weights_desc());
+    entry.main.add(DNNL_ARG_DIFF_SRC, d.x);
+    entry.packed_bytes = desc.weights_desc().get_size();
+    entry.reorder = make_reorder(d.weight_plain, desc.weights_desc(), false);
+  });
+  if (!e.usable) return false;
+  pack_weights(e, weight);
+  e.main.point(DNNL_ARG_DIFF_DST, gy);
+  e.main.point(DNNL_ARG_DIFF_SRC, gx);
+  e.main.run();
+  return true;
+}
+
+bool convolution_weight_gradient(const Convolution& conv, const float* x, const float* gy,
+                                 float* gw, float beta) {
+  std::lock_guard lock(context().mutex);
+  Entry& e = find(conv_key(kWeightGradient, conv, false), [&](Entry& entry) {
+    ConvDescs d(conv);
+    WeightGradientDesc desc = with_best_algorithm(
+        conv, [&](algorithm alg) { return backward_desc<WeightGradientDesc>(d, alg); });
+    entry.main = make_primitive(desc, dnnl::convolution_backward_weights(desc));
+    entry.main.add(DNNL_ARG_SRC, d.x);
+    entry.main.add(DNNL_ARG_DIFF_DST, d.y);
+    entry.main.add(DNNL_ARG_DIFF_WEIGHTS, desc.diff_weights_desc());
+    entry.packed_bytes = desc.diff_weights_desc().get_size();
+    entry.reorder = make_reorder(desc.diff_weights_desc(), d.weight_plain, false);
+    entry.reorder_add = make_reorder(desc.diff_weights_desc(), d.weight_plain, true);
+  });
+  if (!e.usable) return false;
+  void* packed = context().packed.get(e.packed_bytes);
+  e.main.point(DNNL_ARG_SRC, x);
+  e.main.point(DNNL_ARG_DIFF_DST, gy);
+  e.main.point(DNNL_ARG_DIFF_WEIGHTS, packed);
+  e.main.run();
+  Primitive& reorder = beta == 0 ? e.reorder : e.reorder_add;
+  reorder.point(DNNL_ARG_FROM, packed);
+  reorder.point(DNNL_ARG_TO, gw);
+  reorder.run();
+  return true;
+}
+
+void convert_layout(const Tensor& from, const Tensor& to) {
+  std::lock_guard lock(context().mutex);
+  const Shape& s = from.shape();
+  Entry& e =
+      find({kReorder, s[0], s[1], s[2], s[3], int(from.layout()), int(to.layout()), cpu_threads()},
+           [&](Entry& entry) {
+             entry.main = make_reorder(image_desc(s[0], s[1], s[2], s[3], from.layout()),
+                                       image_desc(s[0], s[1], s[2], s[3], to.layout()), false);
+           });
+  PUPIL_CHECK(e.usable, "convert_layout: ", s, " from ", name_of(from.layout()), " to ",
+              name_of(to.layout()));
+  e.main.point(DNNL_ARG_FROM, from.raw());
+  e.main.point(DNNL_ARG_TO, to.raw());
+  e.main.run();
+}
+
+bool matmul(const Matmul& mm, const float* a, const float* b, const float* bias, float* c) {
+  std::lock_guard lock(context().mutex);
+  Key key{kMatmul,   mm.m.size, mm.n.size, mm.k.size,       mm.m.in_a,    mm.m.in_c,
+          mm.n.in_b, mm.k.in_a, mm.k.in_b, bias != nullptr, cpu_threads()};
+  int32_t beta_bits;
+  memcpy(&beta_bits, &mm.beta, 4);
+  key.push_back(beta_bits);
+  for (auto& axis : mm.batch) key.insert(key.end(), {axis.size, axis.in_a, axis.in_b, axis.in_c});
+  Entry& e = find(key, [&](Entry& entry) {
+    memory::dims a_dims, b_dims, c_dims, bias_dims, a_strides, b_strides, c_strides;
+    for (auto& axis : mm.batch) {
+      a_dims.push_back(axis.in_a ? axis.size : 1);
+      b_dims.push_back(axis.in_b ? axis.size : 1);
+      c_dims.push_back(axis.size);
+      bias_dims.push_back(1);
+      a_strides.push_back(axis.in_a ? axis.in_a : mm.m.size * mm.k.size);
+      b_strides.push_back(axis.in_b ? axis.in_b : mm.k.size * mm.n.size);
+      c_strides.push_back(axis.in_c);
+    }
+    auto append = [](memory::dims& to, int64_t p, int64_t q) { to.insert(to.end(), {p, q}); };
+    append(a_dims, mm.m.size, mm.k.size);
+    append(b_dims, mm.k.size, mm.n.size);
+    append(c_dims, mm.m.size, mm.n.size);
+    append(bias_dims, 1, mm.n.size);
+    append(a_strides, mm.m.in_a, mm.k.in_a);
+    append(b_strides, mm.k.in_b, mm.n.in_b);
+    append(c_strides, mm.m.in_c, mm.n.in_c);
+    memory::dims bias_strides(bias_dims.size(), mm.n.size);
+    bias_strides.back() = 1;
+    memory::desc a_desc(a_dims, kFloat, a_strides), b_desc(b_dims, kFloat, b_strides),
+        c_desc(c_dims, kFloat, c_strides), bias_desc(bias_dims, kFloat, bias_strides);
+    dnnl::primitive_attr attr = attributes();
+    if (mm.beta != 0) {
+      dnnl::post_ops ops;
+      ops.append_sum(mm.beta);
+      attr.set_post_ops(ops);
+    }
+    const dnnl::engine& engine = context().engine;
+    using Desc = dnnl::matmul::primitive_desc;
+#if DNNL_VERSION_MAJOR >= 3
+    Desc desc = bias ? Desc(engine, a_desc, b_desc, bias_desc, c_desc, attr)
+                     : Desc(engine, a_desc, b_desc, c_desc, attr);
+#else
+    Desc desc = bias ? Desc({a_desc, b_desc, bias_desc, c_desc}, attr, engine)
+                     : Desc({a_desc, b_desc, c_desc}, attr, engine);
+#endif
+    entry.main = make_primitive(desc, dnnl::matmul(desc));
+    entry.main.add(DNNL_ARG_SRC, a_desc);
+    entry.main.add(DNNL_ARG_WEIGHTS, b_desc);
+    entry.main.add(DNNL_ARG_DST, c_desc);
+    if (bias) entry.main.add(DNNL_ARG_BIAS, bias_desc);
+  });
+  if (!e.usable) return false;
+  e.main.point(DNNL_ARG_SRC, a);
+  e.main.point(DNNL_ARG_WEIGHTS, b);
+  e.main.point(DNNL_ARG_DST, c);
+  if (bias) e.main.point(DNNL_ARG_BIAS, bias);
+  e.main.run();
+  return true;
+}
+
+}  // namespace pupil::onednn
