@@ -230,9 +230,11 @@ PUPIL_SAMPLES(max_pool2d) {
     return max_pool2d(permute(v[0], {0, 3, 1, 2}), {2, 2});
   });
   s.add("empty", {{0, 2, 4, 4}}, with({2, 2}));
-  s.add("after conv2d", {{2, 3, 6, 5}, {16, 3, 3, 3}}, [](auto& v) {
-    return to_strided(max_pool2d(conv2d(v[0], v[1], Tensor(), {1, 1}), {3, 2, 1}));
-  });
+  s.add("after conv2d", {{2, 3, 6, 5}, {16, 3, 3, 3}},
+        [](auto& v) {
+          return to_strided(max_pool2d(conv2d(v[0], v[1], Tensor(), {1, 1}), {3, 2, 1}));
+        },
+        {-1, 1, false});  // in bf16 a rounding changes the winner
   s.add_error("window", {{1, 1, 2, 2}}, with({5, 1}));
 }
 
