@@ -201,11 +201,13 @@ PUPIL_SAMPLES(batch_norm) {
   // rounding flips a ReLU.
   for (int64_t channels : {32, 20})
     s.add(concat("after conv2d ", channels),
-          {{2, 3, 6, 5}, {channels, 3, 3, 3}, {channels}, {channels}}, [=](auto& v) {
-            Tensor y = conv2d(v[0], v[1], Tensor(), {1, 1}, {-1, 1, false});
+          {{2, 3, 6, 5}, {channels, 3, 3, 3}, {channels}, {channels}},
+          [=](auto& v) {
+            Tensor y = conv2d(v[0], v[1], Tensor(), {1, 1});
             std::vector<Tensor> inputs{y, v[2], v[3], y};
             return with(true, true)(inputs);
-          });
+          },
+          {-1, 1, false});
   s.add("two values", {{2, 1}, {1}, {1}}, with(true, false), {-1, 1, false});  // gradients cancel
   s.add("empty batch", {{0, 3, 2, 2}, {3}, {3}}, with(false, true));
   s.add_error("one value", {{1, 3}, {3}, {3}}, with(true, false));
