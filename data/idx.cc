@@ -124,7 +124,7 @@ Dataset open_idx(const Spec& spec) {
   size_t image_bytes = size_t(height) * width, total = size_t(n) * image_bytes;
   auto pixels = std::make_shared<Bytes>();
   for (size_t done = 0; done < total;) {
-    size_t chunk = std::min<size_t>(total - done, 1 << 26);
+    size_t chunk = std::min(total - done, std::max<size_t>(done, 1 << 20));
     pixels->resize(done + chunk);
     images.read(pixels->data() + done, chunk);
     done += chunk;
