@@ -74,6 +74,7 @@ void Grad::give(Tensor gradient) {
 void Grad::none() { answered = true; }
 
 Tensor Grad::into(float& beta) {
+  PUPIL_CHECK(needed, "Grad::into: nobody asks for this gradient; call none()");
   answered = true;
   beta = 0;
   if (!target->node && target->grad) {  // a leaf with a buffer of its own
@@ -113,7 +114,10 @@ Tensor record(const char* op, Tensor out, std::vector<Tensor> inputs, BackwardFn
   if (out.impl()->storage->arena)
     out.impl()->storage->arena->label(out.raw(), out.shape(), out.dtype(), op);
   bool any = false;
-  for (auto& input : inputs) any |= input.requires_grad();
+  for (auto& input : inputs) {
+    PUPIL_CHECK(input.impl() != out.impl(), op, ": recorded its own input ", out.shape());
+    any |= input.requires_grad();
+  }
   if (!any || !g_grad_enabled) return out;
   auto node = std::make_shared<Node>();
   node->op = op;
@@ -168,6 +172,7 @@ void backward(const Tensor& loss, Tensor seed) {
       PUPIL_CHECK(g.shape() == input->shape && g.dtype() == input->dtype, node->op, ": gradient ",
                   g.shape(), " ", name_of(g.dtype()), " for input ", k, " of shape ", input->shape,
                   " ", name_of(input->dtype));
+      if (g.layout() != input->layout) g = g.to(input->layout);
       if (input->node)
         add_gradient(input->node->gradient, std::move(g));
       else
