@@ -6,8 +6,9 @@
 namespace pupil::test {
 
 struct SampleOptions {
-  double low = -1, high = 1;  // range of the random inputs
-  bool bf16 = true;           // the op accepts bf16 inputs
+  double low = -1, high = 1;        // range of the random inputs
+  bool bf16 = true;                 // the op accepts bf16 inputs
+  std::vector<int> constants = {};  // inputs that never ask for a gradient, e.g. a teacher's
 };
 
 struct Sample {
@@ -22,7 +23,7 @@ std::vector<Sample>& samples();  // of every op and method that is linked in
 
 struct Samples {
   const char* op;
-  // f gets one random tensor per shape, each asking for a gradient.
+  // f gets one random tensor per shape; all but the constants ask for a gradient.
   void add(std::string name, std::vector<Shape> inputs, Fn f, SampleOptions options = {});
   // f must throw an Error whose text contains the op's name.
   void add_error(std::string name, std::vector<Shape> inputs, Fn f);

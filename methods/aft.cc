@@ -400,15 +400,17 @@ PUPIL_SAMPLES(aft_delta) {
                    : aft_delta(v[0], v[1].detach(), v[2], o);
     };
   };
-  s.add("4x2 4x3", {{4, 2}, {4, 3}, {3}}, f({}));
-  s.add("9x140 9x5", {{9, 140}, {9, 5}, {5}}, f({}));
-  s.add("one row", {{1, 3}, {1, 4}, {4}}, f({}));
-  s.add("rbf", {{7, 6}, {7, 5}, {5}}, f({AftKernel::rbf, AftMap::diag, {}}));
-  s.add("dense", {{7, 6}, {7, 5}, {5, 5}}, f({AftKernel::linear, AftMap::dense, {}}));
-  s.add("product rbf", {{6, 4}, {6, 5}, {5}}, f({AftKernel::rbf, AftMap::product, {2, 3}}));
-  s.add("plain", {{4, 2}, {4, 3}, {3}}, f({}, true));
+  test::SampleOptions teacher{.constants = {1}};
+  s.add("4x2 4x3", {{4, 2}, {4, 3}, {3}}, f({}), teacher);
+  s.add("9x140 9x5", {{9, 140}, {9, 5}, {5}}, f({}), teacher);
+  s.add("one row", {{1, 3}, {1, 4}, {4}}, f({}), teacher);
+  s.add("rbf", {{7, 6}, {7, 5}, {5}}, f({AftKernel::rbf, AftMap::diag, {}}), teacher);
+  s.add("dense", {{7, 6}, {7, 5}, {5, 5}}, f({AftKernel::linear, AftMap::dense, {}}), teacher);
+  s.add("product rbf", {{6, 4}, {6, 5}, {5}}, f({AftKernel::rbf, AftMap::product, {2, 3}}),
+        teacher);
+  s.add("plain", {{4, 2}, {4, 3}, {3}}, f({}, true), teacher);
   s.add("plain product rbf", {{6, 4}, {6, 5}, {5}},
-        f({AftKernel::rbf, AftMap::product, {2, 3}}, true));
+        f({AftKernel::rbf, AftMap::product, {2, 3}}, true), teacher);
   s.add_error("other rows", {{4, 2}, {5, 3}, {3}}, f({}));
   s.add_error("short s", {{4, 2}, {4, 3}, {2}}, f({}));
   s.add_error("rank 3", {{4, 2, 1}, {4, 3}, {3}}, f({}));

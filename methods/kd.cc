@@ -306,14 +306,14 @@ PUPIL_SAMPLES(kd_loss) {
       o.reduction = reduction;
       o.logit_standardization = standardize;
       std::string name = concat("reduction ", int(reduction), standardize ? " standardized" : "");
-      s.add(name, {{6, 10}, {6, 10}}, f(o), {-3, 3});
+      s.add(name, {{6, 10}, {6, 10}}, f(o), {.low = -3, .high = 3, .constants = {1}});
     }
   KdOptions cold;
   cold.temperature = 1;
-  s.add("wide", {{2, 400}, {2, 400}}, f(cold), {-6, 6});
-  s.add("one row", {{1, 3}, {1, 3}}, f(cold));
-  s.add("one class", {{4, 1}, {4, 1}}, f(cold));
-  s.add("plain", {{6, 10}, {6, 10}}, f(cold, true));
+  s.add("wide", {{2, 400}, {2, 400}}, f(cold), {.low = -6, .high = 6, .constants = {1}});
+  s.add("one row", {{1, 3}, {1, 3}}, f(cold), {.constants = {1}});
+  s.add("one class", {{4, 1}, {4, 1}}, f(cold), {.constants = {1}});
+  s.add("plain", {{6, 10}, {6, 10}}, f(cold, true), {.constants = {1}});
   s.add_error("other classes", {{4, 5}, {4, 6}}, f(cold));
   s.add_error("no rows", {{0, 5}, {0, 5}}, f(cold));
   KdOptions frozen;

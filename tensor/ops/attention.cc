@@ -53,6 +53,7 @@ PUPIL_SAMPLES(attention) {
   s.add("cross", {{2, 2, 4, 3}, {2, 2, 5, 3}, {2, 2, 5, 6}}, with(false));
   s.add("causal", {{2, 2, 6, 4}, {2, 2, 6, 4}, {2, 2, 6, 4}}, with(true));
   s.add("one token", {{1, 1, 1, 2}, {1, 1, 1, 2}, {1, 1, 1, 2}}, with(true));
+  s.add("one element", {{1, 1, 1, 1}, {1, 1, 1, 1}, {1, 1, 1, 1}}, with(false));
   s.add("empty batch", {{0, 2, 3, 4}, {0, 2, 3, 4}, {0, 2, 3, 4}}, with(false));
   s.add("mask", {{2, 2, 4, 3}, {2, 2, 5, 3}, {2, 2, 5, 3}}, [](auto& v) {
     return attention(v[0], v[1], v[2], 1, causal_mask(4, 5, v[0].dtype(), v[0].device()));

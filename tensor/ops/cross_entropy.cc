@@ -195,7 +195,8 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target, double smoothin
 PUPIL_SAMPLES(cross_entropy) {
   auto with_labels = [](std::vector<int64_t> labels, double smoothing) {
     return [=](auto& v) {
-      return cross_entropy(v[0], from(labels, {int64_t(labels.size())}), smoothing);
+      Tensor target = from(labels, {int64_t(labels.size())}).to(v[0].device());
+      return cross_entropy(v[0], target, smoothing);
     };
   };
   s.add("labels", {{4, 5}}, with_labels({0, 4, 2, 2}, 0), {.low = -3, .high = 3});
@@ -209,7 +210,7 @@ PUPIL_SAMPLES(cross_entropy) {
   s.add("smooth probabilities", {{4, 5}, {4, 5}}, soft(0.2), {.low = 0.1, .high = 1});
   s.add("constant probabilities", {{2, 3}}, [](auto& v) {
     Tensor t = to_dtype(from(std::vector<double>{1, 0, 0, 0.25, 0, 0.75}, {2, 3}), v[0].dtype());
-    return cross_entropy(v[0], t, 0.1);
+    return cross_entropy(v[0], t.to(v[0].device()), 0.1);
   });
   s.add_error("label too large", {{2, 3}}, with_labels({0, 3}, 0));
   s.add_error("negative label", {{2, 3}}, with_labels({0, -1}, 0));

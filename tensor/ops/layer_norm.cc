@@ -149,6 +149,7 @@ PUPIL_SAMPLES(layer_norm) {
   s.add("not affine", {{3, 6}}, f);
   s.add("many rows", {{70, 5}, {5}, {5}}, f);
   s.add("empty", {{0, 4}, {4}, {4}}, f);
+  s.add("one element", {{1}, {1}, {1}}, f);
   s.add("first token", {{3, 5, 8}, {8}, {8}},
         [](auto& v) { return layer_norm(slice(v[0], 1, 0, 1), v[1], v[2], 1e-5); });
   s.add("permuted", {{8, 3}, {8}, {8}}, [](auto& v) {

@@ -256,6 +256,7 @@ PUPIL_SAMPLES(global_avg_pool) {
   auto f = [](auto& v) { return global_avg_pool(v[0]); };
   s.add("image", {{3, 5, 4, 3}}, f);
   s.add("one pixel", {{2, 5, 1, 1}}, f);
+  s.add("one element", {{1, 1, 1, 1}}, f);
   s.add("empty", {{0, 5, 2, 2}}, f);
   s.add("permuted", {{2, 4, 3, 5}}, [](auto& v) {
     return global_avg_pool(permute(v[0], {0, 3, 1, 2}));

@@ -225,6 +225,7 @@ PUPIL_SAMPLES(slice) {
   s.add("step", {{2, 7}}, [](auto& v) { return slice(v[0], 1, 1, 7, 3); });
   s.add("one element", {{1}}, [](auto& v) { return slice(v[0], 0, 0, 1); });
   s.add("empty", {{5, 3}}, [](auto& v) { return slice(v[0], 0, 5, 5); });
+  s.add("of nothing", {{0, 3}}, [](auto& v) { return slice(v[0], 1, 0, 2); });
   s.add("overlapping", {{5}},
         [](auto& v) { return mul(slice(v[0], 0, 0, 4), slice(v[0], 0, 1, 5)); });
   s.add_error("range", {{5}}, [](auto& v) { return slice(v[0], 0, 2, 6); });
@@ -242,28 +243,36 @@ PUPIL_SAMPLES(expand) {
   s.add("rows", {{1, 3}}, [](auto& v) { return expand(v[0], {4, 3}); });
   s.add("new axes", {{3}}, [](auto& v) { return expand(v[0], {2, 4, 3}); });
   s.add("scalar", {{}}, [](auto& v) { return expand(v[0], {2, 3}); });
+  s.add("from nothing", {{0, 1}}, [](auto& v) { return expand(v[0], {0, 3}); });
   s.add("to nothing", {{1, 3}}, [](auto& v) { return expand(v[0], {0, 3}); });
   s.add("one element", {{1}}, [](auto& v) { return expand(v[0], {1, 1}); });
   s.add_error("shape", {{2, 3}}, [](auto& v) { return expand(v[0], {4, 3}); });
 }
 PUPIL_SAMPLES(index_select) {
   auto rows_of = [](std::vector<int64_t> index) {
-    return [=](auto& v) { return index_select(v[0], from(index, {int64_t(index.size())})); };
+    return [=](auto& v) {
+      return index_select(v[0], from(index, {int64_t(index.size())}).to(v[0].device()));
+    };
   };
   s.add("repeated", {{4, 3}}, rows_of({3, 0, 3, 2, 3}));
   s.add("vector", {{4}}, rows_of({1}));
   s.add("wide", {{3, 2, 70}}, rows_of({2, 2, 0}));
   s.add("none", {{4, 3}}, rows_of({}));
+  s.add("of no columns", {{4, 0}}, rows_of({1, 2}));
+  s.add("one element", {{1}}, rows_of({0, 0}));
   s.add_error("range", {{4, 3}}, rows_of({4}));
   s.add_error("negative", {{4, 3}}, rows_of({-1}));
 }
 PUPIL_SAMPLES(to_strided) {
   s.add("already", {{2, 3}}, [](auto& v) { return to_strided(v[0]); });
+  s.add("one element", {{1}}, [](auto& v) { return to_strided(v[0]); });
+  s.add("empty", {{0, 3}}, [](auto& v) { return to_strided(v[0]); });
 }
 PUPIL_SAMPLES(to_dtype) {
   s.add("to f32 and back", {{2, 3}},
         [](auto& v) { return to_dtype(to_dtype(v[0], DType::f64), v[0].dtype()); });
-  s.add("to f64", {{5}}, [](auto& v) { return to_dtype(v[0], DType::f64); });
+  for (Shape shape : {Shape{5}, Shape{1}, Shape{0, 2}})
+    s.add(concat("to f64 ", shape), {shape}, [](auto& v) { return to_dtype(v[0], DType::f64); });
 }
 
 }  // namespace pupil
