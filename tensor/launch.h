@@ -259,7 +259,8 @@ void map_nd(const char* op, Device device, const Shape& shape, const Tensor* con
 
 // k(team, row) for every row < n. work: about how many elements one row touches.
 template <class K>
-void rows([[maybe_unused]] Device device, int64_t n, const K& k, int64_t work = 64) {
+void rows([[maybe_unused]] Device device, int64_t n, const K& k,
+          [[maybe_unused]] int64_t work = 64) {
   if (n == 0) return;
 #if PUPIL_CUDA
   if (device.is_cuda()) {

@@ -43,7 +43,7 @@ Tensor random_tensor(const Shape& shape, uint32_t stream, DType dtype = DType::f
 double train() {
   nn::Store student_store(1), teacher_store(2);
   models::Options options;
-  models::Model student = models::make_model("resnet8_cifar", nn::Scope(student_store), options);
+  models::Model student = models::make_model("resnet8_kd", nn::Scope(student_store), options);
   models::Model teacher = models::make_model("resnet20_cifar", nn::Scope(teacher_store), options);
   methods::Choice choice;
   choice.method = "soft_match";
