@@ -4,6 +4,7 @@
 
 #include "launch.h"
 #include "memory.h"
+#include "onednn.h"
 
 namespace pupil {
 namespace {
@@ -224,6 +225,9 @@ void copy_into(const Tensor& to, const Tensor& from) {
     memcpy(to.raw(), from.raw(), to.bytes());
     return;
   }
+  if (to.layout() != from.layout() && to.dtype() == from.dtype() && dense(to) && dense(from) &&
+      cpu_fast(to.dtype(), to.device()))
+    return onednn::convert_layout(from, to);
   dispatch_any(to.dtype(), [&](auto a) {
     dispatch_any(from.dtype(), [&](auto b) {
       using To = typename decltype(a)::type;

@@ -1,6 +1,8 @@
 #include "../../autograd/samples.h"
 #include "../launch.h"
 #include "../ops.h"
+#include "batch_norm_fast.h"
+#include "image.h"
 
 namespace pupil {
 
@@ -111,11 +113,9 @@ void check(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tens
               options.residual.shape(), " for x ", x.shape());
 }
 
-}  // namespace
-
-Tensor batch_norm(const Tensor& input, const Tensor& weight, const Tensor& bias,
-                  Tensor& running_mean, Tensor& running_var, const BatchNormOptions& options) {
-  check(input, weight, bias, running_mean, running_var, options);
+Tensor batch_norm_plain(const Tensor& input, const Tensor& weight, const Tensor& bias,
+                        Tensor& running_mean, Tensor& running_var,
+                        const BatchNormOptions& options) {
   Tensor x = input.contiguous().detach(), y = empty(x.shape(), x.dtype(), x.device());
   int64_t batch = x.dim(0), channels = x.dim(1), inner = 1;
   for (int d = 2; d < x.rank(); d++) inner *= x.dim(d);
@@ -171,6 +171,97 @@ Tensor batch_norm(const Tensor& input, const Tensor& weight, const Tensor& bias,
   });
   if (options.residual) y = add(y, options.residual);
   return options.relu ? relu(y) : y;
+}
+
+Tensor batch_norm_fast(const Tensor& input, const Tensor& weight, const Tensor& bias,
+                       Tensor& running_mean, Tensor& running_var, const BatchNormOptions& options) {
+  Tensor x = input.detach(), y = empty_like(x);
+  ChannelBlocks blocks(x);
+  int64_t channels = blocks.channels;
+  Tensor mean = empty({channels}), inverse_std = empty({channels}), scale = empty({channels});
+  float *m = mean.data<float>(), *s = inverse_std.data<float>(), *factor = scale.data<float>();
+  float *running_m = running_mean.data<float>(), *running_v = running_var.data<float>();
+  std::vector<double> exact_mean(running_m, running_m + channels),
+      variance(running_v, running_v + channels);
+  if (options.train) {
+    channel_moments(blocks, x.data<float>(), exact_mean.data(), variance.data());
+    double unbiased = double(blocks.rows) / double(blocks.rows - 1), move = options.momentum;
+    for (int64_t c = 0; c < channels; c++) {
+      double new_mean = exact_mean[size_t(c)], new_variance = variance[size_t(c)] * unbiased;
+      running_m[c] = float((1 - move) * double(running_m[c]) + move * new_mean);
+      running_v[c] = float((1 - move) * double(running_v[c]) + move * new_variance);
+    }
+  }
+  for (int64_t c = 0; c < channels; c++) {
+    m[c] = float(exact_mean[size_t(c)]);
+    s[c] = float(1 / std::sqrt(variance[size_t(c)] + options.eps));
+    factor[c] = weight ? weight.data<float>()[c] * s[c] : s[c];
+  }
+  Tensor shift = bias ? bias.detach() : zeros({channels}), residual;
+  if (options.residual) residual = in_layout(options.residual.detach(), x.layout());
+  channel_apply(blocks, {x.data<float>(), residual ? residual.data<float>() : nullptr, m, factor,
+                         shift.data<float>(), options.relu, y.data<float>()});
+  std::vector<Tensor> inputs{input};
+  if (weight) inputs.insert(inputs.end(), {weight, bias});
+  if (residual) inputs.push_back(options.residual);
+  Tensor output = options.relu ? y.detach() : Tensor();
+  bool train = options.train, affine = bool(weight), has_residual = bool(residual);
+  Layout residual_layout = residual ? options.residual.layout() : x.layout();
+  return record("batch_norm", y, inputs, [=](Backward& grad) {
+    Tensor gy = in_layout(grad.gy, x.layout()), gx;
+    grad.gy = Tensor();
+    bool to_residual = has_residual && grad.inputs.back().needed;
+    bool stores = to_residual && output;  // the masked gradient is what the residual gets
+    if (grad[0].needed) gx = gy.sole_owner() && !to_residual ? gy : empty_like(gy);
+    Tensor masked = !stores || gy.sole_owner() ? gy : empty_like(gy);
+    const float* kept = output ? output.data<float>() : nullptr;
+    std::vector<double> sum(size_t(channels), 0.0), dot(sum);
+    channel_sums(blocks, {x.data<float>(), kept, gy.data<float>(), mean.data<float>(),
+                          stores ? masked.data<float>() : nullptr, sum.data(), dot.data()});
+    const float *s = inverse_std.data<float>(), *factor = scale.data<float>();
+    if (affine) {
+      for (int which : {1, 2}) {
+        if (!grad[which].needed) {
+          grad[which].none();
+          continue;
+        }
+        float beta;
+        Tensor to = grad[which].into(beta);
+        float* g = to.data<float>();
+        for (int64_t c = 0; c < channels; c++) {
+          size_t i = size_t(c);
+          g[c] = float(which == 1 ? dot[i] * double(s[c]) : sum[i]) + (beta == 0 ? 0 : g[c]);
+        }
+      }
+    }
+    if (gx) {
+      std::vector<float> offset(size_t(channels), 0.0f), slope(offset);
+      for (int64_t c = 0; train && c < channels; c++) {
+        double share = double(factor[c]) / double(blocks.rows);
+        offset[size_t(c)] = float(share * sum[size_t(c)]);
+        slope[size_t(c)] = float(share * dot[size_t(c)] * double(s[c]) * double(s[c]));
+      }
+      channel_gradient(blocks,
+                       {x.data<float>(), stores ? nullptr : kept, masked.data<float>(),
+                        mean.data<float>(), factor, offset.data(), slope.data(), gx.data<float>()});
+      grad[0].give(gx);
+    } else
+      grad[0].none();
+    if (to_residual)
+      grad.inputs.back().give(in_layout(masked, residual_layout));
+    else if (has_residual)
+      grad.inputs.back().none();
+  });
+}
+
+}  // namespace
+
+Tensor batch_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& running_mean,
+                  Tensor& running_var, const BatchNormOptions& options) {
+  check(x, weight, bias, running_mean, running_var, options);
+  bool fast = cpu_fast(x.dtype(), x.device()) && has_channel_blocks(x) && x.numel() > 0;
+  return (fast ? batch_norm_fast : batch_norm_plain)(x, weight, bias, running_mean, running_var,
+                                                     options);
 }
 
 PUPIL_SAMPLES(batch_norm) {

@@ -2,6 +2,7 @@
 #include "../launch.h"
 #include "../onednn.h"
 #include "../ops.h"
+#include "image.h"
 
 namespace pupil {
 
@@ -157,17 +158,6 @@ std::optional<onednn::Convolution> fast_layouts(const Tensor& x, const ConvGeome
     if (onednn::has_convolution(conv)) return conv;
   }
   return {};
-}
-
-// A dense image in `layout`; the same tensor when it already is.
-Tensor in_layout(const Tensor& x, Layout layout) {
-  if (x.layout() == layout) return layout == Layout::strided ? x.contiguous() : x;
-  if (!cpu_fast(x.dtype(), x.device()) || x.numel() == 0) return x.to(layout);
-  Tensor from = x.layout() == Layout::strided ? x.contiguous() : x;
-  Tensor to = layout == Layout::strided ? empty(x.shape(), x.dtype(), x.device())
-                                        : empty_image(x.shape(), x.dtype(), layout);
-  onednn::convert_layout(from, to);
-  return to;
 }
 
 template <class T>

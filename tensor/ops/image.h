@@ -30,4 +30,9 @@ struct ImageIndex {
   }
 };
 
+// A dense tensor in `layout` without a graph change; the same tensor when it already is one.
+inline Tensor in_layout(const Tensor& x, Layout layout) {
+  return x.layout() != layout ? x.to(layout) : layout == Layout::strided ? x.contiguous() : x;
+}
+
 }  // namespace pupil
