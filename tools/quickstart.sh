@@ -4,7 +4,7 @@
 #   tools/quickstart.sh [--no-install]     --no-install: only list the needed packages
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source tools/packages.sh
+source tools/functions.sh
 install=
 case "${1-}" in
   "") ;;

@@ -1,5 +1,6 @@
-# The one list of distribution packages (the names are the same in Debian 12 and Ubuntu 24.04), and
-# the function that installs what is missing. Sourced by the other scripts, not run.
+# What the scripts share; sourced, not run.
+
+# The one list of distribution packages; the names are the same in Debian 12 and Ubuntu 24.04.
 
 packages_build="g++ cmake ninja-build pkg-config libdnnl-dev libcli11-dev libtomlplusplus-dev
   nlohmann-json3-dev libfmt-dev zlib1g-dev libstb-dev libjpeg-dev"
@@ -57,4 +58,34 @@ run_quietly() {
     echo "failed: $*  (full log: $log)" >&2
     return 1
   fi
+}
+
+# run_tests FOLDER [--no-skips] [ctest options]: ends with a line of totals. --no-skips: a skipped
+# test is a failure, and so is a run without tests.
+run_tests() {
+  local folder="$1" no_skips=no status=0 tests failed skipped
+  shift
+  if [ "${1-}" = --no-skips ]; then
+    no_skips=yes
+    shift
+  fi
+  rm -f "$folder/results.xml"
+  ctest --test-dir "$folder" --output-on-failure --output-junit results.xml "$@" </dev/null || status=$?
+  if [ ! -s "$folder/results.xml" ]; then
+    echo "the tests of $folder did not run" >&2
+    return 1
+  fi
+  attribute() {
+    sed -n "/<testsuite /,/>/s/.*\\b$1=\"\([0-9]*\)\".*/\\1/p" "$folder/results.xml" | head -n 1
+  }
+  tests=$(attribute tests) failed=$(attribute failures)
+  skipped=$(($(attribute skipped) + $(attribute disabled)))
+  if [ "$skipped" -gt 0 ]; then
+    echo "Skipped:"
+    sed -n 's/.*<testcase name="\([^"]*\)".*status="\(notrun\|disabled\)".*/  \1/p' "$folder/results.xml"
+    if [ $no_skips = yes ]; then status=1; fi
+  fi
+  if [ "$tests" = 0 ]; then status=1; fi
+  echo "$((tests - failed - skipped)) passed, $failed failed, $skipped skipped"
+  return $status
 }
