@@ -4,8 +4,11 @@
 #include <iostream>
 
 #include "../tensor/runtime.h"
+#include "eval.h"
 #include "info.h"
+#include "init.h"
 #include "models.h"
+#include "train.h"
 #include "verify.h"
 
 namespace pupil {
@@ -30,6 +33,9 @@ int say(const std::string& message, int code) {
 
 // Every command is a file tools/NAME.{h,cc} that adds itself here.
 void add_commands(CLI::App& app) {
+  add_init_command(app);
+  add_train_command(app);
+  add_eval_command(app);
   add_models_command(app);
   add_verify_command(app);
   add_info_command(app);

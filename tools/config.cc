@@ -1,0 +1,501 @@
+#include "config.h"
+
+#include <toml++/toml.h>
+
+#include <charconv>
+#include <cmath>
+#include <fstream>
+#include <limits>
+
+#include "program.h"
+
+namespace pupil {
+namespace {
+
+constexpr double kInf = std::numeric_limits<double>::infinity();
+
+// What a value may be, beyond its type.
+struct Any {};
+struct Range {
+  double low, high = kInf;
+  bool low_open = false;
+};
+struct OneOf {
+  std::vector<std::string> names;
+};
+
+// Every key once: name, field, help, limit. V is the reader or the writer.
+template <class V, class C>
+void data_fields(V& v, C& c) {
+  v("train", c.train, "KIND:PATH[:SPLIT[N]]; [N]: a stratified subset of N samples");
+  v("validation", c.validation, "a data set of its own for choosing the best epoch, or \"\"");
+  v("validation_share", c.validation_share, "or this share of train", Range{0, 0.9});
+  v("test", c.test, "used once, after training, or \"\"");
+  v("seed", c.seed, "of subsets and the validation share", Range{0});
+  v("strict", c.strict, "an unreadable image is an error");
+  v("workers", c.workers, "threads that decode images", Range{0, 64});
+}
+
+template <class V, class C>
+void network_fields(V& v, C& c) {
+  v("model", c.model, "`pupil models` lists them");
+  v("weights", c.weights, "safetensors, .pth or .th file, or \"\"");
+  v("image", c.image, "side in pixels; 0: the model's own", Range{0, 4096});
+  v("mean", c.mean, "of pixels in [0, 1], per channel; []: as trained");
+  v("std", c.std, "of pixels in [0, 1], per channel; []: as trained");
+}
+
+template <class V, class C>
+void student_fields(V& v, C& c) {
+  network_fields(v, c);
+  v("head", c.head, "keep; new: a fresh classifier on given weights", OneOf{{"keep", "new"}});
+  v("freeze", c.freeze, "patterns of parameters that stay, as [\"layer1.*\"]");
+  v("dropout", c.dropout, "of vision transformers", Range{0, 0.999});
+  v("drop_path", c.drop_path, "stochastic depth of vision transformers", Range{0, 0.999});
+}
+
+template <class V, class C>
+void teacher_fields(V& v, C& c) {
+  v("name", c.name, "in messages");
+  network_fields(v, c);
+  v("features", c.features, "files of `pupil features`, in place of model and weights");
+}
+
+template <class V, class C>
+void train_fields(V& v, C& c) {
+  v("epochs", c.epochs, "passes over the training data, or", Range{0, 1e6});
+  v("steps", c.steps, "batches to train on", Range{0, 1e9});
+  v("batch", c.batch, "samples in a step", Range{1, 1e6});
+  v("optimizer", c.optimizer, "sgd, adam, adamw", OneOf{{"sgd", "adam", "adamw"}});
+  v("lr", c.lr, "learning rate", Range{0, kInf, true});
+  v("weight_decay", c.weight_decay, "L2 for sgd and adam, decoupled for adamw", Range{0});
+  v("momentum", c.momentum, "of sgd", Range{0, 1});
+  v("nesterov", c.nesterov, "of sgd");
+  v("beta1", c.beta1, "of adam and adamw", Range{0, 0.999999});
+  v("beta2", c.beta2, "of adam and adamw", Range{0, 0.999999});
+  v("schedule", c.schedule, "constant, multistep, cosine",
+    OneOf{{"constant", "multistep", "cosine"}});
+  v("warmup", c.warmup, "epochs of linear warm-up", Range{0, 1e6});
+  v("milestones", c.milestones, "multistep: epochs after which lr *= gamma", Range{0});
+  v("gamma", c.gamma, "of multistep", Range{0, 1});
+  v("clip_norm", c.clip_norm, "largest norm of the gradient; 0: any", Range{0});
+  v("label_smoothing", c.label_smoothing, "of the cross-entropy", Range{0, 0.999});
+  v("ce_weight", c.ce_weight, "factor of the cross-entropy beside the methods", Range{0});
+  v("seed", c.seed, "of weights, order, augmentation, dropout", Range{0});
+  v("checkpoint_every", c.checkpoint_every, "steps; 0: every epoch", Range{0});
+}
+
+template <class V, class C>
+void augment_fields(V& v, C& c) {
+  v("crop_padding", c.crop_padding, "pixels of zeros around, then a random crop", Range{0, 1024});
+  v("flip", c.flip, "left-right, half of the time");
+  v("random_resized_crop", c.random_resized_crop, "smallest share of the area; 0: off",
+    Range{0, 1});
+  v("mixup", c.mixup, "a of Beta(a, a); 0: off", Range{0});
+  v("cutmix", c.cutmix, "a of Beta(a, a); 0: off", Range{0});
+}
+
+// "kd.toml:12" or the setting of the command line that the node came from.
+std::string where(const toml::node& node, const std::string& file) {
+  const toml::source_region& source = node.source();
+  if (source.path && source.path->starts_with("--set")) return *source.path;
+  return source.begin ? concat(file, ":", source.begin.line) : file;
+}
+
+template <class T>
+constexpr const char* kTypeName = "";
+template <>
+constexpr const char* kTypeName<bool> = "true or false";
+template <>
+constexpr const char* kTypeName<int64_t> = "a whole number";
+template <>
+constexpr const char* kTypeName<double> = "a number";
+template <>
+constexpr const char* kTypeName<std::string> = "a text in quotes";
+
+// One table: takes the keys that are declared, then complains about any other.
+class Reader {
+ public:
+  Reader(const toml::table& table, std::string section, const std::string& file)
+      : table_(table), section_(std::move(section)), file_(file) {}
+
+  template <class T, class Limit = Any>
+  void operator()(const char* key, T& field, const char*, const Limit& limit = {}) {
+    known_.push_back(key);
+    if (const toml::node* node = table_.get(key)) read(*node, key, field, limit);
+  }
+
+  void known(std::string key) { known_.push_back(std::move(key)); }
+
+  void finish() const {
+    for (auto&& [key, node] : table_) {
+      std::string name(key.str());
+      if (std::find(known_.begin(), known_.end(), name) == known_.end())
+        fail_input(where(node, file_), ": unknown key ", path(name), "; did you mean ",
+                   path(nearest_name(name, known_)), "?");
+    }
+  }
+
+ private:
+  std::string path(const std::string& key) const {
+    return section_.empty() ? key : concat(section_, ".", key);
+  }
+
+  template <class T, class Limit>
+  void read(const toml::node& node, const std::string& key, T& field, const Limit& limit) const {
+    std::optional<T> value;
+    if constexpr (std::is_same_v<T, double>) {
+      if (node.is_number()) value = node.value<double>();
+    } else {
+      value = node.value_exact<T>();
+    }
+    if (!value) fail_input(where(node, file_), ": ", path(key), " must be ", kTypeName<T>);
+    check(node, key, *value, limit);
+    field = *value;
+  }
+
+  template <class Limit>
+  void read(const toml::node& node, const std::string& key, int& field, const Limit& limit) const {
+    int64_t value = field;
+    read(node, key, value, limit);
+    field = int(value);
+  }
+
+  template <class T, class Limit>
+  void read(const toml::node& node, const std::string& key, std::optional<T>& field,
+            const Limit& limit) const {
+    T value{};
+    read(node, key, value, limit);
+    field = value;
+  }
+
+  template <class T, class Limit>
+  void read(const toml::node& node, const std::string& key, std::vector<T>& field,
+            const Limit& limit) const {
+    field.clear();
+    const toml::array* list = node.as_array();
+    if (!list) fail_input(where(node, file_), ": ", path(key), " must be a list, as [...]");
+    for (const toml::node& item : *list) {
+      T value{};
+      read(item, key, value, limit);
+      field.push_back(value);
+    }
+  }
+
+  template <class T>
+  void check(const toml::node& node, const std::string& key, const T& value,
+             const Range& range) const {
+    double x = double(value);
+    if (!std::isfinite(x) || x < range.low || x > range.high || (range.low_open && x == range.low))
+      fail_input(where(node, file_), ": ", path(key), " is ", value, "; it must be ",
+                 range.low_open ? "above " : "at least ", range.low,
+                 range.high < kInf ? concat(" and at most ", range.high) : "");
+  }
+  void check(const toml::node& node, const std::string& key, const std::string& value,
+             const OneOf& choices) const {
+    if (std::find(choices.names.begin(), choices.names.end(), value) != choices.names.end()) return;
+    fail_input(where(node, file_), ": ", path(key), " is \"", value, "\"; did you mean \"",
+               nearest_name(value, choices.names), "\"?");
+  }
+  template <class T>
+  void check(const toml::node& node, const std::string& key, const T& value, const Any&) const {
+    if constexpr (std::is_same_v<T, double>)
+      if (!std::isfinite(value))
+        fail_input(where(node, file_), ": ", path(key), " is not a finite number");
+  }
+
+  const toml::table& table_;
+  std::string section_;
+  const std::string& file_;
+  std::vector<std::string> known_;
+};
+
+class Writer {
+ public:
+  Writer(std::ostream& out, bool commented) : out_(out), commented_(commented) {}
+
+  template <class T, class Limit = Any>
+  void operator()(const std::string& key, const T& field, const std::string& help,
+                  const Limit& = {}) {
+    std::ostringstream line;
+    line << key << " = ";
+    write(line, field);
+    out_ << line.str();
+    if (commented_ && !help.empty()) {
+      size_t column = line.str().size();
+      out_ << std::string(column < 34 ? 34 - column : 2, ' ') << "# " << help;
+    }
+    out_ << "\n";
+  }
+
+  void section(const std::string& header, const std::string& help = "") {
+    out_ << "\n" << header;
+    if (commented_ && !help.empty()) out_ << "  # " << help;
+    out_ << "\n";
+  }
+
+ private:
+  static void write(std::ostream& out, bool value) { out << (value ? "true" : "false"); }
+  static void write(std::ostream& out, int64_t value) { out << value; }
+  static void write(std::ostream& out, int value) { out << value; }
+  static void write(std::ostream& out, double value) {
+    char digits[32];  // the shortest text that reads back to the same number
+    std::string text(digits, std::to_chars(digits, digits + sizeof digits, value).ptr);
+    out << text << (text.find_first_of(".e") == std::string::npos ? ".0" : "");
+  }
+  static void write(std::ostream& out, const std::string& value) {
+    toml::value<std::string> node(value);
+    out << toml::toml_formatter(node, toml::format_flags::none);
+  }
+  template <class T>
+  static void write(std::ostream& out, const std::vector<T>& list) {
+    out << "[";
+    for (size_t i = 0; i < list.size(); i++) {
+      if (i) out << ", ";
+      write(out, list[i]);
+    }
+    out << "]";
+  }
+  static void write(std::ostream& out, const std::optional<double>& value) {
+    write(out, value.value_or(1));
+  }
+  static void write(std::ostream& out, const methods::Value& value) {
+    std::visit([&](const auto& v) { write(out, v); }, value);
+  }
+
+  std::ostream& out_;
+  bool commented_;
+};
+
+// Puts `value` at the dotted path of a "--set" argument; lists are addressed by number or name.
+void apply_setting(toml::table& root, const std::string& setting) {
+  size_t equals = setting.find('=');
+  if (equals == std::string::npos || equals == 0)
+    fail_input("--set ", setting, ": expected section.key=value");
+  std::string text = setting.substr(equals + 1), source = "--set " + setting;
+  toml::table parsed;
+  try {
+    parsed = toml::parse("value = " + text, source);
+  } catch (const toml::parse_error&) {  // not TOML: a text without its quotes
+    parsed.insert_or_assign("value", text);
+  }
+  std::vector<std::string> path;
+  std::istringstream parts(setting.substr(0, equals));
+  for (std::string part; std::getline(parts, part, '.');) path.push_back(part);
+
+  toml::node* at = &root;
+  for (size_t i = 0; i < path.size(); i++) {
+    bool last = i + 1 == path.size();
+    if (toml::table* table = at->as_table()) {
+      if (last) {
+        std::move(*parsed.get("value")).visit([&](auto&& node) {
+          table->insert_or_assign(path[i], std::move(node));
+        });
+        return;
+      }
+      if (!table->contains(path[i])) {
+        if (i == 0 && (path[i] == "teacher" || path[i] == "method"))
+          table->insert(path[i], toml::array());
+        else
+          table->insert(path[i], toml::table());
+      }
+      at = table->get(path[i]);
+    } else if (toml::array* list = at->as_array(); list && !last) {
+      toml::node* found = nullptr;
+      for (size_t k = 0; k < list->size(); k++)
+        if (toml::table* item = list->get(k)->as_table())
+          if (path[i] == std::to_string(k) || path[i] == item->get("name")->value_or(std::string()))
+            found = item;
+      if (!found && path[i] == std::to_string(list->size())) {
+        list->push_back(toml::table());
+        found = &list->back();
+      }
+      if (!found)
+        fail_input(source, ": there is no ", path[i - 1], " \"", path[i],
+                   "\"; use its name or its number from 0");
+      at = found;
+    } else {
+      fail_input(source, ": ", path[i - 1], " is a value, not a section");
+    }
+  }
+}
+
+const toml::table* section_of(const toml::table& root, const char* name, const std::string& file) {
+  const toml::node* node = root.get(name);
+  if (!node) return nullptr;
+  if (!node->is_table())
+    fail_input(where(*node, file), ": ", name, " must be a section, as [", name, "]");
+  return node->as_table();
+}
+
+std::vector<const toml::table*> list_of(const toml::table& root, const char* name,
+                                        const std::string& file) {
+  std::vector<const toml::table*> tables;
+  const toml::node* node = root.get(name);
+  if (!node) return tables;
+  const toml::array* list = node->as_array();
+  if (!list)
+    fail_input(where(*node, file), ": ", name, " is a list: write [[", name,
+               "]] with two brackets");
+  for (const toml::node& item : *list) {
+    if (!item.is_table())
+      fail_input(where(item, file), ": every ", name, " is a table: write [[", name, "]]");
+    tables.push_back(item.as_table());
+  }
+  return tables;
+}
+
+// A method's keys besides name and weight are the options that it declares.
+methods::Choice read_method(const toml::table& table, const std::string& file) {
+  methods::Choice choice;
+  double weight = 0;
+  {
+    Reader name_only(table, "method", file);
+    name_only("name", choice.method, "");
+    if (choice.method.empty()) fail_input(where(table, file), ": [[method]] needs a name");
+  }
+  const methods::Method* method = nullptr;
+  try {
+    method = &methods::find_method(choice.method);
+  } catch (const InputError& error) {
+    fail_input(where(*table.get("name"), file), ": ", error.what());
+  }
+  Reader reader(table, "method." + choice.method, file);
+  weight = method->weight;
+  reader("name", choice.method, "");
+  reader("weight", weight, "", Range{0});
+  choice.weight = weight;
+  for (const methods::Option& option : method->options)
+    std::visit(
+        [&](auto value) {
+          reader(option.name.c_str(), value, "");
+          choice.options.emplace_back(option.name, value);
+        },
+        option.value);
+  reader.finish();
+  return choice;
+}
+
+Config read_table(const toml::table& root, const std::string& file) {
+  Config config;
+  for (auto&& [key, node] : root) {
+    const std::vector<std::string> known{"data",   "student", "teacher",
+                                         "method", "train",   "augment"};
+    std::string name(key.str());
+    if (std::find(known.begin(), known.end(), name) == known.end())
+      fail_input(where(node, file), ": unknown section ", name, "; did you mean ",
+                 nearest_name(name, known), "?");
+  }
+  auto read = [&](const char* name, auto fields, auto& section) {
+    const toml::table* table = section_of(root, name, file);
+    if (!table) return;
+    Reader reader(*table, name, file);
+    fields(reader, section);
+    reader.finish();
+  };
+  read(
+      "data", [](auto& v, auto& c) { data_fields(v, c); }, config.data);
+  read(
+      "student", [](auto& v, auto& c) { student_fields(v, c); }, config.student);
+  read(
+      "train", [](auto& v, auto& c) { train_fields(v, c); }, config.train);
+  read(
+      "augment", [](auto& v, auto& c) { augment_fields(v, c); }, config.augment);
+  for (const toml::table* table : list_of(root, "teacher", file)) {
+    TeacherConfig teacher;
+    Reader reader(*table, "teacher", file);
+    teacher_fields(reader, teacher);
+    reader.finish();
+    if (teacher.name.empty()) teacher.name = concat("teacher", config.teachers.size());
+    config.teachers.push_back(std::move(teacher));
+  }
+  for (const toml::table* table : list_of(root, "method", file))
+    config.methods.push_back(read_method(*table, file));
+  if (!config.train.ce_weight)
+    config.train.ce_weight =
+        config.methods.empty() ? 1 : methods::find_method(config.methods[0].method).ce_weight;
+  return config;
+}
+
+// What no single key can say.
+void check(const Config& c, const std::string& file) {
+  if (c.data.train.empty())
+    fail_input(file, ": data.train is missing: where are the training samples? KIND:PATH[:SPLIT]");
+  if (!c.data.validation.empty() && c.data.validation_share > 0)
+    fail_input(file, ": give data.validation or data.validation_share, not both");
+  if (c.student.model.empty() && c.student.weights.empty())
+    fail_input(file, ": student.model is missing; `pupil models` lists the names");
+  if (c.student.head == "new" && c.student.weights.empty())
+    fail_input(file, ": student.head = \"new\" needs student.weights");
+  if (c.train.epochs > 0 && c.train.steps > 0)
+    fail_input(file, ": give train.epochs or train.steps, not both");
+  if (c.train.epochs == 0 && c.train.steps == 0)
+    fail_input(file, ": train.epochs is 0: nothing to train; set it (or train.steps) to 1 or more");
+  for (const TeacherConfig& t : c.teachers) {
+    if (!t.features.empty() && !(t.model.empty() && t.weights.empty()))
+      fail_input(file, ": teacher ", t.name, ": give model and weights, or features, not both");
+    if (t.features.empty() && t.weights.empty())
+      fail_input(file, ": teacher ", t.name, ": weights (of a trained network) or features (files ",
+                 "of `pupil features`) are missing");
+  }
+  for (const methods::Choice& m : c.methods)
+    if (methods::find_method(m.method).needs_teacher && c.teachers.empty())
+      fail_input(file, ": method ", m.method, " needs a teacher: add a [[teacher]] section");
+}
+
+}  // namespace
+
+Config parse_config(const std::string& text, const std::string& name,
+                    const std::vector<std::string>& settings) {
+  toml::table root;
+  try {
+    root = toml::parse(text, name);
+  } catch (const toml::parse_error& error) {
+    fail_input(name, ":", error.source().begin.line, ": ", error.description());
+  }
+  for (const std::string& setting : settings) apply_setting(root, setting);
+  Config config = read_table(root, name);
+  check(config, name);
+  return config;
+}
+
+Config read_config(const std::string& path, const std::vector<std::string>& settings) {
+  std::ifstream file(path);
+  std::stringstream text;
+  if (!file || !(text << file.rdbuf()))
+    fail_input("cannot read the configuration ", path, "; `pupil init > ", path, "` writes one");
+  return parse_config(text.str(), path, settings);
+}
+
+std::string to_toml(const Config& config, bool commented) {
+  std::ostringstream out;
+  Writer writer(out, commented);
+  out << "# A training run of pupil " << version() << ". Paths are relative to where it starts.\n";
+  writer.section("[data]");
+  data_fields(writer, config.data);
+  writer.section("[student]");
+  student_fields(writer, config.student);
+  for (const TeacherConfig& teacher : config.teachers) {
+    writer.section("[[teacher]]", "frozen; several may be given");
+    teacher_fields(writer, teacher);
+  }
+  for (const methods::Choice& choice : config.methods) {
+    const methods::Method& method = methods::find_method(choice.method);
+    writer.section("[[method]]", method.summary + "; " + method.source);
+    writer("name", choice.method, "");
+    writer("weight", choice.weight.value_or(method.weight), "factor of this loss in the total");
+    for (auto& [name, value] : choice.options) {
+      std::string help;
+      for (const methods::Option& option : method.options)
+        if (option.name == name) help = option.help;
+      writer(name, value, help);
+    }
+  }
+  writer.section("[train]");
+  train_fields(writer, config.train);
+  writer.section("[augment]", "of the training images");
+  augment_fields(writer, config.augment);
+  return out.str();
+}
+
+}  // namespace pupil

@@ -1,0 +1,71 @@
+// The configuration of a training run: what `pupil train` reads, `pupil init` prints and a run
+// folder keeps. Every key is declared once, in config.cc, with its range and its help.
+#pragma once
+#include "../data/data.h"
+#include "../methods/objective.h"
+
+namespace pupil {
+
+struct DataConfig {
+  std::string train, validation, test;  // KIND:PATH[:SPLIT[N]]; only train is needed
+  double validation_share = 0;          // of train, when `validation` is not given
+  int64_t seed = 0;                     // of subsets and of the validation share
+  bool strict = false;
+  int64_t workers = 1;
+};
+
+// A network: made new, or read from a file.
+struct NetworkConfig {
+  std::string model, weights;
+  int64_t image = 0;              // side in pixels; 0: as the weights or the model say
+  std::vector<double> mean, std;  // of pixels in [0, 1]; empty: as the weights or the model say
+};
+
+struct StudentConfig : NetworkConfig {
+  std::string head = "keep";
+  std::vector<std::string> freeze;
+  double dropout = 0, drop_path = 0;
+};
+
+struct TeacherConfig : NetworkConfig {
+  std::string name;
+  std::vector<std::string> features;  // files of `pupil features`, instead of a live network
+};
+
+struct TrainConfig {
+  int64_t epochs = 0, steps = 0;  // one of them
+  int64_t batch = 128;
+  std::string optimizer = "sgd";
+  double lr = 0.05, weight_decay = 5e-4, momentum = 0.9;
+  bool nesterov = false;
+  double beta1 = 0.9, beta2 = 0.999;
+  std::string schedule = "cosine";
+  double warmup = 0;
+  std::vector<int64_t> milestones;
+  double gamma = 0.1;
+  double clip_norm = 0, label_smoothing = 0;
+  std::optional<double> ce_weight;
+  int64_t seed = 0, checkpoint_every = 0;
+};
+
+struct Config {
+  DataConfig data;
+  StudentConfig student;
+  std::vector<TeacherConfig> teachers;
+  std::vector<methods::Choice> methods;  // after reading: every option and weight filled in
+  TrainConfig train;
+  data::Augmentation augment;
+};
+
+// Reads TOML; each of `settings` is "section.key=value" and replaces what the text says
+// ("method.kd.T=2", "teacher.0.weights=FILE"). Throws InputError that names the place, and for an
+// unknown key the nearest one. `name` is the file's name in messages.
+Config parse_config(const std::string& text, const std::string& name,
+                    const std::vector<std::string>& settings = {});
+Config read_config(const std::string& path, const std::vector<std::string>& settings = {});
+
+// TOML that parse_config reads back to the same configuration. commented: with the help of every
+// key.
+std::string to_toml(const Config&, bool commented);
+
+}  // namespace pupil

@@ -1,0 +1,117 @@
+#include "network.h"
+
+#include <filesystem>
+
+namespace pupil {
+namespace {
+
+std::string metadata(const data::Weights& weights, const char* key) {
+  auto at = weights.metadata().find(key);
+  return at == weights.metadata().end() ? "" : at->second;
+}
+
+void apply_preprocessing(models::Model& model, const NetworkConfig& config,
+                         const data::Weights* weights, const std::string& role) {
+  int size = model.input.size;  // as the model was built
+  model.input = models::preprocessing_of(model, weights);
+  model.input.size = size;
+  for (auto [name, from, to] : {std::tuple{"mean", &config.mean, &model.input.mean},
+                                {"std", &config.std, &model.input.std}}) {
+    if (from->empty()) continue;
+    if (from->size() != 1 && from->size() != size_t(model.input.channels))
+      fail_input(role, ".", name, " has ", from->size(), " numbers; the model has ",
+                 model.input.channels, " channels");
+    for (size_t c = 0; c < to->size(); c++) (*to)[c] = float((*from)[from->size() == 1 ? 0 : c]);
+  }
+  for (float s : model.input.std)
+    if (!(s > 0)) fail_input(role, ".std must be above 0");
+}
+
+std::string model_name(const NetworkConfig& config, const data::Weights* weights) {
+  if (!config.model.empty()) return config.model;
+  std::string name = weights ? metadata(*weights, "model") : "";
+  if (name.empty())
+    fail_input("weights: ", config.weights,
+               " does not name its model; say which, as MODEL:", config.weights);
+  return name;
+}
+
+// The side that the configuration asks for, or that this very model was trained at; 0: neither
+// says.
+int image_size(const NetworkConfig& config, const data::Weights* weights, const std::string& name) {
+  if (config.image || !weights || metadata(*weights, "model") != name) return int(config.image);
+  nn::Store plan = nn::Store::blueprint();
+  return models::preprocessing_of(models::make_model(name, nn::Scope(plan)), weights).size;
+}
+
+// How many outputs the stored classifier has; 0 when it has none.
+int64_t stored_classes(const data::Weights& weights, const std::string& model) {
+  nn::Store plan = nn::Store::blueprint();
+  std::string head = models::make_model(model, nn::Scope(plan)).head + ".weight";
+  for (const data::TensorInfo& info : weights.list())
+    if (info.name == head && info.shape.rank == 2) return info.shape[0];
+  return 0;
+}
+
+}  // namespace
+
+Network load_network(const NetworkConfig& config) {
+  std::shared_ptr<const data::Weights> weights = data::open_weights(config.weights);
+  Network network;
+  network.weights_hash = weights->hash();
+  std::string name = model_name(config, weights.get());
+  models::Options options;
+  options.image = image_size(config, weights.get(), name);
+  options.classes = stored_classes(*weights, name);
+  if (!options.classes) options.classes = 10;  // the list of missing names will say the rest
+  network.store = std::make_unique<nn::Store>(0);
+  network.store->source(weights);
+  network.model = models::make_model(name, nn::Scope(*network.store), options);
+  network.store->require_complete();
+  if (!network.store->params().empty()) network.store->freeze("*");
+  apply_preprocessing(network.model, config, weights.get(), name);
+  return network;
+}
+
+NetworkConfig parse_network(const std::string& text) {
+  NetworkConfig config;
+  // A model's name has no slash, so "runs/a:b.safetensors" is a path.
+  size_t colon = text.find(':');
+  bool named = colon != std::string::npos && text.find('/') > colon;
+  if (named) config.model = text.substr(0, colon);
+  config.weights = named ? text.substr(colon + 1) : text;
+  return config;
+}
+
+Network make_student(const StudentConfig& config, int64_t classes, uint64_t seed) {
+  Network network;
+  network.store = std::make_unique<nn::Store>(seed);
+  std::shared_ptr<const data::Weights> weights;
+  if (!config.weights.empty()) weights = data::open_weights(config.weights);
+  std::string name = model_name(config, weights.get());
+  if (weights) {
+    network.weights_hash = weights->hash();
+    std::vector<std::string> fresh;
+    if (config.head == "new") {
+      nn::Store plan = nn::Store::blueprint();
+      fresh.push_back(models::make_model(name, nn::Scope(plan)).head + ".*");
+    }
+    network.store->source(weights, fresh);
+  }
+  models::Options options{classes, image_size(config, weights.get(), name), config.dropout,
+                          config.drop_path};
+  network.model = models::make_model(name, nn::Scope(*network.store), options);
+  network.store->require_complete();
+  network.store->source(nullptr);  // what methods declare later is their own
+  for (const std::string& pattern : config.freeze) network.store->freeze(pattern);
+  apply_preprocessing(network.model, config, weights.get(), "student");
+  return network;
+}
+
+std::map<std::string, std::string> network_metadata(const models::Model& model) {
+  return {{"model", model.name},
+          {"classes", std::to_string(model.classes)},
+          {"input", models::describe(model.input)}};
+}
+
+}  // namespace pupil

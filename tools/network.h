@@ -1,0 +1,24 @@
+// A network as a configuration or a command line names it: built, its weights read.
+#pragma once
+#include "config.h"
+
+namespace pupil {
+
+struct Network {
+  std::unique_ptr<nn::Store> store;
+  models::Model model;       // with the preprocessing that its images need
+  std::string weights_hash;  // SHA-256 of the file's tensors; "" without a file
+};
+
+// A frozen network for inference: a teacher, or one to evaluate. The model's name and classes come
+// from the file when the configuration does not say. Throws InputError.
+Network load_network(const NetworkConfig&);
+// MODEL:CHECKPOINT, or the checkpoint of a run, which knows its model.
+NetworkConfig parse_network(const std::string& text);
+// The network to train.
+Network make_student(const StudentConfig&, int64_t classes, uint64_t seed);
+
+// What a checkpoint says of its network, so that it can be loaded without its run.
+std::map<std::string, std::string> network_metadata(const models::Model&);
+
+}  // namespace pupil

@@ -1,0 +1,141 @@
+#include "run_folder.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+
+namespace pupil {
+namespace {
+
+namespace fs = std::filesystem;
+
+[[noreturn]] void cannot_write(const std::string& path, int reason) {
+  throw Error(concat("cannot write ", path, ": ", std::strerror(reason)));
+}
+
+struct Descriptor {
+  int fd;
+  ~Descriptor() {
+    if (fd >= 0) ::close(fd);
+  }
+};
+
+void write_all(const Descriptor& to, const std::string& text, const std::string& path) {
+  for (size_t done = 0; done < text.size();) {
+    ssize_t n = ::write(to.fd, text.data() + done, text.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) cannot_write(path, errno);
+    done += size_t(n);
+  }
+  if (::fsync(to.fd) != 0) cannot_write(path, errno);
+}
+
+}  // namespace
+
+void write_file(const std::string& path, const std::string& text) {
+  std::string temporary = concat(path, ".", ::getpid(), ".part");
+  try {
+    Descriptor to{::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)};
+    if (to.fd < 0) cannot_write(path, errno);
+    write_all(to, text, path);
+    if (::rename(temporary.c_str(), path.c_str()) != 0) cannot_write(path, errno);
+  } catch (...) {
+    ::unlink(temporary.c_str());
+    throw;
+  }
+}
+
+std::string read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  if (!file || (text << file.rdbuf()).fail()) fail_input("cannot read ", path);
+  return text.str();
+}
+
+RunFolder::RunFolder(const std::string& path, bool resume) : path_(path) {
+  std::error_code error;
+  fs::path folder = fs::absolute(path).lexically_normal();
+  if (!folder.has_filename()) folder = folder.parent_path();  // "runs/kd/"
+  for (fs::path p = folder; !fs::exists(p, error) && p != p.parent_path(); p = p.parent_path())
+    made_.push_back(p.string());
+  if (made_.empty() && !has("lock") && !has("config.toml") && !fs::is_empty(folder, error))
+    fail_input("the folder ", path, " holds files that are not of a run; choose another with ",
+               "--run DIR");
+  fs::create_directories(folder, error);
+  if (error)
+    fail_input("cannot make the run folder ", path, ": ", error.message(),
+               "; choose another with --run DIR");
+  try {
+    lock_ = ::open(file("lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (lock_ < 0)
+      fail_input("cannot write into the run folder ", path, ": ", std::strerror(errno),
+                 "; choose another with --run DIR");
+    if (::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
+      made_.clear();  // the other process may count on them
+      fail_input("the run folder ", path, " is in use by another process; choose another with ",
+                 "--run DIR");
+    }
+    if (!resume && has("config.toml"))
+      fail_input("the folder ", path, " already holds a run; continue it with --resume, or choose ",
+                 "another with --run DIR");
+  } catch (...) {
+    discard();
+    if (lock_ >= 0) ::close(lock_);
+    throw;
+  }
+}
+
+RunFolder::~RunFolder() {
+  if (lock_ >= 0) ::close(lock_);
+}
+
+bool RunFolder::has(const std::string& name) const {
+  std::error_code error;
+  return fs::exists(file(name), error);
+}
+
+void RunFolder::append(const std::string& name, const std::string& line) {
+  std::string path = file(name);
+  Descriptor to{::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666)};
+  if (to.fd < 0) cannot_write(path, errno);
+  write_all(to, line + "\n", path);
+}
+
+int64_t RunFolder::size(const std::string& name) const {
+  std::error_code error;
+  auto bytes = fs::file_size(file(name), error);
+  return error ? 0 : int64_t(bytes);
+}
+
+void RunFolder::truncate(const std::string& name, int64_t bytes) {
+  if (size(name) < bytes)
+    fail_input("run folder: ", file(name), " is shorter than the checkpoint remembers; it was ",
+               "changed after the run stopped");
+  if (has(name) && ::truncate(file(name).c_str(), off_t(bytes)) != 0)
+    cannot_write(file(name), errno);
+}
+
+void RunFolder::discard() {
+  std::error_code error;
+  for (size_t i = 0; i < made_.size(); i++)
+    if (i == 0)
+      fs::remove_all(made_[i], error);
+    else
+      fs::remove(made_[i], error);  // only when it is empty: another run may have come
+  made_.clear();
+}
+
+std::string best_checkpoint(const std::string& run) {
+  for (const char* name : {"best.safetensors", "last.safetensors", "checkpoint.safetensors"}) {
+    std::error_code error;
+    std::string path = concat(run, "/", name);
+    if (fs::exists(path, error)) return path;
+  }
+  fail_input("the folder ", run, " has no checkpoint: is it a run folder?");
+}
+
+}  // namespace pupil

@@ -1,0 +1,41 @@
+// The folder of one training run: its files, its lock, and writes that are whole or absent.
+#pragma once
+#include "../tensor/core.h"
+
+namespace pupil {
+
+// Writes to a temporary name in the same folder, syncs and renames. Throws Error with the reason.
+void write_file(const std::string& path, const std::string& text);
+std::string read_file(const std::string& path);
+
+class RunFolder {
+ public:
+  // Creates the folder, or with `resume` takes an existing one, and locks it against other runs.
+  // Throws InputError: in use, not writable, holds other files, or already holds a run and `resume`
+  // is false.
+  RunFolder(const std::string& path, bool resume);
+  ~RunFolder();
+  RunFolder(const RunFolder&) = delete;
+
+  const std::string& path() const { return path_; }
+  std::string file(const std::string& name) const { return path_ + "/" + name; }
+  bool has(const std::string& name) const;
+
+  void append(const std::string& name, const std::string& line);  // synced before it returns
+  int64_t size(const std::string& name) const;                    // 0 when there is no such file
+  // Cuts the file to `bytes`, so that it says what the checkpoint remembers.
+  void truncate(const std::string& name, int64_t bytes);
+
+  void discard();  // removes the folder again, and those above it that the constructor made
+
+ private:
+  std::string path_;
+  std::vector<std::string> made_;  // folders that did not exist before, innermost first
+  int lock_ = -1;
+};
+
+// RUN/best.safetensors, else RUN/last.safetensors, else RUN/checkpoint.safetensors. InputError when
+// there is none.
+std::string best_checkpoint(const std::string& run);
+
+}  // namespace pupil

@@ -1,0 +1,374 @@
+#include "train.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+#include <dnnl.hpp>
+#include <filesystem>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "../tensor/runtime.h"
+#include "machine.h"
+#include "program.h"
+#include "run_folder.h"
+
+namespace pupil {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+volatile sig_atomic_t g_interrupted = 0;
+
+// The first Ctrl-C asks the run to save and stop; a second one ends the process.
+extern "C" void on_signal(int) { g_interrupted = 1; }
+
+struct Signals {
+  struct sigaction old_int, old_term;
+  Signals() {
+    g_interrupted = 0;
+    struct sigaction action {};
+    action.sa_handler = on_signal;
+    action.sa_flags = int(SA_RESETHAND) | SA_RESTART;
+    sigaction(SIGINT, &action, &old_int);
+    sigaction(SIGTERM, &action, &old_term);
+  }
+  ~Signals() {
+    sigaction(SIGINT, &old_int, nullptr);
+    sigaction(SIGTERM, &old_term, nullptr);
+  }
+};
+
+double now() {
+  using namespace std::chrono;
+  return duration<double>(steady_clock::now().time_since_epoch()).count();
+}
+
+std::string fixed(double value, int digits) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", digits, value);
+  return text;
+}
+
+std::string duration(double seconds) {
+  int64_t s = std::llround(seconds);
+  if (s < 100) return concat(s, " s");
+  if (s < 6000) return concat(s / 60, " min ", s % 60, " s");
+  return concat(s / 3600, " h ", s / 60 % 60, " min");
+}
+
+// One run from its first or its last checkpoint to the end.
+class Run {
+ public:
+  Run(const Config& config, const RunOptions& options, Trainer& trainer, RunFolder& folder)
+      : config_(config), trainer_(trainer), folder_(folder), terminal_(::isatty(STDOUT_FILENO)) {
+    std::string toml = to_toml(config, false);
+    Json environment = describe();
+    if (options.resume && folder.has(kCheckpoint)) {
+      require_same(toml, environment);
+      trainer.load(folder.file(kCheckpoint));
+      folder.truncate(kMetrics, trainer.position().metrics_bytes);
+      saved_step_ = trainer.position().step;
+    } else {
+      write_file(folder.file("config.toml"), toml);
+      write_file(folder.file("environment.json"), environment.dump(2) + "\n");
+      folder.truncate(kMetrics, 0);
+    }
+  }
+
+  bool saved() const { return saved_step_ >= 0; }
+
+  void go() {
+    Position& p = trainer_.position();
+    if (p.finished) {
+      say("this run is finished; its results are in " + folder_.path());
+      return;
+    }
+    introduce();
+    while (!(p.step == trainer_.total_steps() && p.batch == 0)) one_epoch();
+    finish();
+  }
+
+  // Saves what a stopped run can go on from.
+  void stop() {
+    save();
+    throw Interrupted(concat("stopped in step ", trainer_.position().step,
+                             " and saved; go on with: pupil train --run ", folder_.path(),
+                             " --resume"));
+  }
+
+  std::string last_checkpoint() const {
+    if (!saved()) return "no checkpoint was written yet";
+    return concat(folder_.file(kCheckpoint), " of step ", saved_step_, " is intact");
+  }
+
+ private:
+  static constexpr const char* kCheckpoint = "checkpoint.safetensors";
+  static constexpr const char* kMetrics = "metrics.jsonl";
+
+  Json describe() const {
+    Json j;
+    j["version"] = version();
+    j["cpu"] = cpu_name();
+    j["cpu_features"] = cpu_features();
+    j["threads"] = cpu_threads();
+    const dnnl_version_t* v = dnnl_version();
+    j["onednn"] = concat(v->major, ".", v->minor, ".", v->patch);
+    j["plain_mode"] = plain_mode();
+    j["sources"] = Json::parse(trainer_.sources());
+    return j;
+  }
+
+  // A resumed run must be the run that stopped: same configuration, same data and weights.
+  void require_same(const std::string& toml, const Json& environment) const {
+    std::istringstream now(toml), then(read_file(folder_.file("config.toml")));
+    for (std::string a, b;;) {
+      bool more = bool(std::getline(now, a));
+      if (more != bool(std::getline(then, b)) || (more && a != b && a[0] != '#'))
+        fail_input("--resume: the configuration differs from that of ", folder_.path(), ": now \"",
+                   a, "\", then \"", b, "\"; use another --run DIR for another configuration");
+      if (!more) break;
+    }
+    Json stored = Json::parse(read_file(folder_.file("environment.json")), nullptr, false);
+    if (stored.is_discarded() || !stored.contains("sources"))
+      fail_input("--resume: cannot read ", folder_.file("environment.json"));
+    if (stored["sources"] != environment["sources"])
+      fail_input("--resume: the data or the weights are not those that the run in ", folder_.path(),
+                 " began with (compare \"sources\" in its environment.json)");
+    for (const char* key : {"version", "cpu", "threads", "onednn", "plain_mode"})
+      if (stored[key] != environment[key])
+        std::cerr << "pupil: warning: " << key << " was " << stored[key] << " and is "
+                  << environment[key] << ": the results may differ in the last bits\n";
+  }
+
+  void introduce() {
+    const Position& p = trainer_.position();
+    std::string line = concat(trainer_.model().name, ", ", trainer_.parameters(), " parameters, ",
+                              trainer_.train_data().size(), " samples, ", trainer_.total_steps(),
+                              " steps, ", cpu_threads(), " threads, run ", folder_.path());
+    if (p.step) line += concat("; resumed after step ", p.step);
+    say(line);
+  }
+
+  void one_epoch() {
+    Position& p = trainer_.position();
+    int64_t every = config_.train.checkpoint_every;
+    first_sample_ = p.samples;
+    epoch_start_ = last_shown_ = now();
+    while (!trainer_.epoch_done()) {
+      bool very_first = p.step == 0;
+      trainer_.step();
+      if (very_first) report_without_gradient();
+      if (g_interrupted) throw Interrupted("stopped");
+      if (every && p.step % every == 0) save();
+      show();
+    }
+    double train_seconds = now() - epoch_start_, wait = trainer_.wait_seconds();
+
+    Json line{{"epoch", p.epoch + 1}, {"step", p.step}, {"lr", trainer_.learning_rate()}};
+    line["train"] = {{"loss", mean_loss("total")}};
+    for (auto& [name, sum] : p.losses)
+      if (name != "total") line["train"]["parts"][name] = mean_loss(name);
+    line["train"]["top1"] = double(p.correct) / double(p.samples);
+    std::string accuracy;
+    if (const data::Dataset* validation = trainer_.validation_data()) {
+      Scores scores = score(trainer_.model(), *validation);
+      line["validation"] = as_json(scores);
+      if (scores.top1 > p.best_top1) {
+        p.best_top1 = scores.top1;
+        p.best_epoch = p.epoch + 1;
+        trainer_.save_student(folder_.file("best.safetensors"));
+      }
+      line["best"] = {{"epoch", p.best_epoch}, {"top1", p.best_top1}};
+      accuracy = concat("  validation ", fixed(100 * scores.top1, 2), " % (best ",
+                        fixed(100 * p.best_top1, 2), ")");
+    }
+    show(train_seconds, accuracy);
+    Json timing{{"epoch", p.epoch + 1},
+                {"images", p.samples - first_sample_},
+                {"train_seconds", train_seconds},
+                {"wait_seconds", wait},
+                {"seconds", now() - epoch_start_}};
+    folder_.append("timing.jsonl", timing.dump());
+    folder_.append(kMetrics, line.dump());
+    p.metrics_bytes = folder_.size(kMetrics);
+    trainer_.next_epoch();
+    save();
+  }
+
+  // The test set is used here and nowhere else.
+  void finish() {
+    Position& p = trainer_.position();
+    Json line{{"final", true}, {"epochs", p.epoch}, {"step", p.step}};
+    std::string result;
+    if (const data::Dataset* test = trainer_.test_data()) {
+      Scores last = score(trainer_.model(), *test);
+      line["test"]["last"] = as_json(last);
+      result = concat("test: last ", fixed(100 * last.top1, 2), " %");
+      if (p.best_epoch) {
+        Network best = load_network(parse_network(folder_.file("best.safetensors")));
+        Scores scores = score(best.model, *test);
+        line["test"]["best"] = as_json(scores);
+        line["test"]["best"]["epoch"] = p.best_epoch;
+        result += concat(", best (epoch ", p.best_epoch, ") ", fixed(100 * scores.top1, 2), " %");
+      }
+    }
+    trainer_.save_student(folder_.file("last.safetensors"));
+    folder_.append(kMetrics, line.dump());
+    p.metrics_bytes = folder_.size(kMetrics);
+    p.finished = true;
+    save();
+    say(concat(result, result.empty() ? "" : "; ", "finished, results in ", folder_.path()));
+  }
+
+  void save() {
+    trainer_.save(folder_.file(kCheckpoint));
+    saved_step_ = trainer_.position().step;
+  }
+
+  Scores score(const models::Model& model, const data::Dataset& set) const {
+    return evaluate(model, set, config_.train.batch, int(config_.data.workers),
+                    [] { return !g_interrupted; });
+  }
+
+  static Json as_json(const Scores& s) {
+    return {{"loss", s.loss}, {"top1", s.top1}, {"top5", s.top5}};
+  }
+
+  double mean_loss(const std::string& part) const {
+    const Position& p = trainer_.position();
+    for (auto& [name, sum] : p.losses)
+      if (name == part) return sum / double(p.samples);
+    return 0;
+  }
+
+  void report_without_gradient() {
+    const std::vector<std::string>& names = trainer_.without_gradient();
+    if (names.empty()) return;
+    std::string list;
+    for (size_t i = 0; i < std::min<size_t>(names.size(), 8); i++) list += " " + names[i];
+    if (names.size() > 8) list += concat(" and ", names.size() - 8, " more");
+    say(concat(names.size(), " parameters got no gradient in step 1:", list));
+  }
+
+  // The line of the epoch: on a terminal it is renewed, elsewhere printed every 20 s. At the end of
+  // the epoch it says how long the steps took, and the accuracy.
+  void show(std::optional<double> train_seconds = {}, const std::string& accuracy = "") {
+    double time = now();
+    bool done = train_seconds.has_value();
+    if (!done && time - last_shown_ < (terminal_ ? 0.2 : 20)) return;
+    last_shown_ = time;
+    Position& p = trainer_.position();
+    double in_epoch = std::max(done ? *train_seconds : time - epoch_start_, 1e-9);
+    double images = double(p.samples - first_sample_);
+    double left = double(trainer_.total_steps() - p.step) * in_epoch /
+                  std::max(images / double(config_.train.batch), 1.0);
+    std::string line =
+        concat("epoch ", p.epoch + 1, "/",
+               (trainer_.total_steps() + trainer_.batches() - 1) / trainer_.batches(), "  loss ",
+               fixed(mean_loss("total"), 4), " (");
+    for (size_t i = 1; i < p.losses.size(); i++)
+      line += concat(i > 1 ? ", " : "", p.losses[i].first, " ",
+                     fixed(p.losses[i].second / double(p.samples), 4));
+    line += concat(")  train ", fixed(100 * double(p.correct) / double(p.samples), 2), " %",
+                   accuracy, "  ", std::llround(images / in_epoch), " images/s  waited ",
+                   fixed(100 * trainer_.wait_seconds() / in_epoch, 1), " %  left ", duration(left));
+    if (terminal_)
+      std::cout << "\r" << line << "\033[K" << (done ? "\n" : "") << std::flush;
+    else
+      std::cout << line << std::endl;
+  }
+
+  void say(const std::string& line) {
+    if (terminal_) std::cout << "\r\033[K";
+    std::cout << line << std::endl;
+  }
+
+  const Config& config_;
+  Trainer& trainer_;
+  RunFolder& folder_;
+  bool terminal_;
+  int64_t saved_step_ = -1, first_sample_ = 0;  // first_sample_: of this epoch in this process
+  double epoch_start_ = 0, last_shown_ = 0;
+};
+
+int recorded_threads(const std::string& folder) {
+  std::string path = folder + "/environment.json";
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) return 0;
+  Json j = Json::parse(read_file(path), nullptr, false);
+  return j.is_object() && j.contains("threads") && j["threads"].is_number_integer()
+             ? j["threads"].get<int>()
+             : 0;
+}
+
+struct Arguments {
+  std::string config, folder, device = "cpu";
+  std::vector<std::string> settings;
+  bool resume = false;
+  int threads = -1;
+};
+
+void train(const Arguments& a) {
+  if (a.config.empty() && !(a.resume && !a.folder.empty()))
+    fail_input("train: which configuration? pupil train CONFIG.toml, or --run DIR --resume");
+  RunOptions options{a.folder, a.resume, a.threads};
+  std::string path = a.config;
+  if (path.empty()) {
+    path = a.folder + "/config.toml";
+    std::error_code error;
+    if (!std::filesystem::exists(path, error))
+      fail_input("--resume: there is no run in ", a.folder, " (no config.toml)");
+  }
+  Config config = read_config(path, a.settings);
+  if (options.folder.empty())
+    options.folder = "runs/" + std::filesystem::path(a.config).stem().string();
+  run(config, options);
+}
+
+}  // namespace
+
+void run(const Config& config, const RunOptions& options) {
+  int threads = options.threads;
+  if (threads < 0) threads = options.resume ? recorded_threads(options.folder) : 0;
+  set_cpu_threads(threads);
+  Trainer trainer(config);
+  RunFolder folder(options.folder, options.resume);
+  Signals signals;
+  std::optional<Run> run;
+  try {
+    run.emplace(config, options, trainer, folder);
+    run->go();
+  } catch (const Interrupted&) {
+    run->stop();
+  } catch (const InputError&) {
+    if (!run || !run->saved()) folder.discard();
+    throw;
+  } catch (const std::exception& error) {
+    throw Error(
+        concat(error.what(), "; ", run ? run->last_checkpoint() : "no checkpoint was written"));
+  }
+}
+
+void add_train_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("train", "train a student");
+  command->footer(
+      "Examples:\n  pupil train kd.toml --set train.lr=0.1 --run runs/kd-0.1\n"
+      "  pupil train --run runs/kd-0.1 --resume");
+  auto a = std::make_shared<Arguments>();
+  command->add_option("config", a->config, "CONFIG.toml, as `pupil init` prints it");
+  command
+      ->add_option("--set", a->settings, "SECTION.KEY=VALUE instead of the file's; may be repeated")
+      ->allow_extra_args(false);
+  command->add_option("--run", a->folder, "folder of the run (default: runs/CONFIG)");
+  command->add_flag("--resume", a->resume, "go on from the folder's checkpoint, if it has one");
+  command->add_option("--device", a->device, "cpu")->check(CLI::IsMember({"cpu"}));
+  command->add_option("--threads", a->threads, "CPU threads (0: all; default: all, or as resumed)")
+      ->check(CLI::Range(0, 1024));
+  command->callback([a] { train(*a); });
+}
+
+}  // namespace pupil

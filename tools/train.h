@@ -1,0 +1,72 @@
+// Training a student. Another program can use the Trainer step by step, or run() for what
+// `pupil train` does.
+#pragma once
+#include "eval.h"
+
+namespace pupil {
+
+// Where a run stands between two steps; together with the tensors of a checkpoint it is everything.
+struct Position {
+  int64_t step = 0;              // updates so far
+  int64_t epoch = 0, batch = 0;  // of the next batch, from 0
+  // Sums over the samples of this epoch so far.
+  int64_t samples = 0, correct = 0;
+  std::vector<std::pair<std::string, double>> losses;  // "total", "ce", "kd": sum of part * samples
+  double best_top1 = -1;                               // on the validation data
+  int64_t best_epoch = 0;                              // from 1
+  bool finished = false;                               // tested, last.safetensors is written
+  int64_t metrics_bytes = 0;                           // length of metrics.jsonl
+};
+
+class Trainer {
+ public:
+  // Opens the data, builds the networks and the loss. Writes nothing. Throws InputError.
+  explicit Trainer(const Config&);
+  ~Trainer();
+
+  // One update with the next batch. Throws Error when the loss or the gradient is not finite; the
+  // parameters are then those of the last good step.
+  void step();
+  bool epoch_done() const;  // all batches of this epoch were used: next_epoch() or training is over
+  void next_epoch();
+
+  const Config& config() const;
+  Position& position();
+  int64_t total_steps() const;
+  int64_t batches() const;       // of an epoch
+  double learning_rate() const;  // of the next step
+  double wait_seconds() const;   // that this epoch waited for data
+  const models::Model& model() const;
+  nn::Store& store();          // the student's parameters; those of methods begin with "loss."
+  int64_t parameters() const;  // of the student
+  const data::Dataset& train_data() const;
+  const data::Dataset* validation_data() const;  // null: none
+  const data::Dataset* test_data() const;
+  const std::vector<std::string>& without_gradient() const;  // trainable, but step 1 gave them none
+  std::string sources() const;                               // JSON: hashes of data and weights
+
+  // Everything: parameters, optimizer state, position. Throws Error naming a parameter that is not
+  // finite, before anything is written.
+  void save(const std::string& path);
+  void load(const std::string& path);
+  void save_student(const std::string& path);  // the network alone, under its public names
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+struct RunOptions {
+  std::string folder;
+  bool resume = false;
+  int threads = -1;  // -1: as the run that is resumed, else all
+};
+
+// A whole run in its folder: config.toml, environment.json, metrics.jsonl (deterministic),
+// timing.jsonl, checkpoint.safetensors (for --resume), best.safetensors and last.safetensors.
+// Prints its progress on stdout. SIGINT and SIGTERM save a checkpoint and throw Interrupted.
+void run(const Config&, const RunOptions&);
+
+void add_train_command(CLI::App&);
+
+}  // namespace pupil

@@ -1,0 +1,407 @@
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "../tensor/memory.h"
+#include "program.h"
+#include "train.h"
+
+namespace pupil {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct LiveOrStored {
+  std::string name;
+  std::optional<Network> network;
+  size_t input = 0;  // of a live one: which of the loader's images
+  std::vector<data::FeatureFile> files;
+};
+
+bool finite(const Tensor& t) {
+  if (!is_floating(t.dtype())) return true;
+  return dispatch(t.dtype(), [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const T* x = t.data<T>();  // a parameter is contiguous
+    return std::all_of(x, x + t.numel(), [](T v) { return std::isfinite(double(v)); });
+  });
+}
+
+nn::OptimizerOptions optimizer_options(const TrainConfig& c) {
+  nn::OptimizerOptions o;
+  o.algorithm = c.optimizer == "sgd"    ? nn::Algorithm::sgd
+                : c.optimizer == "adam" ? nn::Algorithm::adam
+                                        : nn::Algorithm::adamw;
+  o.momentum = c.optimizer == "sgd" ? c.momentum : 0;
+  o.nesterov = c.nesterov;
+  o.beta1 = c.beta1;
+  o.beta2 = c.beta2;
+  return o;
+}
+
+nn::Schedule schedule_of(const TrainConfig& c, int64_t total, int64_t batches) {
+  nn::Schedule s;
+  s.kind = c.schedule == "constant"    ? nn::Schedule::constant
+           : c.schedule == "multistep" ? nn::Schedule::multistep
+                                       : nn::Schedule::cosine;
+  s.total = total;
+  s.warmup = std::llround(c.warmup * double(batches));
+  if (s.warmup >= total && s.warmup > 0)
+    fail_input("train.warmup is ", c.warmup, " epochs, as long as the whole training");
+  for (int64_t epoch : c.milestones) s.milestones.push_back(epoch * batches - s.warmup);
+  s.gamma = c.gamma;
+  return s;
+}
+
+Json source_of(const data::Dataset& set) {
+  return {
+      {"spec", set.spec}, {"samples", set.size()}, {"classes", set.classes}, {"sha256", set.hash}};
+}
+
+}  // namespace
+
+struct Trainer::State {
+  Config config;
+  data::Dataset train;
+  std::optional<data::Dataset> validation, test;
+  Network student;
+  int64_t parameters = 0;
+  std::vector<LiveOrStored> teachers;
+  std::optional<methods::Objective> objective;
+  std::unique_ptr<nn::Optimizer> optimizer;
+  std::unique_ptr<data::Loader> loader;
+  nn::Schedule schedule;
+  int64_t total_steps = 0;
+  Position position;
+  bool reading = false;  // the loader stands at the position
+  std::vector<std::string> without_gradient;
+
+  void open_data();
+  void open_teachers();
+  void make_objective();
+  void make_optimizer();
+  void make_loader();
+  methods::Teacher ask(const LiveOrStored&, const data::Batch&) const;
+  void step();
+};
+
+void Trainer::State::open_data() {
+  const DataConfig& c = config.data;
+  uint64_t seed = uint64_t(c.seed);
+  train = data::open_dataset(c.train, c.strict, seed);
+  if (!c.validation.empty()) validation = data::open_dataset(c.validation, c.strict, seed);
+  if (!c.test.empty()) test = data::open_dataset(c.test, c.strict, seed);
+  if (c.validation_share > 0) {
+    auto [rest, share] = data::split_validation(train, c.validation_share, seed);
+    train = std::move(rest);
+    validation = std::move(share);
+  }
+  for (const auto* other : {&validation, &test})
+    if (*other && (*other)->classes != train.classes)
+      fail_input("data: ", (*other)->spec, " has ", (*other)->classes, " classes and ", train.spec,
+                 " has ", train.classes);
+  for (const auto* other : {&validation, &test})
+    if (*other && (*other)->size() == 0) fail_input("data: ", (*other)->spec, " has no samples");
+  if (config.train.batch > train.size())
+    fail_input("train.batch is ", config.train.batch, ", but the training data ", train.spec,
+               " has only ", train.size(), " samples; choose a smaller train.batch");
+}
+
+void Trainer::State::open_teachers() {
+  size_t live = 0;
+  for (const TeacherConfig& c : config.teachers) {
+    LiveOrStored teacher;
+    teacher.name = c.name;
+    if (c.features.empty()) {
+      teacher.network = load_network(c);
+      teacher.input = ++live;
+    }
+    for (const std::string& path : c.features) {
+      teacher.files.emplace_back(path);
+      teacher.files.back().require(train, config.augment.any());
+    }
+    teachers.push_back(std::move(teacher));
+  }
+}
+
+void Trainer::State::make_objective() {
+  methods::Setup setup;
+  setup.classes = train.classes;
+  setup.student_width = student.model.width;
+  setup.student_taps = student.model.taps;
+  for (const LiveOrStored& teacher : teachers) {
+    int64_t width = teacher.network ? teacher.network->model.width : 0;
+    for (const data::FeatureFile& file : teacher.files)
+      if (file.header().tap == "features") width = file.header().width;
+    setup.teacher_widths.push_back(width);
+  }
+  parameters = student.store->count();
+  objective.emplace(config.methods, nn::Scope(*student.store), setup, config.train.ce_weight,
+                    config.train.label_smoothing);
+  auto require = [](const std::string& tap, const std::vector<std::string>& known,
+                    const std::string& whose) {
+    if (std::find(known.begin(), known.end(), tap) == known.end())
+      fail_input("method: ", whose, " has no tap \"", tap, "\"; the nearest is \"",
+                 nearest_name(tap, known), "\"");
+  };
+  for (const std::string& tap : objective->student_taps())
+    require(tap, student.model.taps, "the student " + student.model.name);
+  for (const std::string& tap : objective->teacher_taps())
+    for (const LiveOrStored& teacher : teachers) {
+      std::vector<std::string> known;
+      if (teacher.network) known = teacher.network->model.taps;
+      for (const data::FeatureFile& file : teacher.files) known.push_back(file.header().tap);
+      require(tap, known, "teacher " + teacher.name);
+    }
+}
+
+void Trainer::State::make_optimizer() {
+  std::vector<nn::Group> groups{{{}, config.train.lr, config.train.weight_decay}};
+  std::vector<nn::Group> asked = objective->groups();
+  for (const nn::Param& p : student.store->params()) {
+    bool taken = p.buffer || !p.trainable;
+    for (const nn::Group& g : asked)
+      taken |= std::find(g.names.begin(), g.names.end(), p.name) != g.names.end();
+    if (!taken) groups[0].names.push_back(p.name);
+  }
+  if (groups[0].names.empty() && asked.empty())
+    fail_input("student.freeze leaves no parameter to train");
+  groups.insert(groups.end(), asked.begin(), asked.end());
+  optimizer =
+      std::make_unique<nn::Optimizer>(*student.store, groups, optimizer_options(config.train));
+}
+
+void Trainer::State::make_loader() {
+  std::vector<models::Preprocessing> inputs{student.model.input};
+  for (const LiveOrStored& teacher : teachers)
+    if (teacher.network) inputs.push_back(teacher.network->model.input);
+  data::LoaderOptions options;
+  options.batch = config.train.batch;
+  options.shuffle = true;
+  options.seed = uint64_t(config.train.seed);
+  options.workers = int(config.data.workers);
+  options.augment = config.augment;
+  loader = std::make_unique<data::Loader>(train, inputs, options);
+  total_steps = config.train.steps ? config.train.steps : config.train.epochs * loader->batches();
+  schedule = schedule_of(config.train, total_steps, loader->batches());
+}
+
+// What one teacher says about the batch.
+methods::Teacher Trainer::State::ask(const LiveOrStored& teacher, const data::Batch& batch) const {
+  NoGrad no_grad;
+  methods::Teacher said;
+  said.name = teacher.name;
+  said.taps = nn::Taps(objective->teacher_taps());
+  if (teacher.network) {
+    nn::Call call;
+    call.taps = &said.taps;
+    models::Output out = teacher.network->model.forward(batch.x[teacher.input], call);
+    said.logits = out.logits;
+    said.features = out.features;
+  }
+  for (const data::FeatureFile& file : teacher.files) {
+    Tensor rows = file.gather(batch.index);
+    if (file.header().tap == "logits") said.logits = rows;
+    if (file.header().tap == "features") said.features = rows;
+    said.taps.see(file.header().tap, rows);
+  }
+  return said;
+}
+
+void Trainer::State::step() {
+  Position& p = position;
+  if (!reading) loader->start(p.epoch, p.batch);
+  reading = true;
+  data::Batch batch;
+  PUPIL_CHECK(loader->next(batch), "trainer: no batch ", p.batch, " in epoch ", p.epoch);
+
+  StepScope scope;
+  std::vector<methods::Teacher> said;
+  for (const LiveOrStored& teacher : teachers) said.push_back(ask(teacher, batch));
+  nn::Taps taps(objective->student_taps());
+  Rng rng(uint64_t(config.train.seed), uint64_t(p.step));
+  nn::Call call;
+  call.train = true;
+  call.rng = &rng;
+  call.taps = &taps;
+  models::Output out = student.model.forward(batch.x[0], call);
+  methods::Batch labels{batch.labels, batch.targets, batch.index};
+  methods::Loss loss;
+  try {
+    loss = (*objective)(methods::Step{labels, out, taps, said, call});
+  } catch (const Error& error) {
+    // What a method refuses in the very first step (no logits, other classes) is how the run was
+    // set up.
+    if (p.step == 0) fail_input(error.what());
+    throw;
+  }
+  std::vector<std::pair<std::string, double>> values{{"total", loss.total.item()}};
+  for (const methods::Part& part : loss.parts) values.emplace_back(part.name, part.value.item());
+  auto refuse = [&](const char* what) {
+    std::string list;
+    for (auto& [name, value] : values) list += concat(" ", name, " ", value);
+    throw Error(concat(what, " is not finite in step ", p.step + 1, " (epoch ", p.epoch + 1,
+                       "):", list, "; try a smaller train.lr or set train.clip_norm"));
+  };
+  if (!std::isfinite(values[0].second)) refuse("the loss");
+  int64_t correct = count_correct(out.logits, batch.labels), n = batch.labels.dim(0);
+
+  optimizer->zero_grad();
+  backward(loss.total);
+  if (p.step == 0)
+    for (const nn::Param& param : student.store->params())
+      if (param.trainable && !param.value.grad()) without_gradient.push_back(param.name);
+  if (config.train.clip_norm > 0 &&
+      !std::isfinite(optimizer->clip_grad_norm(config.train.clip_norm)))
+    refuse("the gradient");
+  optimizer->step(schedule(p.step));
+
+  if (p.losses.empty())
+    for (auto& [name, value] : values) p.losses.emplace_back(name, 0);
+  for (size_t i = 0; i < values.size(); i++) p.losses[i].second += values[i].second * double(n);
+  p.samples += n;
+  p.correct += correct;
+  p.step++;
+  p.batch++;
+}
+
+Trainer::Trainer(const Config& config) : state_(std::make_unique<State>()) {
+  State& s = *state_;
+  s.config = config;
+  s.open_data();
+  s.student = make_student(config.student, s.train.classes, uint64_t(config.train.seed));
+  s.open_teachers();
+  s.make_objective();
+  s.make_optimizer();
+  s.make_loader();
+}
+Trainer::~Trainer() = default;
+
+void Trainer::step() { state_->step(); }
+
+bool Trainer::epoch_done() const {
+  const Position& p = state_->position;
+  return p.batch == batches() || p.step == total_steps();
+}
+
+void Trainer::next_epoch() {
+  Position& p = state_->position;
+  p.epoch++;
+  p.batch = p.samples = p.correct = 0;
+  p.losses.clear();
+  state_->reading = false;
+}
+
+const Config& Trainer::config() const { return state_->config; }
+Position& Trainer::position() { return state_->position; }
+int64_t Trainer::total_steps() const { return state_->total_steps; }
+int64_t Trainer::batches() const { return state_->loader->batches(); }
+double Trainer::learning_rate() const {
+  return state_->config.train.lr * state_->schedule(state_->position.step);
+}
+double Trainer::wait_seconds() const {
+  return state_->reading ? state_->loader->wait_seconds() : 0;
+}
+const models::Model& Trainer::model() const { return state_->student.model; }
+nn::Store& Trainer::store() { return *state_->student.store; }
+int64_t Trainer::parameters() const { return state_->parameters; }
+const data::Dataset& Trainer::train_data() const { return state_->train; }
+const data::Dataset* Trainer::validation_data() const {
+  return state_->validation ? &*state_->validation : nullptr;
+}
+const data::Dataset* Trainer::test_data() const { return state_->test ? &*state_->test : nullptr; }
+const std::vector<std::string>& Trainer::without_gradient() const {
+  return state_->without_gradient;
+}
+
+std::string Trainer::sources() const {
+  const State& s = *state_;
+  Json j;
+  j["data"]["train"] = source_of(s.train);
+  if (s.validation) j["data"]["validation"] = source_of(*s.validation);
+  if (s.test) j["data"]["test"] = source_of(*s.test);
+  j["student"] = {{"model", s.student.model.name},
+                  {"parameters", s.parameters},
+                  {"weights_sha256", s.student.weights_hash}};
+  j["teachers"] = Json::array();
+  for (const LiveOrStored& teacher : s.teachers) {
+    Json t{{"name", teacher.name}};
+    if (teacher.network) {
+      t["model"] = teacher.network->model.name;
+      t["parameters"] = teacher.network->store->count();
+      t["weights_sha256"] = teacher.network->weights_hash;
+    }
+    for (const data::FeatureFile& file : teacher.files)
+      t["features"].push_back({{"file", file.path()},
+                               {"teacher", file.header().teacher},
+                               {"tap", file.header().tap},
+                               {"weights_sha256", file.header().weight_hash}});
+    j["teachers"].push_back(t);
+  }
+  return j.dump(2);
+}
+
+void Trainer::save(const std::string& path) {
+  State& s = *state_;
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  for (const nn::Param& p : s.student.store->params()) {
+    if (!finite(p.value))
+      throw Error(concat("parameter ", p.name, " is not finite after step ", s.position.step,
+                         "; try a smaller train.lr or set train.clip_norm"));
+    tensors.emplace_back(p.name, p.value);
+  }
+  for (auto& [name, value] : s.optimizer->state()) tensors.emplace_back("optimizer." + name, value);
+  const Position& p = s.position;
+  Json j{{"step", p.step},           {"epoch", p.epoch},
+         {"batch", p.batch},         {"samples", p.samples},
+         {"correct", p.correct},     {"losses", p.losses},
+         {"best_top1", p.best_top1}, {"best_epoch", p.best_epoch},
+         {"finished", p.finished},   {"metrics_bytes", p.metrics_bytes}};
+  auto metadata = network_metadata(s.student.model);
+  metadata["position"] = j.dump();
+  data::save_safetensors(path, tensors, metadata);
+}
+
+void Trainer::load(const std::string& path) {
+  State& s = *state_;
+  std::shared_ptr<const data::Weights> file = data::open_safetensors(path);
+  auto position = file->metadata().find("position");
+  if (position == file->metadata().end())
+    fail_input(path, " is not a checkpoint of a run: it does not say where the run stood");
+  for (const nn::Param& p : s.student.store->params()) {
+    Tensor stored = file->read(p.name, p.value.dtype());
+    if (stored.shape() != p.value.shape())
+      fail_input(path, ": ", p.name, " is ", stored.shape(), ", the run has ", p.value.shape());
+    copy_into(p.value, stored);
+  }
+  s.optimizer->load_state([&](const std::string& name) {
+    std::string stored = "optimizer." + name;
+    if (!file->has(stored)) return Tensor();
+    return file->read(stored, name.ends_with(".step") ? DType::i64 : DType::f32);
+  });
+  try {
+    Json j = Json::parse(position->second);
+    Position& p = s.position;
+    j.at("step").get_to(p.step);
+    j.at("epoch").get_to(p.epoch);
+    j.at("batch").get_to(p.batch);
+    j.at("samples").get_to(p.samples);
+    j.at("correct").get_to(p.correct);
+    j.at("losses").get_to(p.losses);
+    j.at("best_top1").get_to(p.best_top1);
+    j.at("best_epoch").get_to(p.best_epoch);
+    j.at("finished").get_to(p.finished);
+    j.at("metrics_bytes").get_to(p.metrics_bytes);
+  } catch (const Json::exception& error) {
+    fail_input(path, ": its position cannot be read: ", error.what());
+  }
+  s.reading = false;
+}
+
+void Trainer::save_student(const std::string& path) {
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  for (const nn::Param& p : store().params())
+    if (!p.name.starts_with("loss.")) tensors.emplace_back(p.name, p.value);
+  data::save_safetensors(path, tensors, network_metadata(model()));
+}
+
+}  // namespace pupil
