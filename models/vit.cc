@@ -81,8 +81,7 @@ struct Vit {
     Tensor place = rows == grid && columns == grid
                        ? positions
                        : resample_pos_embed(positions, prefix, grid, grid, rows, columns);
-    if (class_token) x = cat({expand(class_token, {x.dim(0), 1, config.dim}), x}, 1);
-    x = add(x, place);
+    x = embed_tokens(x, class_token, place);
     if (call.train && config.dropout > 0) x = dropout(x, config.dropout, call.rng->next());
     return x;
   }

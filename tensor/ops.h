@@ -122,6 +122,10 @@ Tensor to_dtype(const Tensor& x, DType);
 // (n, (h/side)(w/side), c*side*side), inside a patch in the order c, y, x.
 Tensor patches(const Tensor& images, int side);
 
+// embed_tokens.cc -- [class token, patches] + positions: patches (n, t, d), class_token (1, 1, d)
+// or empty, positions (1, t + 1, d) or (1, t, d) -> (n, t + 1, d) or (n, t, d).
+Tensor embed_tokens(const Tensor& patches, const Tensor& class_token, const Tensor& positions);
+
 // dropout.cc -- y = x * mask / (1-p); the mask is drawn from `key` and never stored. p in [0, 1).
 Tensor dropout(const Tensor& x, double p, RngKey key);
 Tensor drop_path(const Tensor& x, double p, RngKey key);  // one decision per sample (axis 0)
