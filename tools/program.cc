@@ -8,6 +8,7 @@
 #include "info.h"
 #include "init.h"
 #include "models.h"
+#include "report.h"
 #include "train.h"
 #include "verify.h"
 
@@ -38,6 +39,7 @@ void add_commands(CLI::App& app) {
   add_eval_command(app);
   add_models_command(app);
   add_verify_command(app);
+  add_report_command(app);
   add_info_command(app);
 }
 

@@ -1,0 +1,327 @@
+#include "report.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "config.h"
+#include "program.h"
+#include "run_folder.h"
+
+namespace pupil {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Numbers = std::vector<double>;
+
+struct Epoch {
+  int64_t number;
+  double loss;                     // of training
+  std::optional<double> accuracy;  // top-1 on the validation data
+};
+
+struct RunRecord {
+  std::string folder, settings;  // settings: the configuration without its seed
+  Config config;
+  int64_t parameters = 0;
+  std::vector<Epoch> epochs;
+  std::optional<double> validation, last, best;  // top-1; last and best on the test data
+  double images = 0, train_seconds = 0, seconds = 0;
+};
+
+// The whole lines of a .jsonl file; a line that a killed run left half written is passed over.
+std::vector<Json> read_lines(const std::string& path) {
+  std::vector<Json> lines;
+  std::istringstream text(read_file(path));
+  for (std::string line; std::getline(text, line);) {
+    Json j = Json::parse(line, nullptr, false);
+    if (j.is_object()) lines.push_back(std::move(j));
+  }
+  return lines;
+}
+
+RunRecord read_run(const std::string& folder) {
+  RunRecord run;
+  run.folder = folder;
+  while (run.folder.size() > 1 && run.folder.back() == '/') run.folder.pop_back();
+  run.config = read_config(folder + "/config.toml");
+  Config unseeded = run.config;
+  unseeded.train.seed = 0;
+  run.settings = to_toml(unseeded, false);
+  try {
+    Json environment = Json::parse(read_file(folder + "/environment.json"));
+    run.parameters = environment.at("sources").at("student").at("parameters").get<int64_t>();
+    for (const Json& line : read_lines(folder + "/metrics.jsonl")) {
+      if (line.contains("final")) {
+        if (!line.contains("test")) continue;
+        run.last = line["test"].at("last").at("top1").get<double>();
+        if (line["test"].contains("best")) run.best = line["test"]["best"].at("top1").get<double>();
+        continue;
+      }
+      Epoch epoch{line.at("epoch").get<int64_t>(), line.at("train").at("loss").get<double>(), {}};
+      if (line.contains("validation")) {
+        epoch.accuracy = line["validation"].at("top1").get<double>();
+        run.validation = line.at("best").at("top1").get<double>();
+      }
+      run.epochs.push_back(epoch);
+    }
+    if (!run.epochs.empty())
+      for (const Json& line : read_lines(folder + "/timing.jsonl")) {
+        run.images += line.at("images").get<double>();
+        run.train_seconds += line.at("train_seconds").get<double>();
+        run.seconds += line.at("seconds").get<double>();
+      }
+  } catch (const Json::exception& error) {
+    fail_input("report: the files of the run ", folder, " cannot be read: ", error.what());
+  }
+  return run;
+}
+
+// Runs that differ only in their seed.
+struct Group {
+  std::vector<const RunRecord*> runs;
+  std::string method() const {
+    std::string text;
+    for (const methods::Choice& m : runs[0]->config.methods)
+      text += (text.empty() ? "" : "+") + m.method;
+    return text.empty() ? "none" : text;
+  }
+  template <class F>
+  Numbers collect(F&& f) const {
+    Numbers list;
+    for (const RunRecord* run : runs)
+      if (std::optional<double> value = f(*run)) list.push_back(*value);
+    return list;
+  }
+};
+
+double mean(const Numbers& x) {
+  double sum = 0;
+  for (double v : x) sum += v;
+  return x.empty() ? 0 : sum / double(x.size());
+}
+
+double deviation(const Numbers& x) {  // of the sample, n - 1
+  double m = mean(x), sum = 0;
+  for (double v : x) sum += (v - m) * (v - m);
+  return x.size() < 2 ? 0 : std::sqrt(sum / double(x.size() - 1));
+}
+
+std::string percent(const Numbers& x) {
+  if (x.empty()) return "-";
+  if (x.size() == 1) return fmt::format("{:.2f}", 100 * x[0]);
+  return fmt::format("{:.2f} ± {:.2f}", 100 * mean(x), 100 * deviation(x));
+}
+
+std::vector<Group> group(const std::vector<RunRecord>& runs) {
+  std::vector<Group> groups;
+  for (const RunRecord& run : runs) {
+    auto same = [&](const Group& g) { return g.runs[0]->settings == run.settings; };
+    auto at = std::find_if(groups.begin(), groups.end(), same);
+    if (at == groups.end()) at = groups.insert(at, Group{});
+    at->runs.push_back(&run);
+  }
+  return groups;
+}
+
+using Table = std::vector<std::vector<std::string>>;
+
+Table table_of(const std::vector<Group>& groups) {
+  Table table{{"run", "student", "method", "parameters", "lr", "epochs", "seeds", "validation %",
+               "test last %", "test best %", "images/s", "seconds"}};
+  for (const Group& g : groups) {
+    const RunRecord& first = *g.runs[0];
+    double images = 0, train_seconds = 0, seconds = 0;
+    for (const RunRecord* run : g.runs) {
+      images += run->images;
+      train_seconds += run->train_seconds;
+      seconds += run->seconds;
+    }
+    std::string student = first.config.student.model;
+    table.push_back({first.folder, student.empty() ? first.config.student.weights : student,
+                     g.method(), std::to_string(first.parameters),
+                     fmt::format("{}", first.config.train.lr), std::to_string(first.epochs.size()),
+                     std::to_string(g.runs.size()),
+                     percent(g.collect([](const RunRecord& r) { return r.validation; })),
+                     percent(g.collect([](const RunRecord& r) { return r.last; })),
+                     percent(g.collect([](const RunRecord& r) { return r.best; })),
+                     train_seconds > 0 ? fmt::format("{:.0f}", images / train_seconds) : "-",
+                     fmt::format("{:.1f}", seconds / double(g.runs.size()))});
+  }
+  return table;
+}
+
+size_t width_of(const std::string& utf8) {
+  return size_t(std::count_if(utf8.begin(), utf8.end(), [](char c) { return (c & 0xc0) != 0x80; }));
+}
+
+void print(const Table& table) {
+  std::vector<size_t> widths(table[0].size());
+  for (const auto& row : table)
+    for (size_t c = 0; c < row.size(); c++) widths[c] = std::max(widths[c], width_of(row[c]));
+  for (const auto& row : table) {
+    for (size_t c = 0; c < row.size(); c++) {
+      std::string gap(widths[c] - width_of(row[c]), ' ');
+      std::cout << (c ? "  " : "") << (c < 3 ? row[c] + gap : gap + row[c]);
+    }
+    std::cout << "\n";
+  }
+}
+
+Json as_json(const std::vector<Group>& groups) {
+  auto numbers = [](const Numbers& x) {
+    return x.empty() ? Json() : Json{{"mean", mean(x)}, {"sigma", deviation(x)}, {"values", x}};
+  };
+  Json list = Json::array();
+  for (const Group& g : groups) {
+    Json j;
+    for (const RunRecord* run : g.runs) j["runs"].push_back(run->folder);
+    j["student"] = g.runs[0]->config.student.model;
+    j["method"] = g.method();
+    j["lr"] = g.runs[0]->config.train.lr;
+    j["parameters"] = g.runs[0]->parameters;
+    j["validation"] = numbers(g.collect([](const RunRecord& r) { return r.validation; }));
+    j["test_last"] = numbers(g.collect([](const RunRecord& r) { return r.last; }));
+    j["test_best"] = numbers(g.collect([](const RunRecord& r) { return r.best; }));
+    list.push_back(j);
+  }
+  return list;
+}
+
+std::string escaped(const std::string& text) {
+  std::string out;
+  for (char c : text) switch (c) {
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '&':
+        out += "&amp;";
+        break;
+      case '"':
+        out += "&quot;";
+        break;
+      default:
+        out += c;
+    }
+  return out;
+}
+
+std::string colour(size_t group) {  // well apart around the colour circle
+  return fmt::format("hsl({:.0f},65%,42%)", std::fmod(210 + 137.508 * double(group), 360.0));
+}
+
+// One line per run, one colour per group.
+std::string chart(const std::string& title, const std::vector<Group>& groups,
+                  const std::function<std::optional<double>(const Epoch&)>& value) {
+  double low = INFINITY, high = -INFINITY, last_epoch = 1;
+  for (const Group& g : groups)
+    for (const RunRecord* run : g.runs)
+      for (const Epoch& e : run->epochs)
+        if (auto v = value(e)) {
+          low = std::min(low, *v);
+          high = std::max(high, *v);
+          last_epoch = std::max(last_epoch, double(e.number));
+        }
+  if (!(low <= high)) return "";
+  if (low == high) high = low + 1;
+  const double left = 60, top = 20, width = 620, height = 280;
+  auto x = [&](double epoch) {
+    return left + width * (last_epoch > 1 ? (epoch - 1) / (last_epoch - 1) : 0.5);
+  };
+  auto y = [&](double v) { return top + height * (high - v) / (high - low); };
+  std::string svg = fmt::format(
+      "<h2>{}</h2>\n<svg viewBox=\"0 0 700 340\" width=\"700\" height=\"340\" role=\"img\">\n",
+      escaped(title));
+  for (int tick = 0; tick <= 4; tick++) {
+    double v = low + (high - low) * tick / 4, e = 1 + (last_epoch - 1) * tick / 4;
+    svg += fmt::format(
+        "<line x1=\"{0:.1f}\" x2=\"{1:.1f}\" y1=\"{2:.1f}\" y2=\"{2:.1f}\" class=\"grid\"/>"
+        "<text x=\"{3:.1f}\" y=\"{4:.1f}\" text-anchor=\"end\">{5:.4g}</text>"
+        "<text x=\"{6:.1f}\" y=\"{7:.1f}\" text-anchor=\"middle\">{8:.4g}</text>\n",
+        left, left + width, y(v), left - 6, y(v) + 4, v, x(e), top + height + 18, e);
+    if (last_epoch == 1) break;
+  }
+  for (size_t i = 0; i < groups.size(); i++)
+    for (const RunRecord* run : groups[i].runs) {
+      std::string points, marks;
+      for (const Epoch& e : run->epochs)
+        if (auto v = value(e)) {
+          points += fmt::format("{:.1f},{:.1f} ", x(double(e.number)), y(*v));
+          if (run->epochs.size() == 1)
+            marks = fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"{}\"/>",
+                                x(double(e.number)), y(*v), colour(i));
+        }
+      svg += fmt::format("<polyline points=\"{}\" stroke=\"{}\"><title>{}</title></polyline>{}\n",
+                         points, colour(i), escaped(run->folder), marks);
+    }
+  return svg + "</svg>\n";
+}
+
+std::string html(const std::vector<Group>& groups) {
+  std::string page =
+      "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>pupil report</title>\n"
+      "<style>body{font:15px sans-serif;margin:2em;max-width:70em}table{border-collapse:collapse}"
+      "td,th{padding:.3em .7em;text-align:right;border-bottom:1px solid #ccc}"
+      "td:nth-child(-n+3),th:nth-child(-n+3){text-align:left}"
+      "svg text{font-size:12px}.grid{stroke:#ddd}polyline{fill:none;stroke-width:1.5}</style>\n"
+      "<h1>pupil report</h1>\n<table>\n";
+  Table table = table_of(groups);
+  for (size_t r = 0; r < table.size(); r++) {
+    page += "<tr>";
+    for (size_t c = 0; c < table[r].size(); c++) {
+      std::string mark =
+          r && !c ? fmt::format("<span style=\"color:{}\">&#9632;</span> ", colour(r - 1)) : "";
+      page += fmt::format("<{0}>{1}{2}</{0}>", r ? "td" : "th", mark, escaped(table[r][c]));
+    }
+    page += "</tr>\n";
+  }
+  page +=
+      "</table>\n<p>Runs that differ only in their seed are one row: mean ± standard deviation of "
+      "the sample; seconds are the mean of one run. Accuracies are top-1.</p>\n";
+  page += chart("Validation accuracy, %, by epoch", groups, [](const Epoch& e) {
+    return e.accuracy ? std::optional(100 * *e.accuracy) : std::nullopt;
+  });
+  page +=
+      chart("Training loss by epoch", groups, [](const Epoch& e) { return std::optional(e.loss); });
+  for (const Group& g : groups)
+    page += fmt::format("<details><summary>{}: configuration</summary><pre>{}</pre></details>\n",
+                        escaped(g.runs[0]->folder), escaped(to_toml(g.runs[0]->config, false)));
+  return page + "</html>\n";
+}
+
+struct Arguments {
+  std::vector<std::string> runs;
+  std::string out;
+  bool json = false;
+};
+
+void report(const Arguments& a) {
+  std::vector<RunRecord> runs;
+  for (const std::string& folder : a.runs) runs.push_back(read_run(folder));
+  std::vector<Group> groups = group(runs);
+  if (!a.out.empty()) write_file(a.out, html(groups));
+  if (a.json)
+    std::cout << as_json(groups).dump(2) << "\n";
+  else
+    print(table_of(groups));
+}
+
+}  // namespace
+
+void add_report_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("report", "compare runs: a table, and curves as HTML");
+  command->footer("Example:\n  pupil report runs/alone-* runs/kd-* --out report.html");
+  auto a = std::make_shared<Arguments>();
+  command->add_option("runs", a->runs, "run folders")->required();
+  command->add_option("--out", a->out, "write one self-contained HTML file");
+  command->add_flag("--json", a->json, "for machines");
+  command->callback([a] { report(*a); });
+}
+
+}  // namespace pupil
