@@ -77,25 +77,28 @@ Tensor Grad::into(float& beta) {
   PUPIL_CHECK(needed, "Grad::into: nobody asks for this gradient; call none()");
   answered = true;
   beta = 0;
-  if (!target->node && target->grad) {  // a leaf with a buffer of its own
-    beta = target->grad_is_set ? 1 : 0;
-    target->grad_is_set = true;
-    return Tensor(target->grad);
+  TensorImpl* leaf = target->leaf.get();
+  if (leaf && leaf->grad) {  // a buffer of its own
+    beta = leaf->grad_is_set ? 1 : 0;
+    leaf->grad_is_set = true;
+    return Tensor(leaf->grad);
   }
-  value = empty(target->shape, target->dtype, target->storage->device);
+  value = empty(target->shape, target->dtype, target->device);
   return value;
 }
 
 Node::~Node() {  // iterative: freeing a chain of 100,000 ops must not overflow the stack
-  std::vector<std::shared_ptr<TensorImpl>> work;
-  work.swap(inputs);
+  std::vector<std::shared_ptr<Node>> work;
+  auto take = [&](Node& node) {
+    for (auto& input : node.inputs)
+      if (input.node) work.push_back(std::move(input.node));
+    node.inputs.clear();
+  };
+  take(*this);
   while (!work.empty()) {
-    auto impl = std::move(work.back());
+    auto node = std::move(work.back());
     work.pop_back();
-    if (impl && impl.use_count() == 1 && impl->node && impl->node.use_count() == 1) {
-      for (auto& input : impl->node->inputs) work.push_back(std::move(input));
-      impl->node->inputs.clear();
-    }
+    if (node.use_count() == 1) take(*node);
   }
 }
 
@@ -123,8 +126,19 @@ Tensor record(const char* op, Tensor out, std::vector<Tensor> inputs, BackwardFn
   node->op = op;
   node->sequence = ++g_sequence;
   node->backward = std::move(backward);
-  for (auto& input : inputs)
-    node->inputs.push_back(input.requires_grad() ? input.pointer() : nullptr);
+  node->inputs.reserve(inputs.size());
+  for (auto& input : inputs) {
+    Edge& edge = node->inputs.emplace_back();
+    if (!input.requires_grad()) continue;
+    if (input.impl()->node)
+      edge.node = input.impl()->node;
+    else
+      edge.leaf = input.pointer();
+    edge.shape = input.shape();
+    edge.dtype = input.dtype();
+    edge.layout = input.layout();
+    edge.device = input.device();
+  }
   out.impl()->node = std::move(node);
   return out;
 }
@@ -146,7 +160,7 @@ void backward(const Tensor& loss, Tensor seed) {
     todo.pop_back();
     if (!seen.insert(node.get()).second) continue;
     for (auto& input : node->inputs)
-      if (input && input->node) todo.push_back(input->node);
+      if (input.node) todo.push_back(input.node);
     order.push_back(std::move(node));
   }
   std::sort(order.begin(), order.end(), [](auto& a, auto& b) { return a->sequence > b->sequence; });
@@ -158,26 +172,27 @@ void backward(const Tensor& loss, Tensor seed) {
     PUPIL_CHECK(bool(node->backward), node->op, ": backward called twice on the same graph");
     b.inputs.resize(node->inputs.size());
     for (size_t k = 0; k < node->inputs.size(); k++) {
-      b.inputs[k].needed = bool(node->inputs[k]);
-      b.inputs[k].target = node->inputs[k].get();
+      b.inputs[k].needed = node->inputs[k].needed();
+      b.inputs[k].target = &node->inputs[k];
     }
     node->backward(b);
     node->backward = nullptr;  // frees what it saved, now
     b.gy = Tensor();
     for (size_t k = 0; k < node->inputs.size(); k++) {
-      TensorImpl* input = node->inputs[k].get();
+      Edge& input = node->inputs[k];
       PUPIL_CHECK(b.inputs[k].answered, node->op, ": backward said nothing about input ", k);
       Tensor g = std::move(b.inputs[k].value);
-      if (!input || !g) continue;
-      PUPIL_CHECK(g.shape() == input->shape && g.dtype() == input->dtype, node->op, ": gradient ",
-                  g.shape(), " ", name_of(g.dtype()), " for input ", k, " of shape ", input->shape,
-                  " ", name_of(input->dtype));
-      if (g.layout() != input->layout) g = g.to(input->layout);
-      if (input->node)
-        add_gradient(input->node->gradient, std::move(g));
+      if (!g) continue;
+      PUPIL_CHECK(g.shape() == input.shape && g.dtype() == input.dtype, node->op, ": gradient ",
+                  g.shape(), " ", name_of(g.dtype()), " for input ", k, " of shape ", input.shape,
+                  " ", name_of(input.dtype));
+      if (g.layout() != input.layout) g = g.to(input.layout);
+      if (input.node)
+        add_gradient(input.node->gradient, std::move(g));
       else
-        accumulate_leaf(input, std::move(g));
+        accumulate_leaf(input.leaf.get(), std::move(g));
     }
+    node->inputs.clear();
   }
 }
 

@@ -5,6 +5,18 @@
 
 namespace pupil {
 
+// An input of a recorded op as the tape keeps it: the tensor itself is not held, so that
+// activations which no backward reads are freed at once.
+struct Edge {
+  std::shared_ptr<Node> node;        // the op that made the input, or
+  std::shared_ptr<TensorImpl> leaf;  // the leaf; both null: nobody asks for this gradient
+  Shape shape;
+  DType dtype = DType::f32;
+  Layout layout = Layout::strided;
+  Device device;
+  bool needed() const { return node || leaf; }
+};
+
 // Where the gradient (cotangent) of one input goes. A backward must call give, into or none on
 // each; the engine throws if it says nothing.
 class Grad {
@@ -19,7 +31,7 @@ class Grad {
 
  private:
   friend void backward(const Tensor&, Tensor);
-  TensorImpl* target = nullptr;
+  const Edge* target = nullptr;
   bool answered = false;
   Tensor value;
 };
@@ -34,7 +46,7 @@ using BackwardFn = std::function<void(Backward&)>;
 struct Node {
   const char* op;
   uint64_t sequence;  // creation order is a topological order: inputs are always older
-  std::vector<std::shared_ptr<TensorImpl>> inputs;  // null where no gradient is needed
+  std::vector<Edge> inputs;
   BackwardFn backward;
   Tensor gradient;
   ~Node();
