@@ -246,7 +246,7 @@ std::vector<std::string> Case::unread() const {
   return names;
 }
 
-// |got - want| <= atol + rtol * max |want|, the maximum over the tensor.
+// |got - want| <= atol + rtol * max |want|, the maximum over the tensor; integers must be equal.
 void Case::judge(const std::string& name, const Tensor& got, Worst& worst) const {
   const data::TensorInfo& info = tensors_.at(name);
   auto problem = [&](const std::string& text) {
@@ -276,7 +276,7 @@ void Case::judge(const std::string& name, const Tensor& got, Worst& worst) const
     double difference = std::fabs(have[i] - want[i]);
     error = std::isnan(difference) ? INFINITY : std::max(error, difference);
   }
-  double allowed = atol + rtol * largest;
+  double allowed = info.dtype[0] == 'I' ? 0 : atol + rtol * largest;
   double ratio = error == 0 ? 0 : error / allowed;  // infinite when nothing is allowed
   if (ratio > worst.ratio) worst = {name, "", error, allowed, ratio};
 }

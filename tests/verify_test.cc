@@ -1,0 +1,320 @@
+// pupil verify replays every reference case of the functions that Pupil has, and can fail.
+#include "tools/verify.h"
+
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <set>
+
+#include "data/weights.h"
+#include "support.h"
+#include "tensor/runtime.h"
+
+namespace pupil {
+namespace {
+
+std::string golden() {
+  const char* source = std::getenv("PUPIL_SOURCE");
+  return std::string(source ? source : ".") + "/tests/golden";
+}
+
+struct Mode {
+  const char* name;
+  DType dtype;
+  bool plain;
+};
+const Mode kModes[] = {{"f32", DType::f32, false},
+                       {"f64", DType::f64, false},
+                       {"f32 plain", DType::f32, true},
+                       {"f64 plain", DType::f64, true}};
+
+struct PlainMode {
+  explicit PlainMode(bool on) : before(plain_mode()) { set_plain_mode(on); }
+  ~PlainMode() { set_plain_mode(before); }
+  bool before;
+};
+
+// How many cases of each function must pass. What else these functions have must be in `kSkipped`.
+const std::map<std::string, int> kVisible = {{"aft.evaluate", 2},
+                                             {"aft.gather_psi", 2},
+                                             {"aft.kernel", 2},
+                                             {"aft.loss", 9},
+                                             {"aft.map_psi", 2},
+                                             {"aft.objective", 2},
+                                             {"aft.schedule", 2},
+                                             {"aft.trajectory", 4},
+                                             {"kd.cross_entropy", 2},
+                                             {"kd.hinton", 8},
+                                             {"kd.logit_standardization", 2},
+                                             {"kd.soft_target_ce", 2},
+                                             {"model.cifar_resnet20", 2},
+                                             {"model.cifar_resnet8x4", 2},
+                                             {"model.vit", 4},
+                                             {"ops.abs", 1},
+                                             {"ops.adaptive_avg_pool2d", 1},
+                                             {"ops.add", 1},
+                                             {"ops.attention", 4},
+                                             {"ops.avg_pool2d", 2},
+                                             {"ops.batch_norm", 3},
+                                             {"ops.cat", 1},
+                                             {"ops.clamp", 1},
+                                             {"ops.conv2d", 7},
+                                             {"ops.cross_entropy", 4},
+                                             {"ops.div", 1},
+                                             {"ops.exp", 1},
+                                             {"ops.gelu", 2},
+                                             {"ops.index_select", 1},
+                                             {"ops.layer_norm", 2},
+                                             {"ops.linear", 2},
+                                             {"ops.log", 1},
+                                             {"ops.log_softmax", 2},
+                                             {"ops.matmul", 3},
+                                             {"ops.max_pool2d", 2},
+                                             {"ops.mean", 2},
+                                             {"ops.mul", 1},
+                                             {"ops.multi_head_attention", 2},
+                                             {"ops.normalize", 2},
+                                             {"ops.permute", 1},
+                                             {"ops.philox4x32", 1},
+                                             {"ops.relu", 1},
+                                             {"ops.resample_pos_embed", 2},
+                                             {"ops.sigmoid", 1},
+                                             {"ops.slice", 1},
+                                             {"ops.softmax", 3},
+                                             {"ops.sqrt", 1},
+                                             {"ops.sub", 1},
+                                             {"ops.sum", 2},
+                                             {"ops.tanh", 1},
+                                             {"optim.adam", 2},
+                                             {"optim.adamw", 2},
+                                             {"optim.clip_grad_norm", 2},
+                                             {"optim.schedule.cosine", 1},
+                                             {"optim.schedule.multistep", 1},
+                                             {"optim.schedule.warmup_constant", 1},
+                                             {"optim.schedule.warmup_cosine", 1},
+                                             {"optim.sgd", 4}};
+const std::set<std::string> kSkipped = {
+    "aft_trajectory__kd_feature_adam",  // another method
+    "kd_cross_entropy__smooth_none",    // a loss per row
+    "model_vit__clip_tower_quick_gelu", "model_vit__deit3",
+    "model_vit__dinov2_giant_swiglu",   "model_vit__dinov2_layerscale",
+    "model_vit__dinov2_reg4",           "model_vit__distilled",
+    "model_vit__siglip_map_exact_gelu", "model_vit__siglip_map_grad",
+    "ops_adaptive_avg_pool2d__uneven",  // only the pool to one pixel exists
+    "ops_cross_entropy__ignore"};
+
+TEST(Verify, EveryVisibleCase) {
+  PUPIL_NEEDS_SHARED();
+  std::string reference = test::shared_folder() + "/reference/";
+  std::vector<std::string> cases =
+      find_cases({reference + "ops", reference + "optim", reference + "aft", reference + "kd",
+                  reference + "models"});
+  for (const Mode& mode : kModes) {
+    PlainMode plain(mode.plain);
+    std::map<std::string, int> passed;
+    std::set<std::string> skipped;
+    for (const std::string& path : cases) {
+      VerifyResult r = verify_case(path, {mode.dtype, {}});
+      std::string name = std::filesystem::path(path).stem().string();
+      EXPECT_NE(r.status, VerifyResult::failed)
+          << mode.name << " " << name << " " << r.tensor << ": " << r.reason << " error " << r.error
+          << ", allowed " << r.allowed;
+      if (r.status == VerifyResult::passed) passed[r.function]++;
+      if (r.status == VerifyResult::skipped && r.known) skipped.insert(name);
+    }
+    EXPECT_EQ(passed, kVisible) << mode.name;
+    EXPECT_EQ(skipped, kSkipped) << mode.name;
+  }
+}
+
+TEST(Verify, GoldenCasesOfTheSourceTree) {
+  std::vector<std::string> cases = find_cases({golden()});
+  EXPECT_GE(cases.size(), 60u);
+  for (const Mode& mode : kModes) {
+    PlainMode plain(mode.plain);
+    for (const std::string& path : cases)
+      EXPECT_EQ(verify_case(path, {mode.dtype, {}}).status, VerifyResult::passed) << path;
+  }
+}
+
+// A case as it lies in its file, to be changed and written again.
+struct Editable {
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  std::map<std::string, std::string> metadata;
+  explicit Editable(const std::string& path) {
+    auto file = data::open_safetensors(path);
+    metadata = file->metadata();
+    for (const data::TensorInfo& info : file->list()) {
+      DType dtype = info.dtype == "F64"   ? DType::f64
+                    : info.dtype == "F32" ? DType::f32
+                                          : DType::i64;
+      tensors.emplace_back(info.name, file->read(info.name, dtype));
+    }
+  }
+  Tensor& operator[](const std::string& name) {
+    for (auto& [key, tensor] : tensors)
+      if (key == name) return tensor;
+    tensors.emplace_back(name, Tensor());
+    return tensors.back().second;
+  }
+  VerifyResult verify(DType dtype = DType::f32) const {
+    test::TemporaryFolder folder;
+    data::save_safetensors(folder / "case.safetensors", tensors, metadata);
+    return verify_case(folder / "case.safetensors", {dtype, {}});
+  }
+};
+
+void shift_element(const Tensor& t, int64_t i, double by) {
+  if (t.dtype() == DType::i64)
+    t.data<int64_t>()[i] += 1;
+  else if (t.dtype() == DType::f32)
+    t.data<float>()[i] += float(by);
+  else
+    t.data<double>()[i] += by;
+}
+
+// One element of one expected tensor off by a thousandth of the largest: every such change, in
+// every golden case, is found and named.
+TEST(Verify, EveryCorruptedExpectationFails) {
+  int corruptions = 0;
+  for (const std::string& path : find_cases({golden()})) {
+    Editable original(path);
+    for (size_t k = 0; k < original.tensors.size(); k++) {
+      const std::string& name = original.tensors[k].first;
+      if (!name.starts_with("out.") && !name.starts_with("grad.")) continue;
+      double largest = 0;
+      for (double v : original.tensors[k].second.values())
+        largest = std::max(largest, std::fabs(v));
+      Editable changed(path);
+      Tensor& t = changed.tensors[k].second;
+      // (the gradient of two opposite rows is rounding noise, with a wide tolerance)
+      shift_element(t, t.numel() / 2, std::max(1e-3 * largest, 2e-4));
+      VerifyResult r = changed.verify();
+      EXPECT_EQ(r.status, VerifyResult::failed) << path << " " << name;
+      EXPECT_EQ(r.tensor, name) << path;
+      corruptions++;
+    }
+  }
+  EXPECT_GT(corruptions, 250);
+}
+
+TEST(Verify, MissingAndMisshapenTensorsFail) {
+  Editable extra(golden() + "/aft_loss__golden_s.safetensors");
+  ASSERT_EQ(extra.verify().status, VerifyResult::passed);
+  extra["out.bogus"] = zeros({}, DType::f64);
+  EXPECT_EQ(extra.verify().status, VerifyResult::failed);
+  EXPECT_EQ(extra.verify().reason, "missing");
+
+  Editable gradient(golden() + "/aft_loss__golden_s.safetensors");
+  gradient["grad.param.t"] = zeros({3}, DType::f64);
+  EXPECT_EQ(gradient.verify().tensor, "grad.param.t");
+
+  // A teacher's gradient is never computed, so a case that expects one fails.
+  Editable teacher(golden() + "/aft_loss__golden_s.safetensors");
+  teacher["grad.in.psi"] = zeros({4, 3}, DType::f64);
+  EXPECT_EQ(teacher.verify().reason, "missing");
+
+  Editable shape(golden() + "/aft_loss__golden_s.safetensors");
+  shape["out.delta"] = full({1}, shape["out.delta"].item(), DType::f64);
+  EXPECT_EQ(shape.verify().reason, "shape (), expected (1)");
+
+  Editable nothing(golden() + "/aft_loss__golden_s.safetensors");
+  std::erase_if(nothing.tensors, [](auto& t) {
+    return t.first.starts_with("out.") || t.first.starts_with("grad.");
+  });
+  EXPECT_EQ(nothing.verify().status, VerifyResult::failed);
+
+  Editable not_a_number(golden() + "/ops_relu__normal.safetensors");
+  not_a_number["out.y"].data<double>()[0] = NAN;
+  EXPECT_EQ(not_a_number.verify().status, VerifyResult::failed);
+}
+
+TEST(Verify, WhatWasNotReadIsSkipped) {
+  Editable attribute(golden() + "/ops_relu__normal.safetensors");
+  attribute.metadata["attrs"] = "{\"ceiling\": 6}";
+  EXPECT_EQ(attribute.verify().status, VerifyResult::skipped);
+  EXPECT_EQ(attribute.verify().reason, "ceiling = 6");
+  Editable input(golden() + "/ops_relu__normal.safetensors");
+  input["in.mask"] = zeros({3}, DType::f64);
+  EXPECT_EQ(input.verify().status, VerifyResult::skipped);
+  Editable value(golden() + "/optim_adamw__two_groups.safetensors");
+  std::string& attrs = value.metadata["attrs"];
+  attrs.replace(attrs.find("\"amsgrad\": false"), 16, "\"amsgrad\": true");
+  EXPECT_EQ(value.verify().reason, "amsgrad = true");
+  Editable function(golden() + "/ops_relu__normal.safetensors");
+  function.metadata["fn"] = "ops.rleu";
+  EXPECT_EQ(function.verify().status, VerifyResult::skipped);
+  EXPECT_FALSE(function.verify().known);
+}
+
+TEST(Verify, ErrorsAreExpectedOrFailures) {
+  Editable fine(golden() + "/ops_softmax__rows.safetensors");
+  fine.metadata["expect"] = "error";
+  EXPECT_EQ(fine.verify().status, VerifyResult::failed);
+  Editable thrown(golden() + "/ops_softmax__all_minus_inf.safetensors");
+  EXPECT_EQ(thrown.verify().status, VerifyResult::passed);
+  thrown.metadata.erase("expect");
+  EXPECT_EQ(thrown.verify().status, VerifyResult::failed);
+}
+
+struct Output {
+  int code;
+  std::string text;
+};
+Output run(const std::string& arguments) {
+  const char* program = std::getenv("PUPIL_PROGRAM");
+  std::string command = concat(program ? program : "build/pupil", " verify ", arguments, " 2>&1");
+  FILE* pipe = popen(command.c_str(), "r");
+  Output output{-1, ""};
+  char buffer[4096];
+  for (size_t n; (n = fread(buffer, 1, sizeof buffer, pipe)) > 0;) output.text.append(buffer, n);
+  int status = pclose(pipe);
+  output.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  return output;
+}
+
+TEST(VerifyProgram, ExitCodesAndOutput) {
+  Output all = run("");
+  EXPECT_EQ(all.code, 0) << all.text;
+  size_t count = find_cases({golden()}).size();
+  EXPECT_TRUE(all.text.ends_with(concat("\n", count, " passed, 0 failed, 0 skipped\n")))
+      << all.text;
+  EXPECT_EQ(size_t(std::count(all.text.begin(), all.text.end(), '\n')), count + 1);
+  EXPECT_EQ(run("--strict --dtype f64").code, 0);
+
+  test::TemporaryFolder folder;
+  Editable wrong(golden() + "/ops_relu__normal.safetensors");
+  shift_element(wrong["out.y"], 2, 0.5);
+  data::save_safetensors(folder / "wrong.safetensors", wrong.tensors, wrong.metadata);
+  Output failed = run(folder.path());
+  EXPECT_EQ(failed.code, 1);
+  EXPECT_NE(failed.text.find("failed  wrong.safetensors  out.y: error 0.5"), std::string::npos)
+      << failed.text;
+
+  test::TemporaryFolder strange;
+  std::filesystem::create_directory(strange / "deep");
+  wrong.metadata["fn"] = "ops.strange";
+  data::save_safetensors(strange / "deep/strange.safetensors", wrong.tensors, wrong.metadata);
+  data::save_safetensors(strange / "model.safetensors", wrong.tensors, {});
+  FILE* note = fopen((strange / "broken.safetensors").c_str(), "w");
+  fputs("not a safetensors file", note);
+  fclose(note);
+  Output skipped = run(strange.path());
+  EXPECT_EQ(skipped.code, 0);
+  EXPECT_NE(skipped.text.find("unknown functions: ops.strange (1)\n0 passed, 0 failed, 1 skipped"),
+            std::string::npos)
+      << skipped.text;
+  EXPECT_EQ(run("--strict " + strange.path()).code, 1);
+  Output json = run("--json " + strange.path());
+  EXPECT_NE(json.text.find("\"skipped\": 1"), std::string::npos) << json.text;
+
+  for (const std::string& bad :
+       {std::string("no/such/folder"), strange / "model.safetensors",
+        strange / "broken.safetensors", std::string("--dtype f16"), std::string("--device tpu")})
+    EXPECT_EQ(run(bad).code, 2) << bad;
+  test::TemporaryFolder empty;
+  EXPECT_EQ(run(empty.path()).code, 2);
+}
+
+}  // namespace
+}  // namespace pupil
