@@ -69,9 +69,10 @@ MappedFile::~MappedFile() {
 
 FileWriter::FileWriter(const std::string& path) : path_(path) {
   std::error_code none;
-  auto status = std::filesystem::symlink_status(path, none);
-  if (std::filesystem::is_symlink(status))
-    path_ = std::filesystem::weakly_canonical(path, none).string();
+  for (int links = 0; links < 40 && std::filesystem::is_symlink(path_, none); links++)
+    path_ =
+        (std::filesystem::path(path_).parent_path() / std::filesystem::read_symlink(path_, none))
+            .string();
   if (path_.empty() || path_.ends_with('/') || std::filesystem::is_directory(path_, none))
     fail_input(printable(path), ": is a folder; give the name of a file");
   if (std::filesystem::exists(path_, none) && !std::filesystem::is_regular_file(path_, none))

@@ -178,7 +178,8 @@ std::shared_ptr<const Weights> open_safetensors(const std::string& path) {
   }
   if (at != value_bytes)
     fail_input(where, value_bytes - at, " bytes after the last tensor belong to no tensor");
-  return make_weights(std::move(file), std::move(tensors), std::move(reader.metadata));
+  return make_weights(std::move(file), std::move(tensors), std::move(reader.metadata),
+                      "safetensors");
 }
 
 void save_safetensors(const std::string& path,

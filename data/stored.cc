@@ -131,8 +131,11 @@ Tensor convert_to(const StoredTensor& t, const std::string& what) {
 class StoredWeights final : public Weights {
  public:
   StoredWeights(std::shared_ptr<const MappedFile> file, std::vector<StoredTensor> tensors,
-                std::map<std::string, std::string> metadata)
-      : file_(std::move(file)), tensors_(std::move(tensors)), metadata_(std::move(metadata)) {
+                std::map<std::string, std::string> metadata, std::string container)
+      : file_(std::move(file)),
+        tensors_(std::move(tensors)),
+        metadata_(std::move(metadata)),
+        container_(std::move(container)) {
     constexpr std::string_view kPrefix = "module.";
     bool shared = !tensors_.empty();
     for (const StoredTensor& t : tensors_) shared &= t.name.starts_with(kPrefix);
@@ -149,6 +152,8 @@ class StoredWeights final : public Weights {
   bool has(std::string_view name) const override { return index_.contains(std::string(name)); }
   const std::map<std::string, std::string>& metadata() const override { return metadata_; }
   const std::string& path() const override { return file_->path(); }
+
+  const std::string& container() const override { return container_; }
 
   Tensor read(std::string_view name, DType dtype) const override {
     const StoredTensor& t = find(name);
@@ -198,6 +203,7 @@ class StoredWeights final : public Weights {
   std::vector<TensorInfo> list_;
   std::unordered_map<std::string, size_t> index_;
   std::map<std::string, std::string> metadata_;
+  std::string container_;
 };
 
 }  // namespace
@@ -255,8 +261,10 @@ Tensor convert(const StoredTensor& t, DType dtype, const std::string& what) {
 
 std::shared_ptr<const Weights> make_weights(std::shared_ptr<const MappedFile> file,
                                             std::vector<StoredTensor> tensors,
-                                            std::map<std::string, std::string> metadata) {
-  return std::make_shared<StoredWeights>(std::move(file), std::move(tensors), std::move(metadata));
+                                            std::map<std::string, std::string> metadata,
+                                            std::string container) {
+  return std::make_shared<StoredWeights>(std::move(file), std::move(tensors), std::move(metadata),
+                                         std::move(container));
 }
 
 }  // namespace pupil::data

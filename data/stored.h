@@ -34,6 +34,7 @@ Tensor convert(const StoredTensor&, DType dtype, const std::string& what);
 // `file` keeps the memory that they point into alive.
 std::shared_ptr<const Weights> make_weights(std::shared_ptr<const MappedFile> file,
                                             std::vector<StoredTensor> tensors,
-                                            std::map<std::string, std::string> metadata);
+                                            std::map<std::string, std::string> metadata,
+                                            std::string container);
 
 }  // namespace pupil::data

@@ -42,6 +42,7 @@ std::string content(const std::string& path) {
 }
 
 void overwrite(const std::string& path, std::string_view bytes) {
+  fs::remove(path);  // some file systems wait for the disk when a file is truncated and rewritten
   std::ofstream(path, std::ios::binary).write(bytes.data(), std::streamsize(bytes.size()));
 }
 
@@ -149,6 +150,400 @@ TEST(Npy, RoundTrip) {
     }
   save_npy(folder / "a.npy", full({}, 3));
   EXPECT_EQ(read_npy(folder / "a.npy").rank(), 0);
+}
+
+// --- reference files ---
+
+nlohmann::json expected(const std::string& folder) {
+  return nlohmann::json::parse(content(folder + "/expected.json"));
+}
+
+Shape shape_of(const nlohmann::json& list) {
+  return Shape(std::span<const int64_t>(list.get<std::vector<int64_t>>()));
+}
+
+void expect_tensors(const Weights& w, const nlohmann::json& tensors) {
+  EXPECT_EQ(w.list().size(), tensors.size()) << w.path();
+  for (auto& [name, want] : tensors.items()) {
+    ASSERT_TRUE(w.has(name)) << w.path() << " " << name;
+    for (const TensorInfo& info : w.list())
+      if (info.name == name) {
+        EXPECT_EQ(info.dtype, want["dtype"].get<std::string>()) << w.path() << " " << name;
+        EXPECT_EQ(info.shape, shape_of(want["shape"])) << w.path() << " " << name;
+      }
+    std::vector<double> values = w.read(name, DType::f64).values();
+    ASSERT_EQ(values.size(), want["values"].size()) << w.path() << " " << name;
+    for (size_t i = 0; i < values.size(); i++) {
+      const nlohmann::json& v = want["values"][i];
+      double target = v == "nan"    ? NAN
+                      : v == "inf"  ? INFINITY
+                      : v == "-inf" ? -INFINITY
+                                    : double(v);
+      EXPECT_TRUE(std::isnan(target) ? std::isnan(values[i]) : values[i] == target)
+          << w.path() << " " << name << " " << i << ": " << values[i] << " for " << target;
+    }
+  }
+}
+
+TEST(Hostile, EveryFileLoadsOrIsRefused) {
+  PUPIL_NEEDS_SHARED();
+  std::string folder = test::shared_folder() + "/reference/hostile";
+  const nlohmann::json all = expected(folder);  // outlives the loop over it
+  int files = 0;
+  for (auto& [name, want] : all.items()) {
+    SCOPED_TRACE(name);
+    files++;
+    std::string path = folder + "/" + name, verdict = want["verdict"], message;
+    std::shared_ptr<const Weights> w;
+    message = refusal([&] { w = open_weights(path); });
+    if (verdict == "load") {
+      EXPECT_EQ(message, "");
+    }
+    if (verdict == "refuse") {
+      EXPECT_FALSE(w) << "was loaded";
+    }
+    if (w) {
+      expect_tensors(*w, want.at("tensors"));
+      EXPECT_EQ(w->hash().size(), 64u);
+    } else {
+      EXPECT_NE(message.find(path), std::string::npos) << message;
+      EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+      EXPECT_GT(message.size(), path.size() + 20) << "no reason: " << message;
+    }
+    std::string global = name.find("os_system") != std::string::npos ? "os.system"
+                         : name == "calls_eval.pth"                  ? "builtins.eval"
+                         : name == "either_namespace.pth" && !w      ? "argparse.Namespace"
+                                                                     : "";
+    EXPECT_NE(message.find(global), std::string::npos) << message;
+  }
+  EXPECT_GE(files, 52);
+}
+
+TEST(Containers, EveryFileGivesTheSameModel) {
+  PUPIL_NEEDS_SHARED();
+  fs::path folder = test::shared_folder() + "/reference/models/containers";
+  nlohmann::json want = expected(folder.string());
+  auto plain = open_weights(folder / "plain.safetensors");
+  EXPECT_EQ(plain->list().size(), want.size());
+  for (auto& [key, target] : want.items()) {
+    ASSERT_TRUE(plain->has(key)) << key;
+    std::vector<double> v = plain->read(key, DType::f64).values();
+    double sum = 0, magnitude = 0;
+    for (double x : v) sum += x, magnitude += std::abs(x);
+    EXPECT_NEAR(sum, double(target["sum"]), 1e-15 * magnitude) << key;
+    EXPECT_EQ(v.front(), double(target["first"])) << key;
+    EXPECT_EQ(v.back(), double(target["last"])) << key;
+  }
+  int files = 0;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    std::string name = entry.path().filename().string();
+    if (!entry.is_regular_file() || name == "kinds.pth" || name == "expected.json" ||
+        name == "hf_folder_expected.safetensors")
+      continue;
+    SCOPED_TRACE(name);
+    files++;
+    const char* dtype = name.starts_with("bf16")  ? "BF16"
+                        : name.starts_with("f16") ? "F16"
+                        : name.starts_with("f64") ? "F64"
+                                                  : "F32";
+    auto w = open_weights(entry.path().string());
+    EXPECT_EQ(w->list().size(), want.size());
+    for (const TensorInfo& info : plain->list()) {
+      ASSERT_TRUE(w->has(info.name)) << info.name;
+      std::vector<double> v = w->read(info.name, DType::f64).values(),
+                          exact = plain->read(info.name, DType::f64).values();
+      for (double& x : exact) {
+        if (name.starts_with("bf16")) x = float(bf16(float(x)));
+        if (name.starts_with("f16")) x = double(_Float16(x));
+      }
+      EXPECT_EQ(v, exact) << info.name;
+    }
+    for (const TensorInfo& info : w->list()) {
+      EXPECT_EQ(info.dtype, dtype) << info.name;
+      EXPECT_EQ(info.shape, shape_of(want[info.name]["shape"])) << info.name;
+    }
+  }
+  EXPECT_GE(files, 17);
+  // One net in several containers has one hash.
+  for (const char* name : {"plain.pth", "legacy.pth", "strided.pth", "one_storage.pth"})
+    EXPECT_EQ(open_weights(folder / name)->hash(), plain->hash()) << name;
+  EXPECT_EQ(open_weights(folder / "training_state.pth")->container(),
+            "PyTorch zip, entry model_ema");
+}
+
+TEST(Containers, Kinds) {
+  PUPIL_NEEDS_SHARED();
+  auto w = open_weights(test::shared_folder() + "/reference/models/containers/kinds.pth");
+  auto want = nlohmann::json::parse(R"({
+    "a": {"dtype": "F32", "shape": [6], "values": [0, 1, 2, 3, 4, 5]},
+    "b": {"dtype": "F32", "shape": [3], "values": [2, 3, 4]},
+    "c": {"dtype": "F32", "shape": [3, 2], "values": [0, 3, 1, 4, 2, 5]},
+    "d": {"dtype": "F32", "shape": [4], "values": [1, 1, 1, 1]},
+    "e": {"dtype": "F32", "shape": [0, 3], "values": []},
+    "f": {"dtype": "F32", "shape": [], "values": [2.5]},
+    "g": {"dtype": "I64", "shape": [2], "values": [1, -2]},
+    "h": {"dtype": "BOOL", "shape": [2], "values": [1, 0]},
+    "i": {"dtype": "U8", "shape": [2], "values": [1, 255]},
+    "j": {"dtype": "F64", "shape": [2], "values": [1, -0.5]},
+    "k": {"dtype": "I32", "shape": [2], "values": [3, -7]},
+    "l": {"dtype": "I16", "shape": [2], "values": [-5, 6]},
+    "m": {"dtype": "I8", "shape": [2], "values": [-128, 127]}})");
+  expect_tensors(*w, want);
+  EXPECT_EQ(w->read("h", DType::u8).values(), (std::vector<double>{1, 0}));
+  EXPECT_EQ(w->read("m", DType::i64).values(), (std::vector<double>{-128, 127}));
+}
+
+TEST(RealWeights, PyTorchFilesEqualTheSafetensorsBesideThem) {
+  PUPIL_NEEDS_SHARED();
+  std::string folder = test::shared_folder() + "/data/weights/";
+  for (auto [pth, safetensors] : {std::pair{"resnet20-12fca82f.th", "cifar10_resnet20.safetensors"},
+                                  {"resnet56-4bfd9763.th", "cifar10_resnet56.safetensors"},
+                                  {"tiniest.pt", "cifar10_tiniest.safetensors"}}) {
+    auto a = open_weights(folder + pth), b = open_weights(folder + safetensors);
+    EXPECT_GT(b->list().size(), 20u);
+    EXPECT_EQ(a->list().size(), b->list().size()) << pth;
+    for (const TensorInfo& info : b->list()) {
+      ASSERT_TRUE(a->has(info.name)) << pth << " " << info.name;
+      auto left = a->bytes(info.name), right = b->bytes(info.name);
+      EXPECT_FALSE(right.empty()) << info.name;
+      EXPECT_TRUE(std::ranges::equal(left, right)) << pth << " " << info.name;
+    }
+  }
+}
+
+TEST(Npy, FilesOfNumPy) {
+  PUPIL_NEEDS_SHARED();
+  std::map<DType, int> seen;
+  for (const auto& entry : fs::recursive_directory_iterator(test::shared_folder() + "/data"))
+    if (entry.path().extension() == ".npy") {
+      Tensor t = read_npy(entry.path().string());
+      EXPECT_GT(t.numel(), 0) << entry.path();
+      seen[t.dtype()]++;
+    }
+  EXPECT_GT(seen[DType::f32], 0);
+  EXPECT_GT(seen[DType::i64], 0);
+  Tensor logits =
+      read_npy(test::shared_folder() + "/data/reference/cifar10/test_logits_resnet20.npy");
+  EXPECT_EQ(logits.shape(), (Shape{10000, 10}));
+}
+
+TEST(Npy, OtherVersionsOrdersAndTypes) {
+  Folder folder;
+  auto write = [&](int version, const std::string& header, std::string_view values) {
+    std::string bytes = std::string("\x93NUMPY") + char(version) + '\0';
+    uint32_t length = uint32_t(header.size());
+    bytes.append(reinterpret_cast<const char*>(&length), version == 1 ? 2 : 4);
+    overwrite(folder / "a.npy", bytes + header + std::string(values));
+    return folder / "a.npy";
+  };
+  using namespace std::string_view_literals;
+  auto head = [](const char* descr, const char* order, const char* shape) {
+    return concat("{'descr': '", descr, "', 'fortran_order': ", order, ", 'shape': ", shape, "}\n");
+  };
+  Tensor t = read_npy(write(2, head("|i1", "True", "(2, 3)"), "\x01\x02\x03\x04\x05\xff"sv));
+  EXPECT_EQ(t.dtype(), DType::i64);
+  EXPECT_EQ(t.values(), (std::vector<double>{1, 3, 5, 2, 4, -1}));
+  t = read_npy(write(3, head("<f2", "False", "(2,)"), "\x00\x3c\x00\xc0"sv));
+  EXPECT_EQ(t.dtype(), DType::f32);
+  EXPECT_EQ(t.values(), (std::vector<double>{1, -2}));
+  for (const std::string& bad :
+       {head(">f4", "False", "(1,)"), head("|O", "False", "(1,)"), head("<f4", "Maybe", "(1,)"),
+        head("<f4", "False", "(2,)"), head("<f4", "False", "(-1,)"), head("<f4", "False", "(1,"),
+        head("<f4", "False", "(4611686018427387904, 4)"), std::string("{}"), std::string()})
+    EXPECT_NE(refusal([&] { read_npy(write(1, bad, "\0\0\0\0"sv)); }).find(folder / "a.npy"),
+              std::string::npos)
+        << bad;
+}
+
+// --- fuzzing: any damage is answered with InputError or with tensors, never with anything else ---
+
+uint32_t draw(uint32_t file, int64_t i) { return random_bits({2026, file, 0}, i); }
+
+std::string mutate(const std::vector<std::string>& seeds, uint32_t round, size_t& seed) {
+  int64_t at = 0;
+  auto below = [&](size_t n) { return n ? draw(round, at++) % n : 0; };
+  seed = below(seeds.size());
+  std::string s = seeds[seed];
+  for (size_t step = 0, steps = 1 + below(4); step < steps; step++) {
+    // Structure lies at the front and the end of all formats.
+    size_t window = std::min<size_t>(s.size(), 1024);
+    size_t place = below(3) ? below(window) : s.size() - 1 - below(window);
+    if (s.empty()) break;
+    switch (below(6)) {
+      case 0:  // a bit
+        s[place] = char(s[place] ^ (1 << below(8)));
+        break;
+      case 1: {  // a number at its limits
+        const uint8_t values[] = {0, 1, 0x7f, 0x80, 0xff};
+        for (size_t i = 0, n = size_t(1) << below(4); i < n && place + i < s.size(); i++)
+          s[place + i] = char(values[below(5)]);
+        break;
+      }
+      case 2:  // cut off
+        s.resize(place);
+        break;
+      case 3:  // bytes lost
+        s.erase(place, 1 + below(16));
+        break;
+      case 4: {  // a piece of another file
+        const std::string& other = seeds[below(seeds.size())];
+        size_t from = below(other.size());
+        s.insert(place, other.substr(from, 1 + below(64)));
+        break;
+      }
+      default:  // a piece twice
+        s.insert(place, s.substr(place, 1 + below(64)));
+    }
+  }
+  return s;
+}
+
+void fuzz(const std::vector<std::string>& seeds, int rounds, const std::string& path,
+          const std::function<void()>& parse) {
+  ASSERT_FALSE(seeds.empty());
+  std::vector<int> accepted(seeds.size());
+  int refused = 0;
+  for (int i = 0; i < rounds; i++) {
+    size_t seed = 0;
+    overwrite(path, mutate(seeds, uint32_t(i), seed));
+    std::string message;
+    try {
+      parse();
+      accepted[seed]++;
+    } catch (const InputError& e) {
+      message = e.what();
+      refused++;
+    } catch (const std::exception& e) {
+      FAIL() << "round " << i << ": " << e.what();
+    }
+    if (!message.empty()) {
+      ASSERT_NE(message.find(path), std::string::npos) << "round " << i << ": " << message;
+      ASSERT_EQ(message.find('\n'), std::string::npos) << "round " << i << ": " << message;
+    }
+  }
+  EXPECT_GT(refused, rounds / 4);  // the mutations do reach the checks
+  EXPECT_LT(refused, rounds);
+}
+
+std::vector<std::string> seeds(const std::vector<std::string>& folders, const std::string& suffix,
+                               size_t largest) {
+  std::vector<fs::path> paths;
+  for (const std::string& folder : folders)
+    for (const auto& entry : fs::directory_iterator(folder))
+      if (entry.path().extension() == suffix && entry.file_size() <= largest)
+        paths.push_back(entry.path());
+  std::sort(paths.begin(), paths.end());
+  std::vector<std::string> out;
+  for (const fs::path& path : paths) out.push_back(content(path.string()));
+  return out;
+}
+
+void read_all(const std::string& path) {
+  auto w = open_weights(path);
+  for (const TensorInfo& info : w->list()) w->read(info.name, DType::f32);
+  w->hash();
+}
+
+TEST(Fuzz, Safetensors) {
+  PUPIL_NEEDS_SHARED();
+  Folder folder;
+  std::string path = folder / "a.safetensors";
+  fuzz(seeds({test::shared_folder() + "/reference/hostile"}, ".safetensors", 1000), 20000, path,
+       [&] { read_all(path); });
+}
+
+TEST(Fuzz, PyTorch) {
+  PUPIL_NEEDS_SHARED();
+  Folder folder;
+  std::string path = folder / "a.pth";
+  fuzz(seeds({test::shared_folder() + "/reference/hostile",
+              test::shared_folder() + "/reference/models/containers"},
+             ".pth", 36000),
+       20000, path, [&] { read_all(path); });
+}
+
+TEST(Fuzz, Npy) {
+  Folder folder;
+  std::string path = folder / "a.npy";
+  std::vector<std::string> files;
+  for (DType dtype : {DType::f64, DType::f32, DType::i64, DType::u8})
+    for (Shape shape : {Shape{}, Shape{0}, Shape{3}, Shape{2, 3}, Shape{1, 2, 3}}) {
+      save_npy(path, full(shape, 1, dtype));
+      files.push_back(content(path));
+    }
+  fuzz(files, 20000, path, [&] { read_npy(path); });
+}
+
+// --- writing where it cannot work ---
+
+template <class F>
+std::string failure(F&& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+TEST(FileWriter, FullDiskLeavesTheOldFile) {
+  Folder folder;
+  std::string path = folder / "a.safetensors";
+  save_safetensors(path, {{"x", full({4}, 1)}});
+  std::string before = content(path);
+  rlimit old;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &old), 0);
+  auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  rlimit small{4096, old.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  std::string message = failure([&] { save_safetensors(path, {{"x", full({5000}, 2)}}); });
+  setrlimit(RLIMIT_FSIZE, &old);
+  std::signal(SIGXFSZ, handler);
+  EXPECT_NE(message.find(path), std::string::npos) << message;
+  EXPECT_NE(message.find("file size"), std::string::npos) << message;
+  EXPECT_EQ(content(path), before);
+  EXPECT_FALSE(fs::exists(path + ".tmp"));
+}
+
+TEST(FileWriter, ImpossiblePlaces) {
+  Folder folder;
+  for (std::string path : {folder / "no/a", folder / "no/", folder.path.string(), std::string("")})
+    EXPECT_NE(refusal([&] { FileWriter file(path); }).find(path), std::string::npos) << path;
+  EXPECT_NE(refusal([&] { FileWriter file("/dev/full"); }).find("/dev/full"), std::string::npos);
+  if (geteuid() != 0) {  // root may write anywhere
+    fs::permissions(folder.path, fs::perms::owner_read | fs::perms::owner_exec);
+    EXPECT_NE(refusal([&] { FileWriter file(folder / "a"); }).find("permission"),
+              std::string::npos);
+    fs::permissions(folder.path, fs::perms::owner_all);
+  }
+}
+
+TEST(FileWriter, FollowsASymbolicLink) {
+  Folder folder;
+  fs::create_directory(folder.path / "there");
+  fs::create_symlink("there/a", folder.path / "link");
+  write_file(folder / "link", "one");
+  write_file(folder / "link", "two");
+  EXPECT_TRUE(fs::is_symlink(folder.path / "link"));
+  EXPECT_EQ(content(folder / "there/a"), "two");
+}
+
+TEST(MappedFile, NotAFile) {
+  Folder folder;
+  ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);
+  for (std::string path : {folder / "pipe", folder / "none", folder.path.string(),
+                           std::string("/dev/zero"), std::string("")})
+    EXPECT_NE(refusal([&] { MappedFile file(path); }).find(path), std::string::npos) << path;
+  write_file(folder / "empty", "");
+  EXPECT_EQ(MappedFile(folder / "empty").size(), 0u);
+}
+
+TEST(MappedFile, StaysWhatItWasWhenReplaced) {
+  Folder folder;
+  write_file(folder / "a", std::string(100000, 'o'));
+  MappedFile file(folder / "a");
+  write_file(folder / "a", "n");
+  EXPECT_EQ(std::count(file.data(), file.data() + file.size(), 'o'), 100000);
 }
 
 }  // namespace
