@@ -153,7 +153,7 @@ class StoredWeights final : public Weights {
   const std::map<std::string, std::string>& metadata() const override { return metadata_; }
   const std::string& path() const override { return file_->path(); }
 
-  const std::string& container() const override { return container_; }
+  std::string container() const override { return container_; }
 
   Tensor read(std::string_view name, DType dtype) const override {
     const StoredTensor& t = find(name);

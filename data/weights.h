@@ -26,7 +26,7 @@ class Weights {
   virtual std::span<const uint8_t> bytes(std::string_view name) const = 0;
   virtual const std::map<std::string, std::string>& metadata() const = 0;
   virtual const std::string& path() const = 0;
-  virtual const std::string& container() const = 0;  // "safetensors", "PyTorch zip, entry model"
+  virtual std::string container() const { return ""; }  // "safetensors", "PyTorch zip, entry model"
   // SHA-256 of names, shapes, dtypes and values in name order: the same for one net in two
   // containers when the dtypes agree. Hex.
   virtual std::string hash() const = 0;
