@@ -70,8 +70,27 @@ enum class CpuTeam { serial, lanes };
 CpuTeam& cpu_team();
 
 constexpr int kLanes = 128;
-// Elements of work below which an OpenMP region costs more than it saves.
+// Elements of work below which an OpenMP region costs more than it saves: a region costs about a
+// microsecond even when its `if` keeps it on one thread.
 constexpr int64_t kParallelWork = 32768;
+
+// body(i) for every i < n on the CPU, on all threads when `work`, in elements, is worth it. Runs on
+// local copies of body: no store can change what it captured by value, so that loops inside keep it
+// in registers.
+template <class Body>
+void parallel_for(int64_t n, int64_t work, const Body& body) {
+  if (work <= kParallelWork) {
+    const Body mine = body;
+    for (int64_t i = 0; i < n; i++) mine(i);
+    return;
+  }
+#pragma omp parallel
+  {
+    const Body mine = body;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < n; i++) mine(i);
+  }
+}
 // cols: rows are cut into at most this many chunks, whatever the thread count, so that the order of
 // the sum does not depend on threads.
 constexpr int64_t kColumnChunks = 64;
@@ -139,6 +158,25 @@ NdIndex<N> coalesce(const NdIndex<N>& full) {
     index.dims[0] = 1;
   }
   return index;
+}
+
+// On the CPU: run(offsets, first, n) for runs of neighbouring elements first .. first + n - 1,
+// along which tensor t advances by index.strides[t][index.rank - 1] from offsets[t]. `index` comes
+// from coalesce(); long runs are cut so that threads can share them, at places that depend on the
+// shape only.
+template <int N, class Run>
+void cpu_runs(const NdIndex<N>& index, const Run& run) {
+  constexpr int64_t kPiece = 4096;
+  NdIndex<N> outer = index;
+  int last = --outer.rank;
+  int64_t inner = index.dims[last], pieces = (inner + kPiece - 1) / kPiece, rows = 1;
+  for (int d = 0; d < last; d++) rows *= index.dims[d];
+  parallel_for(rows * pieces, rows * inner, [=](int64_t k) {
+    int64_t row = k / pieces, begin = k % pieces * kPiece, at[N];
+    outer.offsets(row, at);
+    for (int t = 0; t < N; t++) at[t] += begin * index.strides[t][last];
+    run(at, row * inner + begin, std::min(kPiece, inner - begin));
+  });
 }
 
 template <int N, class F>
@@ -241,9 +279,16 @@ void map([[maybe_unused]] Device device, int64_t n, const F& f) {
     return;
   }
 #endif
-#pragma omp parallel if (n > kParallelWork)
+  if (n <= kParallelWork) {
+    const F mine =
+        f;  // no store can change a local copy: the loop may keep its fields in registers
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) mine(i);
+    return;
+  }
+#pragma omp parallel
   {
-    const F mine = f;  // no store can change a local copy: the loop may keep its fields in registers
+    const F mine = f;
 #pragma omp for simd schedule(static)
     for (int64_t i = 0; i < n; i++) mine(i);
   }
@@ -273,8 +318,7 @@ void rows([[maybe_unused]] Device device, int64_t n, const K& k,
     for (int64_t row = 0; row < n; row++) k(LaneTeam<kLanes>{}, row);
     return;
   }
-#pragma omp parallel for schedule(static) if (n * work > kParallelWork)
-  for (int64_t row = 0; row < n; row++) k(SerialTeam{}, row);
+  parallel_for(n, n * work, [k](int64_t row) { k(SerialTeam{}, row); });
 }
 
 // The second stage of cols: adds a column's partial sums in chunk order.
@@ -306,14 +350,13 @@ void cols(Device device, int64_t n, int64_t columns, const K& k) {
   if (!device.is_cuda())
 #endif
   {
-#pragma omp parallel for schedule(static) if (n * columns > kParallelWork)
-    for (int64_t chunk = 0; chunk < plan.chunks; chunk++) {
+    parallel_for(plan.chunks, n * columns, [=](int64_t chunk) {
       Sum* sum = partial + chunk * columns;
       for (int64_t col = 0; col < columns; col++) sum[col] = Sum{};
       int64_t end = std::min(n, (chunk + 1) * plan.rows_per_chunk);
       for (int64_t row = chunk * plan.rows_per_chunk; row < end; row++)
         for (int64_t col = 0; col < columns; col++) sum[col] = sum[col] + k.value(row, col);
-    }
+    });
   }
   map(device, columns, ColumnFinish<K, Sum>{k, partial, plan.chunks, columns});
 }

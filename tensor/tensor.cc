@@ -209,6 +209,14 @@ void copy_into(const Tensor& to, const Tensor& from) {
   PUPIL_CHECK(to.shape() == from.shape(), "copy_into: ", from.shape(), " into ", to.shape());
   PUPIL_CHECK(to.device() == from.device(), "copy_into: tensors on different devices");
   if (to.numel() == 0) return;
+#if PUPIL_CUDA
+  if (to.device().is_cuda() && to.dtype() == from.dtype() && dense(to) && dense(from)) {
+    cudaError_t e =
+        cudaMemcpyAsync(to.raw(), from.raw(), to.bytes(), cudaMemcpyDeviceToDevice, cuda_stream());
+    PUPIL_CHECK(e == cudaSuccess, "copy_into: ", cudaGetErrorName(e));
+    return;
+  }
+#endif
   if (to.device().is_cuda()) {
     dispatch(to.dtype(), [&](auto a) {
       dispatch(from.dtype(), [&](auto b) {
@@ -222,7 +230,13 @@ void copy_into(const Tensor& to, const Tensor& from) {
     return;
   }
   if (to.dtype() == from.dtype() && to.layout() == from.layout() && dense(to) && dense(from)) {
-    memcpy(to.raw(), from.raw(), to.bytes());
+    constexpr int64_t kPiece = 1 << 16;
+    char* p = static_cast<char*>(to.raw());
+    const char* q = static_cast<const char*>(from.raw());
+    int64_t bytes = int64_t(to.bytes());
+    parallel_for((bytes + kPiece - 1) / kPiece, bytes / 4, [=](int64_t k) {
+      memcpy(p + k * kPiece, q + k * kPiece, size_t(std::min(kPiece, bytes - k * kPiece)));
+    });
     return;
   }
   if (to.layout() != from.layout() && to.dtype() == from.dtype() && dense(to) && dense(from) &&
@@ -237,18 +251,23 @@ void copy_into(const Tensor& to, const Tensor& from) {
       int64_t n = to.numel();
       if (to.layout() == Layout::strided && from.layout() == Layout::strided) {
         const Tensor* both[2] = {&to, &from};
-        NdIndex<2> index = broadcast_index("copy", to.shape(), both);
-#pragma omp parallel for schedule(static) if (n > kParallelWork)
-        for (int64_t i = 0; i < n; i++) {
-          int64_t at[2];
-          index.offsets(i, at);
-          p[at[0]] = convert<To>(q[at[1]]);
-        }
+        NdIndex<2> index = coalesce(broadcast_index("copy", to.shape(), both));
+        int64_t to_step = index.strides[0][index.rank - 1];
+        int64_t from_step = index.strides[1][index.rank - 1];
+        cpu_runs(index, [=](const int64_t(&at)[2], int64_t, int64_t n) {
+          To* out = p + at[0];
+          const From* in = q + at[1];
+          if (to_step == 1 && from_step == 1)
+            for (int64_t i = 0; i < n; i++) out[i] = convert<To>(in[i]);
+          else if (to_step == 1 && from_step == 0)
+            std::fill_n(out, n, convert<To>(*in));
+          else
+            for (int64_t i = 0; i < n; i++) out[i * to_step] = convert<To>(in[i * from_step]);
+        });
       } else {
         PUPIL_CHECK(dense(to) && dense(from), "copy: an image layout needs contiguous tensors");
         ImageIndex to_at(to.shape(), to.layout()), from_at(from.shape(), from.layout());
-#pragma omp parallel for schedule(static) if (n > kParallelWork)
-        for (int64_t i = 0; i < n; i++) p[to_at(i)] = convert<To>(q[from_at(i)]);
+        parallel_for(n, n, [=](int64_t i) { p[to_at(i)] = convert<To>(q[from_at(i)]); });
       }
     });
   });

@@ -46,21 +46,10 @@ void run(F f, const T* a, const T* b, T* y, int64_t n) {
 
 template <class F, class T>
 void cpu_binary(F f, const NdIndex<2>& index, const T* a, const T* b, T* y) {
-  int last = index.rank - 1;
-  int64_t inner = index.dims[last], rows = 1;
-  for (int d = 0; d < last; d++) rows *= index.dims[d];
-  NdIndex<2> outer = index;
-  outer.rank = last;
-  // A single long run is cut so that all threads share it.
-  int64_t piece = rows == 1 ? 4096 : inner, pieces = piece ? (inner + piece - 1) / piece : 0;
-  int64_t step_a = index.strides[0][last], step_b = index.strides[1][last];
-#pragma omp parallel for schedule(static) if (rows * inner > kParallelWork)
-  for (int64_t k = 0; k < rows * pieces; k++) {
-    int64_t at[2], row = k / pieces, begin = k % pieces * piece;
-    int64_t n = std::min(piece, inner - begin);
-    outer.offsets(row, at);
-    const T *p = a + at[0] + begin * step_a, *q = b + at[1] + begin * step_b;
-    T* out = y + row * inner + begin;
+  int64_t step_a = index.strides[0][index.rank - 1], step_b = index.strides[1][index.rank - 1];
+  cpu_runs(index, [=](const int64_t(&at)[2], int64_t first, int64_t n) {
+    const T *p = a + at[0], *q = b + at[1];
+    T* out = y + first;
     if (step_a == 1 && step_b == 1)
       run<1, 1>(f, p, q, out, n);
     else if (step_a == 1 && step_b == 0)
@@ -70,7 +59,7 @@ void cpu_binary(F f, const NdIndex<2>& index, const T* a, const T* b, T* y) {
     else
       for (int64_t i = 0; i < n; i++)
         out[i] = T(f(acc_t<T>(p[i * step_a]), acc_t<T>(q[i * step_b])));
-  }
+  });
 }
 
 // Not recorded. Images of one layout and shape are combined in place of their memory.

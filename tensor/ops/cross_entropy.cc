@@ -77,8 +77,7 @@ void cpu_forward(const float* logits, const TargetRow<float>& target, float* log
                  float* loss, int64_t rows) {
   int64_t n = target.classes;
   float keep = float(1 - target.smoothing), even = float(target.smoothing / double(n));
-#pragma omp parallel for schedule(static) if (rows * n * 4 > kParallelWork)
-  for (int64_t row = 0; row < rows; row++) {
+  parallel_for(rows, rows * n * 4, [=](int64_t row) {
     const float* x = logits + row * n;
     auto r = cpu_row_statistics(x, n, 1);
     float log_z = r.max + r.log_sum, sum = 0;
@@ -99,7 +98,7 @@ void cpu_forward(const float* logits, const TargetRow<float>& target, float* log
     }
     log_partition[row] = log_z;
     loss[row] = sum;
-  }
+  });
 }
 
 void cpu_backward(const CrossEntropyBackward<float>& k) {
@@ -107,8 +106,7 @@ void cpu_backward(const CrossEntropyBackward<float>& k) {
   int64_t n = target.classes;
   float keep = float(1 - target.smoothing), even = float(target.smoothing / double(n));
   float g = *k.gy / float(k.rows);
-#pragma omp parallel for schedule(static) if (k.rows * n * 4 > kParallelWork)
-  for (int64_t row = 0; row < k.rows; row++) {
+  parallel_for(k.rows, k.rows * n * 4, [=](int64_t row) {
     const float* x = k.logits + row * n;
     float* gx = k.g_logits + row * n;
     float log_z = k.log_partition[row], mass = 1;
@@ -125,7 +123,7 @@ void cpu_backward(const CrossEntropyBackward<float>& k) {
       for (int64_t j = 0; j < n; j++)
         gx[j] = g * (vector_exp(x[j] - log_z) * mass - (keep * t[j] + even));
     }
-  }
+  });
 }
 
 }  // namespace

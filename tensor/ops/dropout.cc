@@ -26,8 +26,7 @@ namespace {
 void cpu_dropout(const float* x, float* y, int64_t n, const RngKey& key, float p, float scale) {
   constexpr int64_t kTile = 512;
   int64_t tiles = (n + kTile - 1) / kTile;
-#pragma omp parallel for schedule(static) if (n > kParallelWork / 4)
-  for (int64_t tile = 0; tile < tiles; tile++) {
+  parallel_for(tiles, n * 4, [=](int64_t tile) {
     int32_t bits[kTile];
     int64_t begin = tile * kTile, count = std::min(kTile, n - begin);
     uint32_t high = uint32_t(begin >> 34) << 20;  // a tile never crosses a multiple of 2^34
@@ -45,7 +44,7 @@ void cpu_dropout(const float* x, float* y, int64_t n, const RngKey& key, float p
 #pragma omp simd
     for (int64_t i = 0; i < count; i++)
       out[i] = float(bits[i]) * 0x1p-24f < p ? 0.0f : in[i] * scale;
-  }
+  });
 }
 
 // x dense in memory; element order is memory order, which begins with the sample in every layout.

@@ -68,17 +68,15 @@ float simd_sum(const float* x, int64_t n) {
 
 void cpu_sum_rows(const float* x, float* y, int64_t rows, int64_t length, int64_t chunk,
                   int64_t chunks, float factor) {
-#pragma omp parallel for schedule(static) if (rows * length > kParallelWork)
-  for (int64_t row = 0; row < rows * chunks; row++) {
+  parallel_for(rows * chunks, rows * length, [=](int64_t row) {
     int64_t begin = row % chunks * chunk;
     y[row] = factor * simd_sum(x + row / chunks * length + begin, std::min(chunk, length - begin));
-  }
+  });
 }
 
 void cpu_sum_middle(const float* x, float* y, int64_t outer, int64_t length, int64_t inner,
                     float factor) {
-#pragma omp parallel for schedule(static) if (outer * length * inner > kParallelWork)
-  for (int64_t o = 0; o < outer; o++) {
+  parallel_for(outer, outer * length * inner, [=](int64_t o) {
     float* out = y + o * inner;
     std::fill_n(out, inner, 0.0f);
     for (int64_t k = 0; k < length; k++) {
@@ -87,7 +85,7 @@ void cpu_sum_middle(const float* x, float* y, int64_t outer, int64_t length, int
       for (int64_t i = 0; i < inner; i++) out[i] += p[i];
     }
     for (int64_t i = 0; i < inner; i++) out[i] *= factor;
-  }
+  });
 }
 
 // x (outer, length, inner) contiguous -> (outer * inner) in dtype `to`.

@@ -53,8 +53,7 @@ namespace {
 
 template <bool logarithm>
 void cpu_forward(const float* x, float* y, int64_t rows, int64_t n, float scale, int* flag) {
-#pragma omp parallel for schedule(static) if (rows * n * 4 > kParallelWork)
-  for (int64_t row = 0; row < rows; row++) {
+  parallel_for(rows, rows * n * 4, [=](int64_t row) {
     const float* in = x + row * n;
     float* out = y + row * n;
     if constexpr (logarithm) {
@@ -77,14 +76,13 @@ void cpu_forward(const float* x, float* y, int64_t rows, int64_t n, float scale,
 #pragma omp simd
       for (int64_t j = 0; j < n; j++) out[j] *= inverse;
     }
-  }
+  });
 }
 
 template <bool logarithm>
 void cpu_backward(const float* y, const float* gy, float* gx, int64_t rows, int64_t n,
                   float scale) {
-#pragma omp parallel for schedule(static) if (rows * n * 4 > kParallelWork)
-  for (int64_t row = 0; row < rows; row++) {
+  parallel_for(rows, rows * n * 4, [=](int64_t row) {
     const float *p = y + row * n, *g = gy + row * n;
     float* out = gx + row * n;
     float dot = 0;
@@ -93,7 +91,7 @@ void cpu_backward(const float* y, const float* gy, float* gx, int64_t rows, int6
 #pragma omp simd
     for (int64_t j = 0; j < n; j++)
       out[j] = (logarithm ? g[j] - vector_exp(p[j]) * dot : p[j] * (g[j] - dot)) * scale;
-  }
+  });
 }
 
 template <bool logarithm>
