@@ -443,28 +443,83 @@ void check(const Config& c, const std::string& file) {
       fail_input(file, ": method ", m.method, " needs a teacher: add a [[teacher]] section");
 }
 
-}  // namespace
+// The tables of `over` replace or extend those of `base`; lists are replaced whole.
+void merge(toml::table& base, const toml::table& over) {
+  for (auto&& [key, node] : over) {
+    toml::table* below = base[key.str()].as_table();
+    if (below && node.is_table())
+      merge(*below, *node.as_table());
+    else
+      base.insert_or_assign(key.str(), node);
+  }
+}
 
-Config parse_config(const std::string& text, const std::string& name,
-                    const std::vector<std::string>& settings) {
-  toml::table root;
+toml::table parse_table(const std::string& text, const std::string& name) {
   try {
-    root = toml::parse(text, name);
+    return toml::parse(text, name);
   } catch (const toml::parse_error& error) {
     fail_input(name, ":", error.source().begin.line, ": ", error.description());
   }
+}
+
+std::string read_text(const std::string& path) {
+  std::ifstream file(path);
+  std::stringstream text;
+  if (!file || !(text << file.rdbuf()))
+    fail_input("cannot read the configuration ", path, "; `pupil init > ", path, "` writes one");
+  return text.str();
+}
+
+Config config_of(toml::table root, const std::string& name,
+                 const std::vector<std::string>& settings) {
   for (const std::string& setting : settings) apply_setting(root, setting);
   Config config = read_table(root, name);
   check(config, name);
   return config;
 }
 
+}  // namespace
+
+Config parse_config(const std::string& text, const std::string& name,
+                    const std::vector<std::string>& settings) {
+  return config_of(parse_table(text, name), name, settings);
+}
+
 Config read_config(const std::string& path, const std::vector<std::string>& settings) {
-  std::ifstream file(path);
-  std::stringstream text;
-  if (!file || !(text << file.rdbuf()))
-    fail_input("cannot read the configuration ", path, "; `pupil init > ", path, "` writes one");
-  return parse_config(text.str(), path, settings);
+  return parse_config(read_text(path), path, settings);
+}
+
+Study read_study(const std::string& path, const std::vector<std::string>& settings) {
+  toml::table root = parse_table(read_text(path), path);
+  Study study;
+  study.seeds = {0};
+  if (const toml::table* table = section_of(root, "study", path)) {
+    Reader reader(*table, "study", path);
+    reader("seeds", study.seeds, "", Range{0});
+    reader("lr", study.lr, "", Range{0, kInf, true});
+    reader.finish();
+    if (!root.contains("arm")) fail_input(path, ": [study] needs at least one [[arm]]");
+  }
+  if (study.seeds.empty()) fail_input(path, ": study.seeds is empty");
+  std::vector<toml::table> arms;
+  for (const toml::table* arm : list_of(root, "arm", path)) arms.push_back(*arm);
+  root.erase("study");
+  root.erase("arm");
+  for (toml::table& arm : arms) {
+    std::string name = arm["name"].value_or(std::string());
+    bool plain = !name.empty() && name.find('/') == std::string::npos && name[0] != '.';
+    if (!plain) fail_input(where(arm, path), ": every [[arm]] needs a name, as name = \"kd\"");
+    for (const Study::Arm& other : study.arms)
+      if (other.name == name) fail_input(where(arm, path), ": two arms are called ", name);
+    arm.erase("name");
+    toml::table merged = root;
+    merge(merged, arm);
+    study.arms.push_back({name, config_of(std::move(merged), path, settings)});
+    const Config& config = study.arms.back().config;
+    if (study.lr.size() > 1 && config.data.validation.empty() && config.data.validation_share == 0)
+      fail_input(path, ": study.lr chooses on validation samples: give data.validation_share");
+  }
+  return study;
 }
 
 std::string to_toml(const Config& config, bool commented) {

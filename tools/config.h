@@ -64,6 +64,20 @@ Config parse_config(const std::string& text, const std::string& name,
                     const std::vector<std::string>& settings = {});
 Config read_config(const std::string& path, const std::vector<std::string>& settings = {});
 
+// One file with several arms: each [[arm]] has a name and any of the sections above, which are
+// merged over the rest of the file. [study] says seeds = [...], each arm is trained once with each,
+// and lr = [...], the learning rates that an arm chooses from on the validation samples.
+struct Study {
+  struct Arm {
+    std::string name;
+    Config config;
+  };
+  std::vector<Arm> arms;  // empty: the file is a plain configuration
+  std::vector<int64_t> seeds;
+  std::vector<double> lr;
+};
+Study read_study(const std::string& path, const std::vector<std::string>& settings = {});
+
 // TOML that parse_config reads back to the same configuration. commented: with the help of every
 // key.
 std::string to_toml(const Config&, bool commented);

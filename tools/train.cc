@@ -15,6 +15,7 @@
 #include "machine.h"
 #include "program.h"
 #include "run_folder.h"
+#include "study.h"
 
 namespace pupil {
 namespace {
@@ -323,10 +324,13 @@ void train(const Arguments& a) {
     if (!std::filesystem::exists(path, error))
       fail_input("--resume: there is no run in ", a.folder, " (no config.toml)");
   }
-  Config config = read_config(path, a.settings);
   if (options.folder.empty())
     options.folder = "runs/" + std::filesystem::path(a.config).stem().string();
-  run(config, options);
+  Study study = read_study(path, a.settings);
+  if (study.arms.empty())
+    run(read_config(path, a.settings), options);
+  else
+    run_study(study, options);
 }
 
 }  // namespace

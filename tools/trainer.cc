@@ -216,7 +216,8 @@ void Trainer::State::step() {
 
   StepScope scope;
   std::vector<methods::Teacher> said;
-  for (const LiveOrStored& teacher : teachers) said.push_back(ask(teacher, batch));
+  if (objective->needs_teacher())
+    for (const LiveOrStored& teacher : teachers) said.push_back(ask(teacher, batch));
   nn::Taps taps(objective->student_taps());
   Rng rng(uint64_t(config.train.seed), uint64_t(p.step));
   nn::Call call;

@@ -1,0 +1,79 @@
+#include "study.h"
+
+#include <filesystem>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "run_folder.h"
+
+namespace pupil {
+namespace {
+
+// One run in a folder of its own; an earlier one there is finished or continued.
+void run_in(const Config& config, const RunOptions& options, const std::string& name) {
+  RunOptions one = options;
+  one.folder = options.folder + "/" + name;
+  one.resume = std::filesystem::exists(one.folder + "/config.toml");
+  run(config, one);
+}
+
+std::string percent(double share) {
+  std::ostringstream out;
+  out.precision(2);
+  out << std::fixed << 100 * share << " %";
+  return out.str();
+}
+
+// The best accuracy on the validation samples, as the last epoch's line of metrics.jsonl says.
+double best_validation(const std::string& folder) {
+  std::istringstream lines(read_file(folder + "/metrics.jsonl"));
+  double best = -1;
+  for (std::string line; std::getline(lines, line);) {
+    nlohmann::json j = nlohmann::json::parse(line, nullptr, false);
+    if (j.is_object() && j.contains("best")) best = j["best"].value("top1", best);
+  }
+  return best;
+}
+
+// The learning rate whose run with the first seed is best on the validation samples.
+double choose_lr(const Study& study, const Study::Arm& arm, const RunOptions& options) {
+  if (study.lr.empty()) return arm.config.train.lr;
+  if (study.lr.size() == 1) return study.lr[0];
+  double chosen = 0, best = -1;
+  std::string tried;
+  for (double lr : study.lr) {
+    Config config = arm.config;
+    config.data.test.clear();
+    config.train.lr = lr;
+    config.train.seed = study.seeds[0];
+    std::string name = concat(arm.name, "/lr", lr);
+    run_in(config, options, name);
+    double top1 = best_validation(options.folder + "/" + name);
+    tried += concat(tried.empty() ? "" : ", ", "lr ", lr, " ", percent(top1));
+    if (top1 > best) {
+      best = top1;
+      chosen = lr;
+    }
+  }
+  std::cout << arm.name << ": on the validation samples " << tried << "; taking lr " << chosen
+            << std::endl;
+  return chosen;
+}
+
+}  // namespace
+
+void run_study(const Study& study, const RunOptions& options) {
+  if (!options.resume && std::filesystem::exists(options.folder))
+    fail_input("--run: ", options.folder, " exists; go on with --resume, or name another folder");
+  for (const Study::Arm& arm : study.arms) {
+    Config config = arm.config;
+    config.train.lr = choose_lr(study, arm, options);
+    for (int64_t seed : study.seeds) {
+      config.train.seed = seed;
+      run_in(config, options, concat(arm.name, "/seed", seed));
+    }
+  }
+  std::cout << "finished; `pupil report " << options.folder << "` shows all arms" << std::endl;
+}
+
+}  // namespace pupil
