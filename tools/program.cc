@@ -4,6 +4,7 @@
 #include <iostream>
 
 #include "../tensor/runtime.h"
+#include "bench.h"
 #include "eval.h"
 #include "info.h"
 #include "init.h"
@@ -39,6 +40,7 @@ void add_commands(CLI::App& app) {
   add_eval_command(app);
   add_models_command(app);
   add_verify_command(app);
+  add_bench_command(app);
   add_report_command(app);
   add_info_command(app);
 }

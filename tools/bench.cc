@@ -1,0 +1,234 @@
+#include "bench.h"
+
+#include <sys/resource.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "../methods/objective.h"
+#include "../tensor/memory.h"
+#include "../tensor/runtime.h"
+#include "program.h"
+
+namespace pupil {
+namespace {
+
+constexpr int64_t kClasses = 10, kImage = 32, kTeacherWidth = 2048;
+constexpr int kWarmUp = 3;  // steps that build primitives and touch memory for the first time
+
+struct Workload {
+  std::string name, summary, student;
+  std::string teacher;  // a model that is asked in every step, or empty
+  std::vector<methods::Choice> methods;
+};
+
+const std::vector<Workload>& workloads() {
+  static const std::vector<Workload> list{
+      {"resnet20_c10_train", "ResNet-20 on 32x32 images", "resnet20_cifar", "", {}},
+      {"kd_resnet56_resnet20_train",
+       "ResNet-20 taught by a live ResNet-56 (KD)",
+       "resnet20_cifar",
+       "resnet56_cifar",
+       {{"kd", {}, {}}}},
+      {"vit_tiny4_32_train",
+       "ViT-Tiny with patches of 4 on 32x32 images",
+       "vit(dim=192,depth=12,heads=3,patch=4,image=32)",
+       "",
+       {}},
+      {"aft_vit_tiny4_32_train",
+       "the same with AFT and stored teacher features, 2048 wide",
+       "vit(dim=192,depth=12,heads=3,patch=4,image=32)",
+       "",
+       {{"aft", {}, {}}}}};
+  return list;
+}
+
+struct Arguments {
+  std::vector<std::string> names;
+  int64_t batch = 128;
+  int steps = 20, threads = 0;
+  std::string dtype = "f32";
+  bool as_json = false;
+};
+
+DType dtype_named(const std::string& name) {
+  for (DType dtype : {DType::f32, DType::f64, DType::bf16})
+    if (name == name_of(dtype)) return dtype;
+  fail_input("bench: unknown dtype '", name, "': f32, f64 or bf16");
+}
+
+Tensor random_normal(const Shape& shape, const char* stream, DType dtype) {
+  Tensor values = empty(shape);
+  for (int64_t i = 0; i < values.numel(); i++)
+    values.data<float>()[i] = float(normal({1, stream_id(stream), 0}, i));
+  return values.to(dtype);
+}
+
+// The largest resident size since reset_peak(), in bytes.
+void reset_peak() { std::ofstream("/proc/self/clear_refs") << "5"; }
+int64_t peak_resident_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.rfind("VmHWM:", 0) == 0) return std::stoll(line.substr(6)) * 1024;
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return int64_t(usage.ru_maxrss) * 1024;
+}
+
+// Nearest-rank percentile of sorted values.
+double percentile(const std::vector<double>& sorted, double share) {
+  return sorted[size_t(std::lround(share * double(sorted.size() - 1)))];
+}
+
+struct Result {
+  std::vector<double> images_per_s;  // of each step, sorted
+  int64_t peak_rss_bytes;
+  double loss_first, loss_last;
+};
+
+Result run(const Workload& work, const Arguments& a) {
+  reset_peak();
+  DType dtype = dtype_named(a.dtype);
+  nn::Store store(0, dtype), teacher_store(1, dtype);
+  nn::Scope scope(store);
+  models::Model student = models::make_model(work.student, scope, {.classes = kClasses});
+  std::optional<models::Model> teacher;
+  if (!work.teacher.empty())
+    teacher = models::make_model(work.teacher, nn::Scope(teacher_store), {.classes = kClasses});
+  methods::Setup setup;
+  setup.classes = kClasses;
+  setup.student_width = student.width;
+  setup.teacher_widths = {teacher ? teacher->width : kTeacherWidth};
+  setup.student_taps = student.taps;
+  std::vector<std::string> names;
+  for (const nn::Param& p : store.params())
+    if (!p.buffer) names.push_back(p.name);
+  methods::Objective objective(work.methods, scope, setup);
+  std::vector<nn::Group> groups = objective.groups();
+  groups.insert(groups.begin(), {names, 0.05, 1e-4});
+  nn::OptimizerOptions options;
+  options.momentum = 0.9;
+  nn::Optimizer optimizer(store, groups, options);
+
+  Tensor images = random_normal({a.batch, 3, kImage, kImage}, "bench images", dtype);
+  methods::Batch batch;
+  std::vector<int64_t> labels(size_t(a.batch)), index(labels);
+  for (size_t i = 0; i < labels.size(); i++) {
+    labels[i] = int64_t(i * 7919 % kClasses);
+    index[i] = int64_t(i);
+  }
+  batch.labels = from(labels, {a.batch});
+  batch.index = from(index, {a.batch});
+  Tensor stored;
+  if (!teacher && objective.needs_teacher())
+    stored = random_normal({a.batch, kTeacherWidth}, "bench teacher", dtype);
+
+  Rng rng(0);
+  auto step = [&] {
+    StepScope scope;
+    std::vector<methods::Teacher> teachers;
+    if (teacher) {
+      NoGrad no_grad;
+      models::Output out = teacher->forward(images, {});
+      teachers.push_back({"teacher", out.logits, out.features, {}});
+    } else if (stored)
+      teachers.push_back({"teacher", {}, stored, {}});
+    nn::Taps taps(objective.student_taps());
+    nn::Call call{true, &rng, &taps};
+    models::Output out = student.forward(images, call);
+    methods::Loss loss = objective({batch, out, taps, teachers, call});
+    optimizer.zero_grad();
+    backward(loss.total);
+    optimizer.step();
+    rng.advance();
+    return loss.total.item();
+  };
+
+  Result result{};
+  for (int i = 0; i < kWarmUp + a.steps; i++) {
+    auto start = std::chrono::steady_clock::now();
+    double loss = step();
+    std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+    if (i == 0) result.loss_first = loss;
+    result.loss_last = loss;
+    if (i >= kWarmUp) result.images_per_s.push_back(double(a.batch) / time.count());
+  }
+  if (!std::isfinite(result.loss_last)) throw Error("bench: " + work.name + ": the loss diverged");
+  std::sort(result.images_per_s.begin(), result.images_per_s.end());
+  result.peak_rss_bytes = peak_resident_bytes();
+  return result;
+}
+
+void bench(const Arguments& a) {
+  nlohmann::ordered_json all = nlohmann::ordered_json::array();
+  if (a.names.empty()) {
+    for (const Workload& work : workloads()) {
+      if (a.as_json)
+        all.push_back({{"workload", work.name}, {"summary", work.summary}});
+      else
+        std::cout << std::left << std::setw(28) << work.name << work.summary << "\n";
+    }
+    if (a.as_json) std::cout << all.dump(2) << "\n";
+    return;
+  }
+  std::vector<const Workload*> chosen;
+  std::vector<std::string> known;
+  for (const Workload& work : workloads()) known.push_back(work.name);
+  for (const std::string& name : a.names) {
+    auto at = std::find(known.begin(), known.end(), name);
+    if (at == known.end())
+      fail_input("bench: unknown workload '", name, "': did you mean ", nearest_name(name, known),
+                 "? (pupil bench lists them)");
+    chosen.push_back(&workloads()[size_t(at - known.begin())]);
+  }
+  use_threads(a.threads);
+  for (const Workload* work : chosen) {
+    Result r = run(*work, a);
+    double median = percentile(r.images_per_s, 0.5);
+    if (!a.as_json)
+      std::cout << std::left << std::setw(28) << work->name << std::fixed << std::setprecision(1)
+                << median << " images/s (p10 " << percentile(r.images_per_s, 0.1) << ", p90 "
+                << percentile(r.images_per_s, 0.9) << "), loss " << std::setprecision(4)
+                << r.loss_first << " -> " << r.loss_last << ", peak " << r.peak_rss_bytes / 1048576
+                << " MiB" << std::endl;
+    all.push_back({{"workload", work->name},
+                   {"batch", a.batch},
+                   {"threads", cpu_threads()},
+                   {"dtype", a.dtype},
+                   {"device", "cpu"},
+                   {"images_per_s",
+                    {{"median", median},
+                     {"p10", percentile(r.images_per_s, 0.1)},
+                     {"p90", percentile(r.images_per_s, 0.9)}}},
+                   {"peak_rss_bytes", r.peak_rss_bytes},
+                   {"loss_first", r.loss_first},
+                   {"loss_last", r.loss_last}});
+  }
+  if (a.as_json) std::cout << all.dump(2) << "\n";
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand(
+      "bench", "speed of fixed training jobs on random images; without a name: lists them");
+  command->footer("Example:\n  pupil bench resnet20_c10_train --steps 50 --json");
+  auto a = std::make_shared<Arguments>();
+  command->add_option("NAME", a->names, "workloads");
+  command->add_option("--batch", a->batch, "images per step")
+      ->check(CLI::Range(2, 65536))
+      ->capture_default_str();
+  command->add_option("--steps", a->steps, "timed steps, after 3 that are not")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  command->add_option("--dtype", a->dtype, "f32, f64 or bf16")->capture_default_str();
+  command->add_flag("--json", a->as_json, "for machines");
+  add_threads_option(*command, a->threads);
+  command->callback([a] { bench(*a); });
+}
+
+}  // namespace pupil
