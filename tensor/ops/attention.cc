@@ -1,7 +1,10 @@
 #include <limits>
 
 #include "../../autograd/samples.h"
+#include "../launch.h"
 #include "../ops.h"
+#include "gemm.h"
+#include "vector_math.h"
 
 namespace pupil {
 namespace {
@@ -13,6 +16,72 @@ Tensor causal_mask(int64_t tokens, int64_t sources, DType dtype, Device device) 
     for (int64_t s = t + 1; s < sources; s++)
       mask[size_t(t * sources + s)] = -std::numeric_limits<double>::infinity();
   return from(mask, {tokens, sources}, dtype).to(device);
+}
+
+// In place: rows of scores become softmax(scale * row). The scale is here, since as an option of
+// the product it costs oneDNN its fast kernel.
+void softmax_rows(float* scores, int64_t count, int64_t n, float scale) {
+#pragma omp parallel for schedule(static) if (count * n > kParallelWork)
+  for (int64_t row = 0; row < count; row++) {
+    float* p = scores + row * n;
+    float max = -INFINITY, sum = 0;
+#pragma omp simd reduction(max : max)
+    for (int64_t j = 0; j < n; j++) max = p[j] > max ? p[j] : max;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < n; j++) {
+      p[j] = vector_exp((p[j] - max) * scale);
+      sum += p[j];
+    }
+    float factor = 1 / sum;
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) p[j] *= factor;
+  }
+}
+
+// In place: rows of the gradient of the probabilities become that of the unscaled scores,
+// scale * p (g - <p, g>).
+void softmax_rows_backward(const float* probabilities, float* gradient, int64_t count, int64_t n,
+                           float scale) {
+#pragma omp parallel for schedule(static) if (count * n > kParallelWork)
+  for (int64_t row = 0; row < count; row++) {
+    const float* p = probabilities + row * n;
+    float *g = gradient + row * n, dot = 0;
+#pragma omp simd reduction(+ : dot)
+    for (int64_t j = 0; j < n; j++) dot += p[j] * g[j];
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) g[j] = scale * p[j] * (g[j] - dot);
+  }
+}
+
+// One of the `parts` matrices packed in x (batch, tokens, parts * heads * width), as (batch, heads,
+// tokens, width); shares memory.
+Tensor heads_of(const Tensor& x, int which, int parts, int64_t heads) {
+  int64_t batch = x.dim(0), tokens = x.dim(1), row = x.dim(2), width = row / parts / heads;
+  return alias(x, {batch, heads, tokens, width}, {tokens * row, width, row, 1},
+               which * heads * width);
+}
+
+// Products straight on the packed projection, nothing is copied; only the probabilities are kept.
+Tensor qkv_attention_fast(const Tensor& input, int64_t heads) {
+  Tensor qkv = input.contiguous().detach();
+  int64_t batch = qkv.dim(0), tokens = qkv.dim(1), width = qkv.dim(2) / 3 / heads;
+  float scale = float(1 / std::sqrt(double(width)));
+  Tensor q = heads_of(qkv, 0, 3, heads), k = heads_of(qkv, 1, 3, heads),
+         v = heads_of(qkv, 2, 3, heads);
+  Tensor p = empty({batch, heads, tokens, tokens}), y = empty({batch, tokens, heads * width});
+  gemm(q, transposed(k), p);
+  softmax_rows(p.data<float>(), batch * heads * tokens, tokens, scale);
+  gemm(p, v, heads_of(y, 0, 1, heads));
+  return record("qkv_attention", y, {input}, [=](Backward& grad) {
+    Tensor gy = heads_of(grad.gy.contiguous(), 0, 1, heads);
+    Tensor gqkv = empty(qkv.shape()), g = empty(p.shape());
+    gemm(transposed(p), gy, heads_of(gqkv, 2, 3, heads));
+    gemm(gy, transposed(v), g);
+    softmax_rows_backward(p.data<float>(), g.data<float>(), batch * heads * tokens, tokens, scale);
+    gemm(g, k, heads_of(gqkv, 0, 3, heads));
+    gemm(transposed(g), q, heads_of(gqkv, 1, 3, heads));
+    grad[0].give(gqkv);
+  });
 }
 
 }  // namespace
@@ -33,6 +102,7 @@ Tensor qkv_attention(const Tensor& qkv, int heads) {
   PUPIL_CHECK(qkv.rank() == 3 && heads > 0 && qkv.dim(2) % (3 * heads) == 0,
               "qkv_attention: (batch, tokens, 3 * heads * head_dim) expected, got ", qkv.shape(),
               " for ", heads, " heads");
+  if (cpu_fast(qkv.dtype(), qkv.device()) && qkv.numel() > 0) return qkv_attention_fast(qkv, heads);
   int64_t batch = qkv.dim(0), tokens = qkv.dim(1), width = qkv.dim(2) / (3 * heads);
   Tensor packed = view(qkv, {batch, tokens, 3, heads, width});
   auto part = [&](int64_t which) {

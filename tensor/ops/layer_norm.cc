@@ -84,6 +84,78 @@ struct LayerNormParameterGradient {
   }
 };
 
+namespace {
+
+// float32 on the CPU. A sum over a row runs in vector lanes, in the same order every time.
+void cpu_forward(const LayerNormForward<float>& k, int64_t count) {
+  int64_t n = k.columns;
+#pragma omp parallel for schedule(static) if (count * n > kParallelWork)
+  for (int64_t row = 0; row < count; row++) {
+    const float* x = k.x + row * k.x_stride;
+    float* y = k.y + row * n;
+    float sum = 0, squares = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < n; j++) sum += x[j];
+    float mean = sum / float(n);
+#pragma omp simd reduction(+ : squares)
+    for (int64_t j = 0; j < n; j++) squares += (x[j] - mean) * (x[j] - mean);
+    float s = 1 / std::sqrt(squares / float(n) + k.eps);
+    if (k.weight) {
+#pragma omp simd
+      for (int64_t j = 0; j < n; j++) y[j] = (x[j] - mean) * s * k.weight[j] + k.bias[j];
+    } else {
+#pragma omp simd
+      for (int64_t j = 0; j < n; j++) y[j] = (x[j] - mean) * s;
+    }
+    k.mean[row] = mean;
+    k.inverse_std[row] = s;
+  }
+}
+
+// Both gradients in one pass over x and gy. Rows are cut into parts whatever the thread count; each
+// part sums the parameter gradients of its rows, in f64 between parts. k.gx may be null.
+void cpu_backward(const LayerNormInputGradient<float>& k,
+                  const LayerNormParameterGradient<float>& parameters, int64_t count) {
+  int64_t n = k.columns, parts = std::min<int64_t>(32, (count + 15) / 16);
+  std::vector<float> partial(size_t(parts * 2 * n));
+#pragma omp parallel for schedule(static) if (count * n > kParallelWork)
+  for (int64_t part = 0; part < parts; part++) {
+    float *weight_sum = &partial[size_t(part * 2 * n)], *bias_sum = weight_sum + n;
+    for (int64_t row = count * part / parts; row < count * (part + 1) / parts; row++) {
+      const float *x = k.x + row * k.x_stride, *g = k.gy + row * n;
+      float mean = k.mean[row], s = k.inverse_std[row], sum = 0, dot = 0;
+#pragma omp simd reduction(+ : sum, dot)
+      for (int64_t j = 0; j < n; j++) {
+        float normalized = (x[j] - mean) * s, slope = k.weight ? g[j] * k.weight[j] : g[j];
+        sum += slope;
+        dot += slope * normalized;
+        weight_sum[j] += g[j] * normalized;
+        bias_sum[j] += g[j];
+      }
+      if (!k.gx) continue;
+      float* gx = k.gx + row * n;
+      sum /= float(n);
+      dot /= float(n);
+#pragma omp simd
+      for (int64_t j = 0; j < n; j++) {
+        float slope = k.weight ? g[j] * k.weight[j] : g[j];
+        gx[j] = s * (slope - sum - (x[j] - mean) * s * dot);
+      }
+    }
+  }
+  if (!parameters.gweight && !parameters.gbias) return;
+  for (int64_t j = 0; j < n; j++) {
+    double weight_sum = 0, bias_sum = 0;
+    for (int64_t part = 0; part < parts; part++) {
+      weight_sum += double(partial[size_t(part * 2 * n + j)]);
+      bias_sum += double(partial[size_t((part * 2 + 1) * n + j)]);
+    }
+    parameters.store(j, {float(weight_sum), float(bias_sum)});
+  }
+}
+
+}  // namespace
+
 Tensor layer_norm(const Tensor& input, const Tensor& weight, const Tensor& bias, double eps) {
   PUPIL_CHECK(input.rank() >= 1 && bool(weight) == bool(bias), "layer_norm: x ", input.shape(),
               " with weight and bias, or neither");
@@ -98,11 +170,19 @@ Tensor layer_norm(const Tensor& input, const Tensor& weight, const Tensor& bias,
   dispatch(x.dtype(), [&](auto t) {
     using T = typename decltype(t)::type;
     using A = acc_t<T>;
-    rows(x.device(), count,
-         LayerNormForward<T>{x.data<T>(), weight ? weight.data<T>() : nullptr,
-                             bias ? bias.data<T>() : nullptr, y.data<T>(), mean.data<A>(),
-                             inverse_std.data<A>(), x_stride, columns, A(eps)},
-         columns);
+    LayerNormForward<T> kernel{x.data<T>(),
+                               weight ? weight.data<T>() : nullptr,
+                               bias ? bias.data<T>() : nullptr,
+                               y.data<T>(),
+                               mean.data<A>(),
+                               inverse_std.data<A>(),
+                               x_stride,
+                               columns,
+                               A(eps)};
+    if constexpr (std::is_same_v<T, float>) {
+      if (cpu_fast(x.dtype(), x.device())) return cpu_forward(kernel, count);
+    }
+    rows(x.device(), count, kernel, columns);
   });
   std::vector<Tensor> inputs{input};
   if (weight) inputs.insert(inputs.end(), {weight, bias});
@@ -113,27 +193,36 @@ Tensor layer_norm(const Tensor& input, const Tensor& weight, const Tensor& bias,
     dispatch(gy.dtype(), [&](auto t) {
       using T = typename decltype(t)::type;
       using A = acc_t<T>;
-      Tensor gweight, gbias;
+      Tensor gweight, gbias, gx;
       float weight_beta = 0, bias_beta = 0;
       if (affine && grad[1].needed) gweight = grad[1].into(weight_beta);
       if (affine && grad[2].needed) gbias = grad[2].into(bias_beta);
-      if (gweight || gbias)
-        cols(gy.device(), count, columns,
-             LayerNormParameterGradient<T>{
-                 x.data<T>(), gy.data<T>(), gweight ? gweight.data<T>() : nullptr,
-                 gbias ? gbias.data<T>() : nullptr, mean.data<A>(), inverse_std.data<A>(), x_stride,
-                 columns, weight_beta, bias_beta});
       if (affine && !gweight) grad[1].none();
       if (affine && !gbias) grad[2].none();
-      if (grad[0].needed) {
-        Tensor gx = empty_like(gy);
-        rows(gy.device(), count,
-             LayerNormInputGradient<T>{x.data<T>(), w ? w.data<T>() : nullptr, gy.data<T>(),
-                                       gx.data<T>(), mean.data<A>(), inverse_std.data<A>(),
-                                       x_stride, columns},
-             columns);
+      if (grad[0].needed) gx = empty_like(gy);
+      LayerNormParameterGradient<T> parameters{x.data<T>(),
+                                               gy.data<T>(),
+                                               gweight ? gweight.data<T>() : nullptr,
+                                               gbias ? gbias.data<T>() : nullptr,
+                                               mean.data<A>(),
+                                               inverse_std.data<A>(),
+                                               x_stride,
+                                               columns,
+                                               weight_beta,
+                                               bias_beta};
+      LayerNormInputGradient<T> input_gradient{
+          x.data<T>(),    w ? w.data<T>() : nullptr, gy.data<T>(), gx ? gx.data<T>() : nullptr,
+          mean.data<A>(), inverse_std.data<A>(),     x_stride,     columns};
+      bool done = false;
+      if constexpr (std::is_same_v<T, float>) {
+        done = cpu_fast(gy.dtype(), gy.device());
+        if (done) cpu_backward(input_gradient, parameters, count);
+      }
+      if (!done && (gweight || gbias)) cols(gy.device(), count, columns, parameters);
+      if (!done && gx) rows(gy.device(), count, input_gradient, columns);
+      if (gx)
         grad[0].give(gx);
-      } else
+      else
         grad[0].none();
     });
   });

@@ -116,15 +116,24 @@ struct GlobalAverage {
   }
 };
 
+// One team per block of channels of one sample.
 template <class T>
 struct GlobalAverageBackward {
   const T* gy;
   T* gx;
-  int64_t channels, pixels, block;
-  PUPIL_HD void operator()(int64_t i) const {
+  int64_t pixels, block;
+  template <class Team>
+  PUPIL_HD void operator()(const Team& team, int64_t row) const {
     using A = acc_t<T>;
-    int64_t blocks = i / block / pixels;  // counts (n, c / block)
-    gx[i] = T(A(gy[blocks * block + i % block]) / A(pixels));
+    const T* from = gy + row * block;
+    T* to = gx + row * block * pixels;
+    if (block == 1)
+      team.each(pixels, [&](int64_t p) { to[p] = T(A(from[0]) / A(pixels)); });
+    else
+      team.each(block, [&](int64_t c) {
+        T share = T(A(from[c]) / A(pixels));
+        for (int64_t p = 0; p < pixels; p++) to[p * block + c] = share;
+      });
   }
 };
 
@@ -211,8 +220,8 @@ Tensor global_avg_pool(const Tensor& input) {
                                           : empty_image(shape, gy.dtype(), layout);
     dispatch(gy.dtype(), [&](auto t) {
       using T = typename decltype(t)::type;
-      map(gx.device(), gx.numel(),
-          GlobalAverageBackward<T>{gy.data<T>(), gx.data<T>(), channels, pixels, block});
+      rows(gx.device(), gy.numel() / block,
+           GlobalAverageBackward<T>{gy.data<T>(), gx.data<T>(), pixels, block}, pixels * block);
     });
     grad[0].give(gx);
   });

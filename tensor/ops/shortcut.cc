@@ -1,3 +1,5 @@
+#include <numeric>
+
 #include "../../autograd/samples.h"
 #include "../launch.h"
 #include "../ops.h"
@@ -35,6 +37,53 @@ struct ShortcutBackward {
   }
 };
 
+namespace {
+
+// The float32 CPU twin copies runs of channels that lie side by side in both images.
+struct ShortcutRuns {
+  ImageIndex in, out;
+  int64_t stride, front, length;
+  ShortcutRuns(const ImageIndex& from, const ImageIndex& to, int64_t stride, int64_t front)
+      : in(from), out(to), stride(stride), front(front) {
+    int64_t common = std::gcd(std::gcd(in.block, out.block), front);
+    length = in.block == in.channels && out.block == out.channels ? in.channels
+             : in.channels % common                               ? 1
+                                                                  : common;
+  }
+
+  // copy(offset in x, offset in y) for every run of sample n
+  template <class F>
+  void each(int64_t n, F copy) const {
+    for (int64_t c = 0; c < in.channels; c += length)
+      for (int64_t h = 0; h < out.height; h++) {
+        int64_t from = in(n, c, h * stride, 0), to = out(n, c + front, h, 0);
+        for (int64_t w = 0; w < out.width; w++)
+          copy(from + w * stride * in.block, to + w * out.block);
+      }
+  }
+
+  // Zeros `to`, then copies every run from x to y, or back.
+  template <bool kForward>
+  void run(int64_t batch, const float* from, float* to) const {
+    const ImageIndex& target = kForward ? out : in;
+    int64_t sample = target.channels * target.height * target.width;
+#pragma omp parallel for schedule(static) if (batch * sample > kParallelWork)
+    for (int64_t n = 0; n < batch; n++) {
+      std::fill_n(to + n * sample, sample, 0.0f);
+      if (length == 8)  // 16 channels more in blocks of 16
+        each(n, [&](int64_t x, int64_t y) {
+          memcpy(to + (kForward ? y : x), from + (kForward ? x : y), 8 * sizeof(float));
+        });
+      else
+        each(n, [&](int64_t x, int64_t y) {
+          std::copy_n(from + (kForward ? x : y), length, to + (kForward ? y : x));
+        });
+    }
+  }
+};
+
+}  // namespace
+
 Tensor shortcut_a(const Tensor& input, int stride, int64_t out_channels) {
   PUPIL_CHECK(input.rank() == 4 && stride > 0 && out_channels >= input.dim(1), "shortcut_a: x ",
               input.shape(), ", stride ", stride, ", to ", out_channels, " channels");
@@ -47,22 +96,29 @@ Tensor shortcut_a(const Tensor& input, int stride, int64_t out_channels) {
                                            : empty_image(shape, x.dtype(), Layout::nhwc);
   ImageIndex in(x), out(y);
   int64_t front = (out_channels - x.dim(1)) / 2;
-  dispatch(x.dtype(), [&](auto t) {
-    using T = typename decltype(t)::type;
-    map(x.device(), y.numel(),
-        ShortcutForward<T>{in, out, stride, front, x.data<T>(), y.data<T>()});
-  });
+  if (cpu_fast(x.dtype(), x.device()))
+    ShortcutRuns(in, out, stride, front).run<true>(shape[0], x.data<float>(), y.data<float>());
+  else
+    dispatch(x.dtype(), [&](auto t) {
+      using T = typename decltype(t)::type;
+      map(x.device(), y.numel(),
+          ShortcutForward<T>{in, out, stride, front, x.data<T>(), y.data<T>()});
+    });
   return record("shortcut_a", y, {input},
                 [in, out, stride, front, shape = x.shape(), layout = x.layout(),
                  y_layout = y.layout()](Backward& grad) {
                   Tensor gy = dense(grad.gy.to(y_layout));
                   Tensor gx = layout == Layout::strided ? empty(shape, gy.dtype(), gy.device())
                                                         : empty_image(shape, gy.dtype(), layout);
-                  dispatch(gy.dtype(), [&](auto t) {
-                    using T = typename decltype(t)::type;
-                    map(gy.device(), gx.numel(),
-                        ShortcutBackward<T>{in, out, stride, front, gy.data<T>(), gx.data<T>()});
-                  });
+                  if (cpu_fast(gy.dtype(), gy.device()))
+                    ShortcutRuns(in, out, stride, front)
+                        .run<false>(shape[0], gy.data<float>(), gx.data<float>());
+                  else
+                    dispatch(gy.dtype(), [&](auto t) {
+                      using T = typename decltype(t)::type;
+                      map(gy.device(), gx.numel(),
+                          ShortcutBackward<T>{in, out, stride, front, gy.data<T>(), gx.data<T>()});
+                    });
                   grad[0].give(gx);
                 });
 }
