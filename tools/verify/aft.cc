@@ -33,20 +33,6 @@ void map_psi(Case& c) {
   c.result("t", methods::aft_map(c.get("in.psi"), c.get("param.s"), o));
 }
 
-void loss(Case& c) {
-  methods::AftOptions o = aft_options(c);
-  double beta = c.number("beta", 10);
-  Tensor phi = c.get("in.phi"), psi = c.constant("in.psi");
-  bool learn = c.flag("learn_s", true);
-  Tensor s = learn ? c.get("param.s") : c.constant("param.s").detach();
-  Tensor delta = methods::aft_delta(phi, psi, s, o);
-  c.result("delta", delta);
-  c.result("loss", scale(delta, beta));
-  NoGrad no_grad;
-  c.result("k", methods::aft_kernel(phi, o.kernel));
-  c.result("k_target", methods::aft_kernel(methods::aft_map(psi, s, o), o.kernel));
-}
-
 // The method with the case's options, as a training run uses it.
 struct Run {
   nn::Store store;
@@ -72,23 +58,52 @@ struct Run {
 
   Tensor weights() { return store.find("loss.aft.s") ? store.find("loss.aft.s")->value : Tensor(); }
 
-  methods::Loss loss(const models::Output& student, const Tensor& psi, const Tensor& labels) const {
+ private:
+  template <class F>
+  auto with_step(const models::Output& student, const Tensor& psi, const Tensor& labels,
+                 const F& f) const {
     methods::Batch batch;
     batch.labels = labels;
     methods::Teacher teacher;
     teacher.name = "psi";
     teacher.features = psi;
     nn::Taps taps;
-    return (*objective)({batch, student, taps, {&teacher, 1}, {}});
+    return f(methods::Step{batch, student, taps, {&teacher, 1}, {}});
+  }
+
+ public:
+  methods::Loss loss(const models::Output& student, const Tensor& psi, const Tensor& labels) const {
+    return with_step(student, psi, labels, *objective);
+  }
+  Tensor regulariser(const Tensor& phi, const Tensor& psi) const {
+    return with_step({Tensor(), phi}, psi, {}, objective->terms().at(0).instance.loss);
   }
 };
+
+// beta * delta, as the method gives it to the objective.
+void loss(Case& c) {
+  methods::AftOptions o = aft_options(c);
+  Tensor phi = c.get("in.phi"), psi = c.constant("in.psi");
+  PUPIL_CHECK(psi.rank() == 2, "aft.loss: teacher features ", psi.shape());
+  Tensor start = c.get("param.s").detach();
+  Run run(c, "aft", o, psi.dim(1));
+  Tensor s = run.weights();
+  copy_into(s, start);
+  c.track("s", s);
+  c.result("loss", run.regulariser(phi, psi));
+  NoGrad no_grad;
+  c.result("delta", methods::aft_delta(phi, psi, s, o));
+  c.result("k", methods::aft_kernel(phi, o.kernel));
+  c.result("k_target", methods::aft_kernel(methods::aft_map(psi, s, o), o.kernel));
+}
 
 void objective(Case& c) {
   methods::AftOptions o = aft_options(c);
   Tensor phi = c.get("in.phi"), psi = c.constant("in.psi");
+  Tensor start = c.get("param.s").detach();
   Run run(c, "aft", o, psi.dim(1));
   Tensor s = run.weights();
-  copy_into(s, c.get("param.s").detach());
+  copy_into(s, start);
   c.track("s", s);
   Tensor logits = linear(phi, c.get("param.head.weight"), c.get("param.head.bias"));
   methods::Loss loss = run.loss({logits, phi}, psi, c.get("in.labels"));

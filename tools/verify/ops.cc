@@ -202,9 +202,16 @@ void slice_case(Case& c) {
            slice(c.get("in.x"), int(c.integer("dim")), c.integer("begin"), c.integer("end"), step));
 }
 
+// index_select works on rows; other axes change places with them.
 void index_select_case(Case& c) {
-  c.only("dim", int64_t(0));
-  c.result("y", index_select(c.get("in.x"), c.get("in.index")));
+  Tensor x = c.get("in.x"), index = c.get("in.index");
+  int64_t dim = c.integer("dim", 0), axis = dim < 0 ? dim + x.rank() : dim;
+  std::vector<int> order;
+  for (int d = 0; d < x.rank(); d++) order.push_back(d);
+  PUPIL_CHECK(axis >= 0 && axis < x.rank(), "index_select: axis ", dim, " of ", x.shape());
+  std::swap(order[0], order[size_t(axis)]);
+  c.result("y",
+           axis ? permute(index_select(permute(x, order), index), order) : index_select(x, index));
 }
 
 void resample_pos_embed_case(Case& c) {
