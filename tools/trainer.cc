@@ -10,6 +10,9 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr const char* kDiverged =
+    "; if the training diverges, try a smaller train.lr or set train.clip_norm";
+
 struct LiveOrStored {
   std::string name;
   std::optional<Network> network;
@@ -118,6 +121,12 @@ void Trainer::State::open_teachers() {
     for (const std::string& path : c.features) {
       teacher.files.emplace_back(path);
       teacher.files.back().require(train, config.augment.any());
+      // Reading every row once finds values that are not finite before the run begins.
+      for (int64_t i = 0; i < train.size(); i += 4096)
+        teacher.files.back().gather(
+            from(std::span(train.rows)
+                     .subspan(size_t(i), size_t(std::min<int64_t>(4096, train.size() - i))),
+                 {std::min<int64_t>(4096, train.size() - i)}));
     }
     teachers.push_back(std::move(teacher));
   }
@@ -224,16 +233,18 @@ void Trainer::State::step() {
   call.train = true;
   call.rng = &rng;
   call.taps = &taps;
-  models::Output out = student.model.forward(batch.x[0], call);
-  methods::Batch labels{batch.labels, batch.targets, batch.index};
+  models::Output out;
   methods::Loss loss;
+  methods::Batch labels{batch.labels, batch.targets, batch.index};
   try {
+    out = student.model.forward(batch.x[0], call);
     loss = (*objective)(methods::Step{labels, out, taps, said, call});
   } catch (const Error& error) {
     // What a method refuses in the very first step (no logits, other classes) is how the run was
-    // set up.
+    // set up; later it is mostly numbers that have grown beyond all bounds.
     if (p.step == 0) fail_input(error.what());
-    throw;
+    throw Error(
+        concat("step ", p.step + 1, " (epoch ", p.epoch + 1, "): ", error.what(), kDiverged));
   }
   std::vector<std::pair<std::string, double>> values{{"total", loss.total.item()}};
   for (const methods::Part& part : loss.parts) values.emplace_back(part.name, part.value.item());
@@ -241,7 +252,7 @@ void Trainer::State::step() {
     std::string list;
     for (auto& [name, value] : values) list += concat(" ", name, " ", value);
     throw Error(concat(what, " is not finite in step ", p.step + 1, " (epoch ", p.epoch + 1,
-                       "):", list, "; try a smaller train.lr or set train.clip_norm"));
+                       "):", list, kDiverged));
   };
   if (!std::isfinite(values[0].second)) refuse("the loss");
   int64_t correct = count_correct(out.logits, batch.labels), n = batch.labels.dim(0);
@@ -346,8 +357,8 @@ void Trainer::save(const std::string& path) {
   std::vector<std::pair<std::string, Tensor>> tensors;
   for (const nn::Param& p : s.student.store->params()) {
     if (!finite(p.value))
-      throw Error(concat("parameter ", p.name, " is not finite after step ", s.position.step,
-                         "; try a smaller train.lr or set train.clip_norm"));
+      throw Error(
+          concat("parameter ", p.name, " is not finite after step ", s.position.step, kDiverged));
     tensors.emplace_back(p.name, p.value);
   }
   for (auto& [name, value] : s.optimizer->state()) tensors.emplace_back("optimizer." + name, value);

@@ -1,0 +1,227 @@
+// The program as a person uses it: help, init, train, eval, report, info.
+#include "program.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "tools/config.h"
+
+namespace pupil::test {
+namespace {
+
+using Json = nlohmann::json;
+
+TEST(Program, HelpAndVersion) {
+  TemporaryFolder folder;
+  Outcome help = run_program({"--help"}, folder);
+  EXPECT_EQ(help.code, 0);
+  EXPECT_EQ(help.err, "");
+  EXPECT_EQ(run_program({"--version"}, folder).out.rfind("pupil ", 0), 0u);
+  for (const char* command : {"init", "train", "eval", "models", "verify", "report", "info"}) {
+    EXPECT_NE(help.out.find(std::string("\n  ") + command), std::string::npos) << command;
+    Outcome own = run_program({command, "--help"}, folder);
+    EXPECT_EQ(own.code, 0) << command;
+    EXPECT_NE(own.out.find("Example"), std::string::npos) << command;
+    EXPECT_NE(own.out.find(std::string("  pupil ") + command), std::string::npos) << command;
+  }
+}
+
+TEST(Program, HelpInitialisesNothing) {
+  // The quickest of several runs: the machine may be busy. 10 ms is the promise.
+  TemporaryFolder folder;
+  double best = 1;
+  for (int i = 0; i < 20; i++) {
+    auto begin = std::chrono::steady_clock::now();
+    run_program({"--help"}, folder);
+    best = std::min(
+        best, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  }
+  EXPECT_LT(best, 0.010);
+}
+
+TEST(Program, InfoAsJson) {
+  TemporaryFolder folder;
+  Json j = Json::parse(run_program({"info", "--json"}, folder).out);
+  EXPECT_GE(j.at("threads").get<int>(), 1);
+  EXPECT_EQ(j.at("cuda"), false);
+}
+
+struct Trained : testing::Test {
+  TemporaryFolder folder;
+  void SetUp() override {
+    write_images(folder / "data", "train", 96);
+    write_images(folder / "data", "test", 40);
+    write_text(folder / "config.toml", tiny_config());
+  }
+  Outcome train(const std::string& run, std::vector<std::string> settings = {}) {
+    std::vector<std::string> arguments{"train", "config.toml", "--run", run, "--threads", "2"};
+    for (std::string& s : settings) {
+      arguments.push_back("--set");
+      arguments.push_back(s);
+    }
+    Outcome outcome = run_program(arguments, folder);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_EQ(outcome.err, "");
+    return outcome;
+  }
+  std::vector<Json> metrics(const std::string& run) {
+    std::vector<Json> lines;
+    std::istringstream text(read_text(folder / (run + "/metrics.jsonl")));
+    for (std::string line; std::getline(text, line);) lines.push_back(Json::parse(line));
+    return lines;
+  }
+};
+
+TEST_F(Trained, InitIsAcceptedAsItIs) {
+  train("teacher");
+  Outcome init = run_program(
+      {"init", "--student", "vit(dim=16,depth=1,heads=2,patch=4,image=8)", "--data", "npy:data",
+       "--teacher", "teacher/best.safetensors", "--method", "kd", "--method", "aft"},
+      folder);
+  ASSERT_EQ(init.code, 0) << init.err;
+  write_text(folder / "config.toml", init.out);
+  Outcome outcome = train("kd", {"train.epochs=2", "train.batch=8"});
+  EXPECT_NE(outcome.out.find("kd "), std::string::npos) << outcome.out;
+  EXPECT_NE(outcome.out.find("aft "), std::string::npos) << outcome.out;
+  EXPECT_NE(outcome.out.find("images/s"), std::string::npos) << outcome.out;
+}
+
+TEST_F(Trained, ResolvedConfigurationReadsBackToItself) {
+  train("run", {"train.lr=0.003", "student.freeze=[\"pos_embed\"]"});
+  std::string text = read_text(folder / "run/config.toml");
+  EXPECT_NE(text.find("lr = 0.003\n"), std::string::npos) << text;
+  Config config = parse_config(text, "config.toml");
+  EXPECT_EQ(to_toml(config, false), text);
+  EXPECT_EQ(to_toml(parse_config(to_toml(config, true), "x"), false), text);
+}
+
+TEST_F(Trained, LearnsAndRecordsLastAndBest) {
+  train("run", {"train.epochs=30"});
+  std::vector<Json> lines = metrics("run");
+  ASSERT_EQ(lines.size(), 31u);
+  EXPECT_LT(lines[29]["train"]["loss"], lines[0]["train"]["loss"]);
+  double best = 0;
+  for (size_t i = 0; i < 30; i++)
+    best = std::max(best, lines[i]["validation"]["top1"].get<double>());
+  EXPECT_EQ(lines[29]["best"]["top1"], best);
+  EXPECT_GT(best, 0.8);  // the classes are told by the brightest quarter
+  EXPECT_EQ(lines[30]["test"]["last"]["top1"], lines[29]["validation"]["top1"]);  // the same data
+  EXPECT_EQ(lines[30]["test"]["best"]["top1"], best);
+  Json environment = Json::parse(read_text(folder / "run/environment.json"));
+  EXPECT_EQ(environment["sources"]["data"]["train"]["sha256"].get<std::string>().size(), 64u);
+  EXPECT_EQ(environment["threads"], 2);
+}
+
+TEST_F(Trained, SameSeedSameBytesOtherSeedOthers) {
+  train("a");
+  train("b");
+  train("c", {"train.seed=1"});
+  EXPECT_EQ(read_text(folder / "a/last.safetensors"), read_text(folder / "b/last.safetensors"));
+  EXPECT_EQ(read_text(folder / "a/metrics.jsonl"), read_text(folder / "b/metrics.jsonl"));
+  EXPECT_NE(read_text(folder / "a/last.safetensors"), read_text(folder / "c/last.safetensors"));
+}
+
+TEST_F(Trained, FrozenParametersStayAndTheirNamesArePublic) {
+  train("first");
+  train("second", {"student.weights=first/last.safetensors", "student.freeze=[\"blocks.*\"]"});
+  auto before = data::open_safetensors(folder / "first/last.safetensors");
+  auto after = data::open_safetensors(folder / "second/last.safetensors");
+  bool moved = false;
+  for (const data::TensorInfo& t : after->list()) {
+    EXPECT_FALSE(t.name.starts_with("loss.") || t.name.starts_with("optimizer.")) << t.name;
+    bool same =
+        before->read(t.name, DType::f64).values() == after->read(t.name, DType::f64).values();
+    if (t.name.starts_with("blocks."))
+      EXPECT_TRUE(same) << t.name;
+    else
+      moved |= !same;
+  }
+  EXPECT_TRUE(moved);
+  EXPECT_TRUE(after->has("head.weight"));
+}
+
+TEST_F(Trained, StepsAndScheduleAndNoValidation) {
+  train("run", {"train.epochs=0", "train.steps=8", "data.validation=", "train.schedule=multistep",
+                "train.milestones=[1]", "train.warmup=0.5", "train.optimizer=sgd",
+                "train.clip_norm=1", "train.label_smoothing=0.1"});
+  std::vector<Json> lines = metrics("run");
+  ASSERT_EQ(lines.size(), 3u);  // 6 batches, 2 batches, the test
+  EXPECT_EQ(lines[1]["step"], 8);
+  EXPECT_DOUBLE_EQ(lines[0]["lr"].get<double>(), 0.001);  // of the step after epoch 1
+  EXPECT_FALSE(lines[1].contains("best"));
+  EXPECT_FALSE(std::filesystem::exists(folder / "run/best.safetensors"));
+}
+
+TEST_F(Trained, EvalAgreesWithTheRunAndWithItself) {
+  train("run");
+  double top1 = metrics("run").back()["test"]["best"]["top1"];
+  Outcome eval = run_program(
+      {"eval", "run", "--data", "npy:data:test", "--json", "--confusion", "confusion.csv"}, folder);
+  ASSERT_EQ(eval.code, 0) << eval.err;
+  Json j = Json::parse(eval.out);
+  EXPECT_EQ(j["top1"], top1);
+  EXPECT_EQ(j["samples"], 40);
+  EXPECT_EQ(j["top5"], 1.0);  // of four classes
+  std::istringstream csv(read_text(folder / "confusion.csv"));
+  std::string line;
+  std::getline(csv, line);
+  EXPECT_EQ(line, "true\\answer,0,1,2,3");
+  int sum = 0, diagonal = 0;
+  for (int row = 0; row < 4; row++) {
+    ASSERT_TRUE(std::getline(csv, line));
+    std::istringstream cells(line);
+    std::string cell;
+    std::getline(cells, cell, ',');
+    int of_row = 0;
+    for (int column = 0; column < 4; column++) {
+      ASSERT_TRUE(std::getline(cells, cell, ','));
+      of_row += std::stoi(cell);
+      if (row == column) {
+        diagonal += std::stoi(cell);
+        EXPECT_EQ(j["classes"][size_t(row)]["right"], std::stoi(cell));
+      }
+    }
+    EXPECT_EQ(of_row, 10);
+    sum += of_row;
+  }
+  EXPECT_EQ(sum, 40);
+  EXPECT_DOUBLE_EQ(diagonal / 40.0, top1);
+  Outcome named =
+      run_program({"eval", "vit(dim=16,depth=1,heads=2,patch=4,image=8):run/best.safetensors",
+                   "--data", "npy:data:test", "--json"},
+                  folder);
+  EXPECT_EQ(Json::parse(named.out)["top1"], top1) << named.err;
+}
+
+TEST_F(Trained, ReportGroupsSeedsAndStandsAlone) {
+  std::vector<double> last;
+  for (int seed = 0; seed < 3; seed++) {
+    std::string run = concat("alone-", seed);
+    train(run, {concat("train.seed=", seed)});
+    last.push_back(metrics(run).back()["test"]["last"]["top1"]);
+  }
+  train("slow", {"train.lr=0.0001"});
+  Outcome report =
+      run_program({"report", "alone-0", "alone-1", "alone-2/", "slow", "--json"}, folder);
+  ASSERT_EQ(report.code, 0) << report.err;
+  Json j = Json::parse(report.out);
+  ASSERT_EQ(j.size(), 2u);
+  double mean = (last[0] + last[1] + last[2]) / 3, squares = 0;
+  for (double v : last) squares += (v - mean) * (v - mean);
+  EXPECT_NEAR(j[0]["test_last"]["mean"], mean, 1e-12);
+  EXPECT_NEAR(j[0]["test_last"]["sigma"], std::sqrt(squares / 2), 1e-12);
+  Outcome table =
+      run_program({"report", "alone-0", "alone-1", "alone-2", "slow", "--out", "r.html"}, folder);
+  EXPECT_NE(table.out.find(" ± "), std::string::npos) << table.out;
+  std::string html = read_text(folder / "r.html");
+  EXPECT_NE(html.find("<polyline"), std::string::npos);
+  EXPECT_NE(html.find("slow"), std::string::npos);
+  EXPECT_EQ(html.find("src="), std::string::npos);  // nothing is fetched
+  EXPECT_EQ(html.find("href="), std::string::npos);
+}
+
+}  // namespace
+}  // namespace pupil::test
