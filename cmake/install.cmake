@@ -17,7 +17,7 @@ install(TARGETS pupil_program RUNTIME)
 install(TARGETS pupil pupil_whole EXPORT pupilTargets ARCHIVE)
 install(DIRECTORY tensor autograd nn data models methods DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/pupil
         FILES_MATCHING PATTERN "*.h")
-install(DIRECTORY tests/golden DESTINATION ${CMAKE_INSTALL_DATADIR}/pupil OPTIONAL)
+install(DIRECTORY tests/golden DESTINATION ${CMAKE_INSTALL_DATADIR}/pupil)
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 set(PUPIL_CMAKE_FOLDER ${CMAKE_INSTALL_LIBDIR}/cmake/pupil)

@@ -8,6 +8,7 @@
 #include "autograd/samples.h"
 #include "tensor/launch.h"
 #include "tensor/memory.h"
+#include "tensor/ops.h"
 #include "tensor/random.h"
 
 namespace pupil {
@@ -72,6 +73,7 @@ std::string check(const test::Sample& sample, DType dtype) {
     return e.what();
   }
   double limit = tolerance(dtype);
+  if (getenv("TIGHT")) limit *= atof(getenv("TIGHT"));
   if (auto wrong = compare(got.value, expected.value, limit); !wrong.empty())
     return "value: " + wrong;
   if (got.gradients.size() != expected.gradients.size()) return "gradients on one device only";
@@ -81,7 +83,24 @@ std::string check(const test::Sample& sample, DType dtype) {
   return "";
 }
 
+// A suite that cannot fail proves nothing: two ops that are wrong by 1e-4 on the device only.
+void prove_that_checks_fail() {
+  auto off = [](const Tensor& x) { return x.device().is_cuda() ? 1.0001 : 1.0; };
+  test::Sample wrong_value{"planted", "value", {{64}}, {}, {}};
+  wrong_value.f = [=](auto& v) { return scale(v[0], off(v[0])); };
+  test::Sample wrong_gradient = wrong_value;
+  wrong_gradient.f = [=](auto& v) {
+    return add(scale(v[0], off(v[0])), scale(v[0].detach(), 1 - off(v[0])));
+  };
+  for (DType dtype : {DType::f32, DType::f64}) {
+    PUPIL_CHECK(check(wrong_value, dtype).starts_with("value"), "a wrong value was not noticed");
+    PUPIL_CHECK(check(wrong_gradient, dtype).starts_with("gradient"),
+                "a wrong gradient was not noticed");
+  }
+}
+
 int suite(const std::set<std::string>& wanted) {
+  prove_that_checks_fail();
   int passed = 0, failed = 0;
   std::set<std::string> ops;
   for (auto& sample : test::samples()) {
