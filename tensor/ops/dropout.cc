@@ -15,7 +15,7 @@ struct Dropout {
   int64_t group;  // elements that share one decision
   PUPIL_HD void operator()(int64_t i) const {
     using A = acc_t<T>;
-    y[i] = uniform(key, i / group) < p ? T(A(0)) : T(A(x[i]) * A(scale));
+    y[i] = T(A(x[i]) * (uniform(key, i / group) < p ? A(0) : A(scale)));
   }
 };
 
@@ -43,7 +43,7 @@ void cpu_dropout(const float* x, float* y, int64_t n, const RngKey& key, float p
     float* out = y + begin;
 #pragma omp simd
     for (int64_t i = 0; i < count; i++)
-      out[i] = float(bits[i]) * 0x1p-24f < p ? 0.0f : in[i] * scale;
+      out[i] = in[i] * (float(bits[i]) * 0x1p-24f < p ? 0.0f : scale);
   });
 }
 

@@ -8,13 +8,13 @@ namespace pupil {
 // The same functions in vector code; the tail keeps the relative error small on the negative side.
 struct GeluFast {
   static constexpr bool saves_x = true, saves_y = false;
-  PUPIL_HD float fwd(float x) const {
-    float tail = normal_tail(x < 0 ? -x : x).tail;
-    return x * (x < 0 ? tail : 1.0f - tail);
+  PUPIL_HD static float cdf(float x, float tail) {
+    return fmaf(x < 0 ? 1.0f : -1.0f, tail, x < 0 ? 0.0f : 1.0f);
   }
+  PUPIL_HD float fwd(float x) const { return x * cdf(x, normal_tail(fabsf(x)).tail); }
   PUPIL_HD float bwd(float x, float, float gy) const {
-    NormalTail n = normal_tail(x < 0 ? -x : x);
-    return gy * fmaf(x * 0.398942280f, n.kernel, x < 0 ? n.tail : 1.0f - n.tail);
+    NormalTail n = normal_tail(fabsf(x));
+    return gy * fmaf(x * 0.398942280f, n.kernel, cdf(x, n.tail));
   }
 };
 
@@ -23,15 +23,14 @@ struct GeluTanhFast {
   static constexpr bool saves_x = true, saves_y = false;
   PUPIL_HD static float twice_inner(float x) { return 1.59576912f * fmaf(0.044715f * x * x, x, x); }
   PUPIL_HD float fwd(float x) const {
-    float u = twice_inner(x), e = vector_exp(u < 0 ? u : -u);
+    float u = twice_inner(x), e = vector_exp(-fabsf(u));
     return x * ((u < 0 ? e : 1.0f) / (1.0f + e));
   }
   PUPIL_HD float bwd(float x, float, float gy) const {
-    float u = twice_inner(x), e = vector_exp(u < 0 ? u : -u), r = 1.0f / (1.0f + e);
-    float slope = 1.59576912f * fmaf(0.134145f * x, x, 1.0f);
-    float bell = e * r * r;  // logistic * (1 - logistic)
-    // bell is 0 where x * slope overflows.
-    return gy * ((u < 0 ? e : 1.0f) * r + (bell > 0 ? x * slope * bell : 0.0f));
+    float u = twice_inner(x), e = vector_exp(-fabsf(u)), r = 1.0f / (1.0f + e);
+    float bell = e * r * r * x;  // 0 before a power of x overflows
+    float slope = 1.59576912f * fmaf(0.134145f * (bell * x), x, bell);
+    return gy * fmaf(u < 0 ? e : 1.0f, r, slope);
   }
 };
 

@@ -62,7 +62,7 @@ struct Sqrt {
 struct SigmoidFast {
   static constexpr bool saves_x = false, saves_y = true;
   PUPIL_HD float fwd(float x) const {
-    float e = vector_exp(x < 0 ? x : -x);  // in (0, 1]: no overflow on either side
+    float e = vector_exp(-fabsf(x));  // in (0, 1]: no overflow on either side
     return (x < 0 ? e : 1.0f) / (1.0f + e);
   }
   PUPIL_HD float bwd(float, float y, float gy) const { return gy * y * (1.0f - y); }

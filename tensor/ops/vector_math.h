@@ -5,11 +5,16 @@
 
 namespace pupil {
 
-// e^x within 2 ulp; 0 below -87.3 (no denormals), infinity above 88.7, NaN stays NaN.
-PUPIL_HD inline float vector_exp(float x) {
-  float c = x < -87.33f ? -87.33f : x > 88.72f ? 88.72f : x;
+// Kept to one comparison, between finished values: compilers turn a chain of comparisons, or an
+// operation in an arm of one, into branches, and the loop around would stay scalar. A call that is
+// not inlined would keep it scalar too.
+
+// e^x within 2 ulp; 0 below -105, infinity above 88.73, NaN stays NaN.
+PUPIL_HD [[gnu::always_inline]] inline float vector_exp(float x) {
+  float magnitude = fabsf(x);
+  float c = copysignf(magnitude > 105.0f ? 105.0f : magnitude, x);
   // c = k ln 2 + r with |r| <= ln 2 / 2; adding 1.5 * 2^23 rounds to an integer in the low bits.
-  float shifted = c * 1.44269504f + 12582912.0f;
+  float shifted = fmaf(c, 1.44269504f, 12582912.0f);
   float k = shifted - 12582912.0f;
   float r = fmaf(k, -0.693145752f, c);
   r = fmaf(k, -1.42860677e-6f, r);
@@ -21,7 +26,7 @@ PUPIL_HD inline float vector_exp(float x) {
   p = fmaf(p, r, 0.5f);
   p = fmaf(p, r, 1.0f);
   p = fmaf(p, r, 1.0f);
-  // 2^k in two factors, since k = 128 has no float of its own.
+  // 2^k in two factors, each a float for every |k| <= 152.
   int32_t bits;
   memcpy(&bits, &shifted, 4);
   int32_t exponent = bits - 0x4b400000, half = exponent >> 1;
@@ -29,10 +34,7 @@ PUPIL_HD inline float vector_exp(float x) {
   float low, high;
   memcpy(&low, &low_bits, 4);
   memcpy(&high, &high_bits, 4);
-  float y = p * low * high;
-  y = x < -87.33f ? 0.0f : y;
-  y = x > 88.72f ? INFINITY : y;
-  return x != x ? x : y;
+  return p * low * high;
 }
 
 // The upper tail of the standard normal distribution, P(X > a) for a >= 0, and e^(-a^2/2):
@@ -41,7 +43,7 @@ PUPIL_HD inline float vector_exp(float x) {
 struct NormalTail {
   float tail, kernel;
 };
-PUPIL_HD inline NormalTail normal_tail(float a) {
+PUPIL_HD [[gnu::always_inline]] inline NormalTail normal_tail(float a) {
   float t = 1.0f / fmaf(0.4f, a, 1.0f);
   float q = 0.03209960460662842f;
   q = fmaf(q, t, -0.17618508636951447f);
