@@ -73,7 +73,7 @@ void Grad::give(Tensor gradient) {
 
 void Grad::none() { answered = true; }
 
-Tensor Grad::into(float& beta) {
+Tensor Grad::into(float& beta, Layout layout) {
   PUPIL_CHECK(needed, "Grad::into: nobody asks for this gradient; call none()");
   answered = true;
   beta = 0;
@@ -83,7 +83,15 @@ Tensor Grad::into(float& beta) {
     leaf->grad_is_set = true;
     return Tensor(leaf->grad);
   }
-  value = empty(target->shape, target->dtype, target->device);
+  if (target->node && target->node->gradient) {
+    const Tensor& sum = target->node->gradient;
+    if (sum.layout() == layout && sum.sole_owner() && same_geometry(sum, sum)) {
+      beta = 1;
+      return sum;
+    }
+  }
+  value = layout == Layout::strided ? empty(target->shape, target->dtype, target->device)
+                                    : empty_image(target->shape, target->dtype, layout);
   return value;
 }
 

@@ -25,9 +25,10 @@ class Grad {
 
   void give(Tensor gradient);  // hand over a tensor: kept if it is the first, else added
   void none();                 // "no gradient here", said on purpose
-  // The buffer to write to and beta: 0 overwrite, 1 add. For a parameter this is the optimizer's
-  // own memory, so that a GEMM accumulates into it without a temporary.
-  Tensor into(float& beta);
+  // The dense buffer to write to, in `layout`, and beta: 0 overwrite, 1 add. For a parameter this
+  // is the optimizer's own memory, for a value with several readers the sum so far, so that a
+  // kernel accumulates without a temporary.
+  Tensor into(float& beta, Layout layout = Layout::strided);
 
  private:
   friend void backward(const Tensor&, Tensor);

@@ -374,6 +374,30 @@ TEST(Schedule, ConstantMultistepCosineWarmup) {
 
 // --- layers ---
 
+// The gradient of a value with two readers: the second kernel adds to the first one's result. The
+// sum must also be right where the first result is still somebody else's.
+TEST(Residual, GradientsOfBothPathsAreAdded) {
+  Tensor x = from(std::vector<double>{0.3, -1.2, 0.7, 2, 0.1, -0.4}, {2, 3}).requires_grad_();
+  Tensor w = full({3}, 1.5, DType::f64).requires_grad_(), b = full({3}, 0.5, DType::f64);
+  auto pre_norm = [&](auto& v) {
+    Tensor h = square(v[0]);
+    return add(h, square(layer_norm(h, v[1], b, 1e-6)));
+  };
+  EXPECT_EQ(gradcheck(pre_norm, {x, w}), "");
+  auto same_twice = [&](auto& v) {
+    Tensor h = square(v[0]);
+    return add(layer_norm(h, v[1], b, 1e-6), layer_norm(add(h, h), v[1], b, 1e-6));
+  };
+  EXPECT_EQ(gradcheck(same_twice, {x, w}), "");
+  Tensor image = view(from(std::vector<double>{1, 2, 3, 4, 5, 6, 7, 8, 9}, {9}), {1, 1, 3, 3});
+  auto shortcut = [](auto& v) {
+    Tensor h = square(v[0]);
+    Tensor strided = slice(slice(h, 2, 0, 3, 2), 3, 0, 3, 2);
+    return add(shortcut_a(h, 2, 3), square(strided));
+  };
+  EXPECT_EQ(gradcheck(shortcut, {image.requires_grad_()}), "");
+}
+
 TEST(BatchNorm, CountsBatchesInTrainingOnly) {
   Store store(0);
   BatchNorm norm(Scope(store) / "bn", 2);

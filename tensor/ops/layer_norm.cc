@@ -41,6 +41,7 @@ struct LayerNormInputGradient {
   T* gx;
   const A *mean, *inverse_std;
   int64_t x_stride, columns;
+  A beta;  // 1: add to what gx holds, the gradient of the residual path
   template <class Team>
   PUPIL_HD void operator()(const Team& team, int64_t row) const {
     const T *p = x + row * x_stride, *g = gy + row * columns;
@@ -51,7 +52,9 @@ struct LayerNormInputGradient {
       return slope(j) * (A(p[j]) - m) * s;
     }) / A(columns);
     team.each(columns, [&](int64_t j) {
-      gx[row * columns + j] = T(s * (slope(j) - sum - (A(p[j]) - m) * s * dot));
+      T& to = gx[row * columns + j];
+      A change = s * (slope(j) - sum - (A(p[j]) - m) * s * dot);
+      to = T(beta == 0 ? change : beta * A(to) + change);
     });
   }
 };
@@ -136,10 +139,16 @@ void cpu_backward(const LayerNormInputGradient<float>& k,
       float* gx = k.gx + row * n;
       sum /= float(n);
       dot /= float(n);
-#pragma omp simd
-      for (int64_t j = 0; j < n; j++) {
+      auto change = [=](int64_t j) {
         float slope = k.weight ? g[j] * k.weight[j] : g[j];
-        gx[j] = s * (slope - sum - (x[j] - mean) * s * dot);
+        return s * (slope - sum - (x[j] - mean) * s * dot);
+      };
+      if (k.beta == 0) {
+#pragma omp simd
+        for (int64_t j = 0; j < n; j++) gx[j] = change(j);
+      } else {
+#pragma omp simd
+        for (int64_t j = 0; j < n; j++) gx[j] = k.beta * gx[j] + change(j);
       }
     }
   }
@@ -194,12 +203,15 @@ Tensor layer_norm(const Tensor& input, const Tensor& weight, const Tensor& bias,
       using T = typename decltype(t)::type;
       using A = acc_t<T>;
       Tensor gweight, gbias, gx;
-      float weight_beta = 0, bias_beta = 0;
+      float beta = 0, weight_beta = 0, bias_beta = 0;
       if (affine && grad[1].needed) gweight = grad[1].into(weight_beta);
       if (affine && grad[2].needed) gbias = grad[2].into(bias_beta);
       if (affine && !gweight) grad[1].none();
       if (affine && !gbias) grad[2].none();
-      if (grad[0].needed) gx = empty_like(gy);
+      if (grad[0].needed)
+        gx = grad[0].into(beta);
+      else
+        grad[0].none();
       LayerNormParameterGradient<T> parameters{x.data<T>(),
                                                gy.data<T>(),
                                                gweight ? gweight.data<T>() : nullptr,
@@ -212,7 +224,8 @@ Tensor layer_norm(const Tensor& input, const Tensor& weight, const Tensor& bias,
                                                bias_beta};
       LayerNormInputGradient<T> input_gradient{
           x.data<T>(),    w ? w.data<T>() : nullptr, gy.data<T>(), gx ? gx.data<T>() : nullptr,
-          mean.data<A>(), inverse_std.data<A>(),     x_stride,     columns};
+          mean.data<A>(), inverse_std.data<A>(),     x_stride,     columns,
+          A(beta)};
       bool done = false;
       if constexpr (std::is_same_v<T, float>) {
         done = cpu_fast(gy.dtype(), gy.device());
@@ -220,10 +233,6 @@ Tensor layer_norm(const Tensor& input, const Tensor& weight, const Tensor& bias,
       }
       if (!done && (gweight || gbias)) cols(gy.device(), count, columns, parameters);
       if (!done && gx) rows(gy.device(), count, input_gradient, columns);
-      if (gx)
-        grad[0].give(gx);
-      else
-        grad[0].none();
     });
   });
 }

@@ -29,11 +29,14 @@ struct ShortcutBackward {
   int64_t stride, front;
   const T* gy;
   T* gx;
+  bool add;  // to what gx holds, the gradient of the other path
   PUPIL_HD void operator()(int64_t i) const {
+    using A = acc_t<T>;
     int64_t n, c, h, w;
     in.where(i, n, c, h, w);
     bool kept = h % stride == 0 && w % stride == 0;
-    gx[i] = kept ? gy[out(n, c + front, h / stride, w / stride)] : T(0.f);
+    A g = kept ? A(gy[out(n, c + front, h / stride, w / stride)]) : A(0);
+    gx[i] = T(add ? A(gx[i]) + g : g);
   }
 };
 
@@ -62,22 +65,31 @@ struct ShortcutRuns {
       }
   }
 
-  // Zeros `to`, then copies every run from x to y, or back.
-  template <bool kForward>
-  void run(int64_t batch, const float* from, float* to) const {
-    const ImageIndex& target = kForward ? out : in;
-    int64_t sample = target.channels * target.height * target.width;
+  void forward(int64_t batch, const float* x, float* y) const {
+    int64_t sample = out.channels * out.height * out.width;
 #pragma omp parallel for schedule(static) if (batch * sample > kParallelWork)
     for (int64_t n = 0; n < batch; n++) {
-      std::fill_n(to + n * sample, sample, 0.0f);
+      std::fill_n(y + n * sample, sample, 0.0f);
       if (length == 8)  // 16 channels more in blocks of 16
-        each(n, [&](int64_t x, int64_t y) {
-          memcpy(to + (kForward ? y : x), from + (kForward ? x : y), 8 * sizeof(float));
-        });
+        each(n, [&](int64_t i, int64_t o) { memcpy(y + o, x + i, 8 * sizeof(float)); });
       else
-        each(n, [&](int64_t x, int64_t y) {
-          std::copy_n(from + (kForward ? x : y), length, to + (kForward ? y : x));
-        });
+        each(n, [&](int64_t i, int64_t o) { std::copy_n(x + i, length, y + o); });
+    }
+  }
+
+  // gx: zeroed first, unless it holds the gradient of the other path.
+  void backward(int64_t batch, const float* gy, float* gx, bool add) const {
+    int64_t sample = in.channels * in.height * in.width;
+#pragma omp parallel for schedule(static) if (batch * sample > kParallelWork)
+    for (int64_t n = 0; n < batch; n++) {
+      if (!add) std::fill_n(gx + n * sample, sample, 0.0f);
+      auto run = [&](int64_t i, int64_t o, int64_t count) {
+        for (int64_t k = 0; k < count; k++) gx[i + k] += gy[o + k];
+      };
+      if (length == 8)
+        each(n, [&](int64_t i, int64_t o) { run(i, o, 8); });
+      else
+        each(n, [&](int64_t i, int64_t o) { run(i, o, length); });
     }
   }
 };
@@ -97,30 +109,30 @@ Tensor shortcut_a(const Tensor& input, int stride, int64_t out_channels) {
   ImageIndex in(x), out(y);
   int64_t front = (out_channels - x.dim(1)) / 2;
   if (cpu_fast(x.dtype(), x.device()))
-    ShortcutRuns(in, out, stride, front).run<true>(shape[0], x.data<float>(), y.data<float>());
+    ShortcutRuns(in, out, stride, front).forward(shape[0], x.data<float>(), y.data<float>());
   else
     dispatch(x.dtype(), [&](auto t) {
       using T = typename decltype(t)::type;
       map(x.device(), y.numel(),
           ShortcutForward<T>{in, out, stride, front, x.data<T>(), y.data<T>()});
     });
-  return record("shortcut_a", y, {input},
-                [in, out, stride, front, shape = x.shape(), layout = x.layout(),
-                 y_layout = y.layout()](Backward& grad) {
-                  Tensor gy = dense(grad.gy.to(y_layout));
-                  Tensor gx = layout == Layout::strided ? empty(shape, gy.dtype(), gy.device())
-                                                        : empty_image(shape, gy.dtype(), layout);
-                  if (cpu_fast(gy.dtype(), gy.device()))
-                    ShortcutRuns(in, out, stride, front)
-                        .run<false>(shape[0], gy.data<float>(), gx.data<float>());
-                  else
-                    dispatch(gy.dtype(), [&](auto t) {
-                      using T = typename decltype(t)::type;
-                      map(gy.device(), gx.numel(),
-                          ShortcutBackward<T>{in, out, stride, front, gy.data<T>(), gx.data<T>()});
-                    });
-                  grad[0].give(gx);
-                });
+  return record(
+      "shortcut_a", y, {input},
+      [in, out, stride, front, batch = shape[0], layout = x.layout(),
+       y_layout = y.layout()](Backward& grad) {
+        Tensor gy = dense(grad.gy.to(y_layout));
+        float beta;
+        Tensor gx = grad[0].into(beta, layout);
+        if (cpu_fast(gy.dtype(), gy.device()))
+          ShortcutRuns(in, out, stride, front)
+              .backward(batch, gy.data<float>(), gx.data<float>(), beta != 0);
+        else
+          dispatch(gy.dtype(), [&](auto t) {
+            using T = typename decltype(t)::type;
+            map(gy.device(), gx.numel(),
+                ShortcutBackward<T>{in, out, stride, front, gy.data<T>(), gx.data<T>(), beta != 0});
+          });
+      });
 }
 
 PUPIL_SAMPLES(shortcut_a) {
