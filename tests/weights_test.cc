@@ -21,20 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A folder of this test's own, removed at its end.
-struct Folder {
-  fs::path path;
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "pupil_weights_XXXXXX").string();
-    PUPIL_CHECK(mkdtemp(name.data()), "no temporary folder");
-    path = name;
-  }
-  ~Folder() {
-    std::error_code ignored;
-    fs::remove_all(path, ignored);
-  }
-  std::string operator/(const std::string& name) const { return (path / name).string(); }
-};
+using Folder = test::TemporaryFolder;
 
 std::string content(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
@@ -507,32 +494,32 @@ TEST(FileWriter, FullDiskLeavesTheOldFile) {
 
 TEST(FileWriter, ImpossiblePlaces) {
   Folder folder;
-  for (std::string path : {folder / "no/a", folder / "no/", folder.path.string(), std::string("")})
+  for (std::string path : {folder / "no/a", folder / "no/", folder.path(), std::string("")})
     EXPECT_NE(refusal([&] { FileWriter file(path); }).find(path), std::string::npos) << path;
   EXPECT_NE(refusal([&] { FileWriter file("/dev/full"); }).find("/dev/full"), std::string::npos);
   if (geteuid() != 0) {  // root may write anywhere
-    fs::permissions(folder.path, fs::perms::owner_read | fs::perms::owner_exec);
+    fs::permissions(folder.path(), fs::perms::owner_read | fs::perms::owner_exec);
     EXPECT_NE(refusal([&] { FileWriter file(folder / "a"); }).find("permission"),
               std::string::npos);
-    fs::permissions(folder.path, fs::perms::owner_all);
+    fs::permissions(folder.path(), fs::perms::owner_all);
   }
 }
 
 TEST(FileWriter, FollowsASymbolicLink) {
   Folder folder;
-  fs::create_directory(folder.path / "there");
-  fs::create_symlink("there/a", folder.path / "link");
+  fs::create_directory(folder / "there");
+  fs::create_symlink("there/a", folder / "link");
   write_file(folder / "link", "one");
   write_file(folder / "link", "two");
-  EXPECT_TRUE(fs::is_symlink(folder.path / "link"));
+  EXPECT_TRUE(fs::is_symlink(folder / "link"));
   EXPECT_EQ(content(folder / "there/a"), "two");
 }
 
 TEST(MappedFile, NotAFile) {
   Folder folder;
   ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);
-  for (std::string path : {folder / "pipe", folder / "none", folder.path.string(),
-                           std::string("/dev/zero"), std::string("")})
+  for (std::string path :
+       {folder / "pipe", folder / "none", folder.path(), std::string("/dev/zero"), std::string("")})
     EXPECT_NE(refusal([&] { MappedFile file(path); }).find(path), std::string::npos) << path;
   write_file(folder / "empty", "");
   EXPECT_EQ(MappedFile(folder / "empty").size(), 0u);

@@ -8,6 +8,7 @@
 #include "eval.h"
 #include "info.h"
 #include "init.h"
+#include "inspect.h"
 #include "models.h"
 #include "report.h"
 #include "train.h"
@@ -38,6 +39,7 @@ void add_commands(CLI::App& app) {
   add_init_command(app);
   add_train_command(app);
   add_eval_command(app);
+  add_inspect_command(app);
   add_models_command(app);
   add_verify_command(app);
   add_bench_command(app);
