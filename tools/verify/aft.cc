@@ -10,7 +10,7 @@
 namespace pupil::verify {
 namespace {
 
-methods::AftOptions aft_options(Case& c) {
+methods::AftOptions aft_options(Case& c, int64_t width = 0) {
   methods::AftOptions o;
   try {
     o.kernel = methods::aft_kernel_named(c.text("kernel", "linear"));
@@ -19,7 +19,7 @@ methods::AftOptions aft_options(Case& c) {
     throw Unsupported(error.what());
   }
   c.ignore("feat_dims");
-  if (c.has_attribute("feat_dims")) o.teacher_widths = c.integers("feat_dims");
+  o.teacher_widths = c.has_attribute("feat_dims") ? c.integers("feat_dims") : std::vector{width};
   return o;
 }
 
@@ -29,8 +29,9 @@ void kernel(Case& c) {
 }
 
 void map_psi(Case& c) {
-  methods::AftOptions o = aft_options(c);
-  c.result("t", methods::aft_map(c.get("in.psi"), c.get("param.s"), o));
+  Tensor psi = c.get("in.psi");
+  methods::AftOptions o = aft_options(c, psi.dim(-1));
+  c.result("t", methods::aft_map(psi, c.get("param.s"), o));
 }
 
 // The method with the case's options, as a training run uses it.
@@ -38,7 +39,7 @@ struct Run {
   nn::Store store;
   std::optional<methods::Objective> objective;
 
-  Run(Case& c, const std::string& method, const methods::AftOptions& o, int64_t width)
+  Run(Case& c, const std::string& method, const methods::AftOptions& o)
       : store(0, c.dtype(), c.device()) {
     methods::Choice choice{method, {}, {}};
     if (method == "aft")
@@ -51,8 +52,7 @@ struct Run {
           {"learn_s", c.flag("learn_s", true)},
           {"s_lr", c.number("s_lr", 1e-2)}};
     methods::Setup setup;
-    setup.teacher_widths =
-        o.teacher_widths.empty() ? std::vector<int64_t>{width} : o.teacher_widths;
+    setup.teacher_widths = o.teacher_widths;
     objective.emplace(std::vector{choice}, nn::Scope(store), setup);
   }
 
@@ -82,11 +82,10 @@ struct Run {
 
 // beta * delta, as the method gives it to the objective.
 void loss(Case& c) {
-  methods::AftOptions o = aft_options(c);
   Tensor phi = c.get("in.phi"), psi = c.constant("in.psi");
-  PUPIL_CHECK(psi.rank() == 2, "aft.loss: teacher features ", psi.shape());
+  methods::AftOptions o = aft_options(c, psi.dim(-1));
   Tensor start = c.get("param.s").detach();
-  Run run(c, "aft", o, psi.dim(1));
+  Run run(c, "aft", o);
   Tensor s = run.weights();
   copy_into(s, start);
   c.track("s", s);
@@ -98,10 +97,10 @@ void loss(Case& c) {
 }
 
 void objective(Case& c) {
-  methods::AftOptions o = aft_options(c);
   Tensor phi = c.get("in.phi"), psi = c.constant("in.psi");
+  methods::AftOptions o = aft_options(c, psi.dim(-1));
   Tensor start = c.get("param.s").detach();
-  Run run(c, "aft", o, psi.dim(1));
+  Run run(c, "aft", o);
   Tensor s = run.weights();
   copy_into(s, start);
   c.track("s", s);
@@ -240,7 +239,7 @@ void trajectory(Case& c) {
   c.number("s_lr");
   c.flag("learn_s", true);
   c.ignore("frozen_batches");
-  Run run(c, method == "stl" ? "none" : "aft", o, psi.dim(1));
+  Run run(c, method == "stl" ? "none" : "aft", o);
   if (Tensor s = run.weights()) copy_into(s, c.get("param.prior.s"));
   run.store.source(c.parameters("student."));
   Student student(nn::Scope(run.store), c.text("arch", ""), x.dim(1), c.integer("hidden"),
