@@ -1,6 +1,7 @@
 #include "autograd.h"
 
 #include <algorithm>
+#include <atomic>
 #include <unordered_set>
 
 #include "../tensor/launch.h"
@@ -9,7 +10,7 @@
 namespace pupil {
 namespace {
 
-uint64_t g_sequence = 0;
+std::atomic<uint64_t> g_sequence = 0;
 thread_local bool g_grad_enabled = true;
 
 template <class T>
@@ -67,6 +68,8 @@ WithGrad::WithGrad() : outer_(g_grad_enabled) { g_grad_enabled = true; }
 WithGrad::~WithGrad() { g_grad_enabled = outer_; }
 
 void Grad::give(Tensor gradient) {
+  PUPIL_CHECK(!answered, "backward: two answers for one input");
+  PUPIL_CHECK(!needed || gradient, "backward: an empty gradient; say none() if that is meant");
   answered = true;
   if (needed) value = std::move(gradient);
 }
@@ -75,6 +78,7 @@ void Grad::none() { answered = true; }
 
 Tensor Grad::into(float& beta, Layout layout) {
   PUPIL_CHECK(needed, "Grad::into: nobody asks for this gradient; call none()");
+  PUPIL_CHECK(!answered, "backward: two answers for one input");
   answered = true;
   beta = 0;
   TensorImpl* leaf = target->leaf.get();
@@ -205,6 +209,11 @@ void backward(const Tensor& loss, Tensor seed) {
 }
 
 Tensor checkpoint(const Fn& f, std::vector<Tensor> inputs) {
+  // Without an input that asks for a gradient nothing would be recorded, and the parameters inside
+  // f would silently get none.
+  bool any = false;
+  for (auto& t : inputs) any |= t.requires_grad();
+  if (!any || !g_grad_enabled) return f(inputs);
   Tensor out;
   {
     NoGrad no_grad;

@@ -98,18 +98,19 @@ struct Arena::State {
     } else {
       offset = stats.reserved;
       size_t extra = size;  // the last hole may touch the end: grow it instead of leaving it
-      if (!free_by_offset.empty()) {
-        auto last = std::prev(free_by_offset.end());
-        if (last->first + last->second == stats.reserved) {
-          offset = last->first;
-          extra = size - last->second;
-          free_by_size.erase({last->second, last->first});
-          free_by_offset.erase(last);
-        }
+      auto last = free_by_offset.empty() ? free_by_offset.end() : std::prev(free_by_offset.end());
+      bool grow = last != free_by_offset.end() && last->first + last->second == stats.reserved;
+      if (grow) {
+        offset = last->first;
+        extra = size - last->second;
       }
       if (!base) reserve();
       PUPIL_CHECK(stats.reserved + extra <= range, name, " arena: out of memory at ",
                   mebibytes(stats.reserved), " MiB; the largest tensors:", table(10));
+      if (grow) {
+        free_by_size.erase({last->second, last->first});
+        free_by_offset.erase(last);
+      }
       stats.reserved += extra;
     }
     note(offset, size);

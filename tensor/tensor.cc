@@ -66,6 +66,13 @@ Tensor make(const Shape& shape, DType dtype, Device device, Layout layout) {
   return Tensor(std::move(impl));
 }
 
+template <class T>
+struct Fill {
+  T* to;
+  T value;
+  PUPIL_HD void operator()(int64_t i) const { to[i] = value; }
+};
+
 bool dense(const Tensor& t) { return t.layout() != Layout::strided || t.is_contiguous(); }
 
 #if PUPIL_CUDA
@@ -137,12 +144,12 @@ Tensor zeros(const Shape& shape, DType dtype, Device device) {
 }
 
 Tensor full(const Shape& shape, double value, DType dtype, Device device) {
-  Tensor t = empty(shape, dtype);
+  Tensor t = empty(shape, dtype, device);
   dispatch_any(dtype, [&](auto g) {
     using T = typename decltype(g)::type;
-    std::fill_n(t.data<T>(), t.numel(), convert<T>(value));
+    map(device, t.numel(), Fill<T>{t.data<T>(), convert<T>(value)});
   });
-  return t.to(device);
+  return t;
 }
 
 Tensor from(std::span<const float> values, const Shape& shape) {

@@ -106,7 +106,7 @@ TEST(Core, ErrorsSayWhatAndWhere) {
   EXPECT_MESSAGE(copy_into(x, y), "copy_into: (2,4) into (2,3)");
   EXPECT_MESSAGE(view(x, {4}), "view: (2,3) as (4)");
   EXPECT_MESSAGE(matmul(x, y), "(2,3)");
-  EXPECT_MESSAGE(relu(zeros({2}, DType::i64)), "i64");
+  EXPECT_MESSAGE(relu(zeros({2}, DType::i64)), "relu: f64, f32 or bf16 expected, got (2) i64");
   EXPECT_MESSAGE(backward(x), "nothing in this graph requires a gradient");
   EXPECT_MESSAGE(empty_image({1, 20, 2, 2}, DType::f32, Layout::nchw16c), "multiple of 16");
 #if !PUPIL_CUDA
@@ -498,6 +498,10 @@ TEST(Tape, CheckpointGivesTheSameBits) {
   auto plain = gradients([&] { return f({x, w, frozen}); });
   auto recomputed = gradients([&] { return checkpoint(f, {x, w, frozen}); });
   for (size_t i = 0; i < 3; i++) EXPECT_TRUE(same_bits(plain[i], recomputed[i])) << i;
+  // Parameters that f captures get their gradient even where no input asks for one.
+  w.zero_grad();
+  backward(sum(checkpoint([&](auto& v) { return matmul(v[0], w, false, true); }, {x.detach()})));
+  EXPECT_TRUE(w.grad());
   // Nested, and with an input that f does not use.
   auto nested = gradients([&] {
     return checkpoint(

@@ -458,6 +458,19 @@ TEST(ChecksCanFail, MissingAnswerThrows) {
             std::string::npos);
 }
 
+TEST(ChecksCanFail, TwoAnswersAndEmptyAnswersThrow) {
+  Sample twice = sample_of([](auto& v) {
+    return doubled(v[0], [](Backward& b) {
+      b[0].give(doubled_gradient(b.gy));
+      b[0].give(doubled_gradient(b.gy));
+    });
+  });
+  EXPECT_NE(outcome(kChecks[0], twice).find("two answers"), std::string::npos);
+  Sample empty =
+      sample_of([](auto& v) { return doubled(v[0], [](Backward& b) { b[0].give(Tensor()); }); });
+  EXPECT_NE(outcome(kChecks[0], empty).find("empty gradient"), std::string::npos);
+}
+
 TEST(ChecksCanFail, RecordWithoutBackwardThrows) {
   Tensor x = zeros({2}).requires_grad_();
   EXPECT_THROW(record("broken", zeros({2}), {x}, nullptr), Error);

@@ -65,6 +65,7 @@ void cpu_binary(F f, const NdIndex<2>& index, const T* a, const T* b, T* y) {
 // Not recorded. Images of one layout and shape are combined in place of their memory.
 template <class F>
 Tensor binary_map(const char* op, const Tensor& a, const Tensor& b, F f = {}) {
+  require_floating(op, a);
   PUPIL_CHECK(a.dtype() == b.dtype(), op, ": ", a.shape(), " ", name_of(a.dtype()), " and ",
               b.shape(), " ", name_of(b.dtype()), " have different dtypes");
   PUPIL_CHECK(a.device() == b.device(), op, ": tensors on different devices");
@@ -113,6 +114,11 @@ Shape broadcast_shape(const char* op, const Shape& a, const Shape& b) {
     out[-d] = p == 1 ? q : p;
   }
   return out;
+}
+
+void require_floating(const char* op, const Tensor& x) {
+  PUPIL_CHECK(is_floating(x.dtype()) && x.dtype() != DType::f16, op,
+              ": f64, f32 or bf16 expected, ", "got ", x.shape(), " ", name_of(x.dtype()));
 }
 
 Tensor add(const Tensor& a, const Tensor& b) {
@@ -193,6 +199,8 @@ namespace {
       positive);
   s.add("long", {{9001}, {9001}}, call, positive);
   s.add_error("shapes", {{2, 3}, {2, 4}}, call);
+  s.add_error("integers", {{3}, {3}},
+              [f](auto& v) { return f(v[0].to(DType::i64), v[1].to(DType::i64)); });
   s.add_error("dtypes", {{3}, {3}}, [f](auto& v) { return f(v[0], to_dtype(v[1], DType::bf16)); });
 }
 

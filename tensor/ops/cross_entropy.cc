@@ -3,6 +3,7 @@
 // Backward: d logits = (p sum_j t'_j - t') / n, d t = -(1 - e) log p / n.
 #include "../../autograd/samples.h"
 #include "../ops.h"
+#include "broadcast.h"
 #include "row_softmax.h"
 
 namespace pupil {
@@ -129,6 +130,7 @@ void cpu_backward(const CrossEntropyBackward<float>& k) {
 }  // namespace
 
 Tensor cross_entropy(const Tensor& logits, const Tensor& target, double smoothing) {
+  require_floating("cross_entropy", logits);
   bool labels = target.dtype() == DType::i64;
   PUPIL_CHECK(logits.rank() == 2 && logits.dim(0) > 0 && logits.dim(1) > 0,
               "cross_entropy: logits (n, classes) expected, got ", logits.shape());

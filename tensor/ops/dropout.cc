@@ -3,6 +3,7 @@
 #include "../../autograd/samples.h"
 #include "../launch.h"
 #include "../ops.h"
+#include "broadcast.h"
 
 namespace pupil {
 
@@ -65,6 +66,7 @@ Tensor dropped(const Tensor& x, double p, const RngKey& key, int64_t group) {
 }  // namespace
 
 Tensor dropout(const Tensor& x, double p, RngKey key) {
+  require_floating("dropout", x);
   PUPIL_CHECK(p >= 0 && p < 1, "dropout: p = ", p, " for ", x.shape());
   if (p == 0) return x;
   return record("dropout", dropped(x.contiguous(), p, key, 1), {x},
@@ -72,6 +74,7 @@ Tensor dropout(const Tensor& x, double p, RngKey key) {
 }
 
 Tensor drop_path(const Tensor& x, double p, RngKey key) {
+  require_floating("drop_path", x);
   PUPIL_CHECK(p >= 0 && p < 1, "drop_path: p = ", p, " for ", x.shape());
   PUPIL_CHECK(x.rank() >= 1, "drop_path: samples along axis 0 expected, got ", x.shape());
   if (p == 0 || x.numel() == 0) return x;

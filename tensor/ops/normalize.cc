@@ -3,6 +3,7 @@
 #include "../../autograd/samples.h"
 #include "../launch.h"
 #include "../ops.h"
+#include "broadcast.h"
 
 namespace pupil {
 
@@ -48,6 +49,7 @@ struct NormalizeBackward {
 };
 
 Tensor normalize(const Tensor& input, double eps) {
+  require_floating("normalize", input);
   PUPIL_CHECK(input.rank() >= 1, "normalize: at least one axis expected, got ", input.shape());
   PUPIL_CHECK(eps > 0, "normalize: eps ", eps);
   Tensor x = input.contiguous().detach(), y = empty_like(x);

@@ -158,6 +158,7 @@ Tensor sum_axes(const Tensor& input, const bool (&reduced)[kMaxRank], double fac
 }
 
 Tensor reduce(const char* op, const Tensor& x, const std::vector<int>& axes, bool keep, bool mean) {
+  require_floating(op, x);
   bool reduced[kMaxRank]{};
   for (int axis : axes) {
     int d = axis < 0 ? axis + x.rank() : axis;
@@ -225,6 +226,7 @@ namespace {
   s.add("one element", {{1, 1}}, over({0}));
   s.add("no columns left", {{3, 0}}, over({0}));
   s.add("transposed", {{4, 3}}, [f](auto& v) { return f(permute(v[0], {1, 0}), {1}, false); });
+  s.add_error("integers", {{3}}, [f](auto& v) { return f(v[0].to(DType::i64), {}, false); });
   s.add_error("axis", {{2, 3}}, over({2}));
   s.add_error("axis twice", {{2, 3}}, over({1, -1}));
 }

@@ -6,6 +6,7 @@
 #include "../../autograd/samples.h"
 #include "../launch.h"
 #include "../ops.h"
+#include "broadcast.h"
 
 namespace pupil {
 
@@ -60,6 +61,7 @@ Tensor axis_weights(int inputs, int outputs, Device device) {
 }  // namespace
 
 Tensor resample_pos_embed(const Tensor& embed, int prefix, int h, int w, int new_h, int new_w) {
+  require_floating("resample_pos_embed", embed);
   PUPIL_CHECK(embed.rank() == 3 && embed.dim(0) == 1 && prefix >= 0 && h > 0 && w > 0 &&
                   new_h > 0 && new_w > 0 && embed.dim(1) == prefix + int64_t(h) * w,
               "resample_pos_embed: (1, ", prefix, " + ", h, " x ", w, ", dim) to ", new_h, " x ",

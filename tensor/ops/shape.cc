@@ -160,6 +160,7 @@ Tensor expand(const Tensor& x, const Shape& shape) {
 }
 
 Tensor index_select(const Tensor& x, const Tensor& index) {
+  require_floating("index_select", x);
   PUPIL_CHECK(x.rank() >= 1 && index.rank() == 1 && index.dtype() == DType::i64,
               "index_select: rows of ", x.shape(), " by ", index.shape(), " ",
               name_of(index.dtype()));
@@ -197,6 +198,9 @@ Tensor to_strided(const Tensor& x) {
 
 Tensor to_dtype(const Tensor& x, DType dtype) {
   if (x.dtype() == dtype) return x;
+  require_floating("to_dtype", x);
+  PUPIL_CHECK(is_floating(dtype) && dtype != DType::f16, "to_dtype: ", name_of(dtype),
+              " carries no gradient; use Tensor::to for ", x.shape());
   DType old = x.dtype();
   return record("to_dtype", x.to(dtype), {x}, [old](Backward& b) { b[0].give(b.gy.to(old)); });
 }
@@ -271,6 +275,7 @@ PUPIL_SAMPLES(to_strided) {
 PUPIL_SAMPLES(to_dtype) {
   s.add("to f32 and back", {{2, 3}},
         [](auto& v) { return to_dtype(to_dtype(v[0], DType::f64), v[0].dtype()); });
+  s.add_error("to integers", {{2}}, [](auto& v) { return to_dtype(v[0], DType::i64); });
   for (Shape shape : {Shape{5}, Shape{1}, Shape{0, 2}})
     s.add(concat("to f64 ", shape), {shape}, [](auto& v) { return to_dtype(v[0], DType::f64); });
 }

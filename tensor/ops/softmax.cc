@@ -1,6 +1,7 @@
 // softmax and log_softmax along the last axis, of x / temperature. The maximum is subtracted first.
 #include "../../autograd/samples.h"
 #include "../ops.h"
+#include "broadcast.h"
 #include "row_softmax.h"
 
 namespace pupil {
@@ -96,6 +97,7 @@ void cpu_backward(const float* y, const float* gy, float* gx, int64_t rows, int6
 
 template <bool logarithm>
 Tensor softmax_along_rows(const char* op, const Tensor& input, double temperature) {
+  require_floating(op, input);
   PUPIL_CHECK(input.rank() >= 1, op, ": at least one axis expected, got ", input.shape());
   PUPIL_CHECK(temperature > 0, op, ": temperature ", temperature, " for ", input.shape());
   Tensor x = input.contiguous(), y = empty(x.shape(), x.dtype(), x.device());
@@ -154,6 +156,7 @@ namespace {
   s.add("empty", {{0, 3}}, at(1));
   s.add("no classes", {{3, 0}}, at(1));
   s.add("transposed", {{4, 3}}, [f](auto& v) { return f(permute(v[0], {1, 0}), 1); });
+  s.add_error("integers", {{3}}, [f](auto& v) { return f(v[0].to(DType::i64), 1); });
   s.add_error("scalar", {{}}, at(1));
   s.add_error("temperature", {{3}}, at(0));
   s.add_error("only -inf", {{2, 2}}, [f](auto& v) { return f(log(scale(v[0], 0)), 1); });

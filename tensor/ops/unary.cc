@@ -188,6 +188,7 @@ namespace {
           return f(permute(v[0], {1, 0}));
         },
         {.low = low, .high = high});
+  s.add_error("integers", {{3}}, [f](auto& v) { return f(v[0].to(DType::i32)); });
   s.add("reused", {{4, 3}}, [f](auto& v) { return mul(f(v[0]), v[0]); },
         {.low = low, .high = high});
 }

@@ -5,6 +5,7 @@
 #include "../../autograd/samples.h"
 #include "../launch.h"
 #include "../ops.h"
+#include "broadcast.h"
 
 namespace pupil {
 
@@ -42,6 +43,7 @@ void dispatch_unary(DType dtype, Device device, const F& f, const Run& run) {
 
 template <class F>
 Tensor unary(const char* op, const Tensor& input, F f = {}) {
+  require_floating(op, input);
   Tensor x = dense(input).detach(), y = empty_like(x);
   dispatch_unary(x.dtype(), x.device(), f, [&](auto chosen, auto t) {
     using T = typename decltype(t)::type;
