@@ -211,6 +211,7 @@ TEST_F(Trained, ReportGroupsSeedsAndStandsAlone) {
   ASSERT_EQ(j.size(), 2u);
   double mean = (last[0] + last[1] + last[2]) / 3, squares = 0;
   for (double v : last) squares += (v - mean) * (v - mean);
+  EXPECT_EQ(j[0]["name"], "alone");
   EXPECT_NEAR(j[0]["test_last"]["mean"], mean, 1e-12);
   EXPECT_NEAR(j[0]["test_last"]["sigma"], std::sqrt(squares / 2), 1e-12);
   Outcome table =
@@ -221,6 +222,15 @@ TEST_F(Trained, ReportGroupsSeedsAndStandsAlone) {
   EXPECT_NE(html.find("slow"), std::string::npos);
   EXPECT_EQ(html.find("src="), std::string::npos);  // nothing is fetched
   EXPECT_EQ(html.find("href="), std::string::npos);
+
+  // A folder of runs stands for those in it; a trial without a test set is left out.
+  train("study/kd/seed1");
+  train("study/kd/seed2", {"train.seed=2"});
+  train("study/kd/lr1", {"data.test=", "train.lr=1"});
+  Json study = Json::parse(run_program({"report", "study", "--json"}, folder).out);
+  ASSERT_EQ(study.size(), 1u);
+  EXPECT_EQ(study[0]["name"], "study/kd");
+  EXPECT_EQ(study[0]["runs"].size(), 2u);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
@@ -83,6 +84,20 @@ RunRecord read_run(const std::string& folder) {
 // Runs that differ only in their seed.
 struct Group {
   std::vector<const RunRecord*> runs;
+
+  // What their folders have in common: "study/kd" of study/kd/seed1 and study/kd/seed2.
+  std::string name() const {
+    std::string common = runs[0]->folder;
+    if (runs.size() == 1) return common;
+    for (const RunRecord* run : runs) {
+      auto [end, unused] =
+          std::mismatch(common.begin(), common.end(), run->folder.begin(), run->folder.end());
+      common.erase(end, common.end());
+    }
+    if (common.ends_with("/seed")) common.resize(common.size() - 4);
+    while (common.size() > 1 && std::strchr("/-_.", common.back())) common.pop_back();
+    return common.empty() ? runs[0]->folder : common;
+  }
   std::string method() const {
     std::string text;
     for (const methods::Choice& m : runs[0]->config.methods)
@@ -141,10 +156,9 @@ Table table_of(const std::vector<Group>& groups) {
       seconds += run->seconds;
     }
     std::string student = first.config.student.model;
-    table.push_back({first.folder, student.empty() ? first.config.student.weights : student,
-                     g.method(), std::to_string(first.parameters),
-                     fmt::format("{}", first.config.train.lr), std::to_string(first.epochs.size()),
-                     std::to_string(g.runs.size()),
+    table.push_back({g.name(), student.empty() ? first.config.student.weights : student, g.method(),
+                     std::to_string(first.parameters), fmt::format("{}", first.config.train.lr),
+                     std::to_string(first.epochs.size()), std::to_string(g.runs.size()),
                      percent(g.collect([](const RunRecord& r) { return r.validation; })),
                      percent(g.collect([](const RunRecord& r) { return r.last; })),
                      percent(g.collect([](const RunRecord& r) { return r.best; })),
@@ -178,6 +192,7 @@ Json as_json(const std::vector<Group>& groups) {
   Json list = Json::array();
   for (const Group& g : groups) {
     Json j;
+    j["name"] = g.name();
     for (const RunRecord* run : g.runs) j["runs"].push_back(run->folder);
     j["student"] = g.runs[0]->config.student.model;
     j["method"] = g.method();
@@ -291,7 +306,7 @@ std::string html(const std::vector<Group>& groups) {
       chart("Training loss by epoch", groups, [](const Epoch& e) { return std::optional(e.loss); });
   for (const Group& g : groups)
     page += fmt::format("<details><summary>{}: configuration</summary><pre>{}</pre></details>\n",
-                        escaped(g.runs[0]->folder), escaped(to_toml(g.runs[0]->config, false)));
+                        escaped(g.name()), escaped(to_toml(g.runs[0]->config, false)));
   return page + "</html>\n";
 }
 
@@ -301,9 +316,33 @@ struct Arguments {
   bool json = false;
 };
 
+// A run, or a folder of runs (a study): then without the trials of learning rates, which have no
+// test set, where there are runs with one.
+void collect(const std::string& folder, std::vector<RunRecord>& runs) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  if (!fs::is_directory(folder, error)) fail_input("report: no folder ", folder);
+  if (fs::exists(folder + "/config.toml", error)) {
+    runs.push_back(read_run(folder));
+    return;
+  }
+  std::vector<std::string> found;
+  for (auto at = fs::recursive_directory_iterator(folder, error);
+       !error && at != fs::recursive_directory_iterator(); at.increment(error))
+    if (at->path().filename() == "config.toml") found.push_back(at->path().parent_path().string());
+  if (error) fail_input("report: cannot list ", folder, ": ", error.message());
+  if (found.empty()) fail_input("report: ", folder, " is no run and holds none (no config.toml)");
+  std::sort(found.begin(), found.end());
+  std::vector<RunRecord> inside;
+  for (const std::string& run : found) inside.push_back(read_run(run));
+  auto is_trial = [](const RunRecord& r) { return r.config.data.test.empty(); };
+  if (!std::all_of(inside.begin(), inside.end(), is_trial)) std::erase_if(inside, is_trial);
+  runs.insert(runs.end(), inside.begin(), inside.end());
+}
+
 void report(const Arguments& a) {
   std::vector<RunRecord> runs;
-  for (const std::string& folder : a.runs) runs.push_back(read_run(folder));
+  for (const std::string& folder : a.runs) collect(folder, runs);
   std::vector<Group> groups = group(runs);
   if (!a.out.empty()) write_file(a.out, html(groups));
   if (a.json)
@@ -316,9 +355,9 @@ void report(const Arguments& a) {
 
 void add_report_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("report", "compare runs: a table, and curves as HTML");
-  command->footer("Example:\n  pupil report runs/alone-* runs/kd-* --out report.html");
+  command->footer("Example:\n  pupil report runs/teacher runs/students --out report.html");
   auto a = std::make_shared<Arguments>();
-  command->add_option("runs", a->runs, "run folders")->required();
+  command->add_option("runs", a->runs, "run folders, or folders of runs")->required();
   command->add_option("--out", a->out, "write one self-contained HTML file");
   command->add_flag("--json", a->json, "for machines");
   command->callback([a] { report(*a); });

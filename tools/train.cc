@@ -330,7 +330,12 @@ void train(const Arguments& a) {
   if (study.arms.empty())
     run(read_config(path, a.settings), options);
   else
-    run_study(study, options);
+    try {
+      run_study(study, options);
+    } catch (const Interrupted&) {
+      throw Interrupted(concat("stopped and saved; go on with: pupil train ", a.config, " --run ",
+                               options.folder, " --resume"));
+    }
 }
 
 }  // namespace
