@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
-#include <chrono>
 #include <nlohmann/json.hpp>
 
 #include "tools/config.h"
@@ -30,14 +29,20 @@ TEST(Program, HelpAndVersion) {
 }
 
 TEST(Program, HelpInitialisesNothing) {
-  // The quickest of several runs: the machine may be busy. 10 ms is the promise.
+  // Processor time of the quickest of several runs, since the machine may be busy; 10 ms is the
+  // promise.
   TemporaryFolder folder;
+  auto seconds = [] {
+    rusage all;
+    getrusage(RUSAGE_CHILDREN, &all);
+    return double(all.ru_utime.tv_sec + all.ru_stime.tv_sec) +
+           1e-6 * double(all.ru_utime.tv_usec + all.ru_stime.tv_usec);
+  };
   double best = 1;
   for (int i = 0; i < 20; i++) {
-    auto begin = std::chrono::steady_clock::now();
+    double before = seconds();
     run_program({"--help"}, folder);
-    best = std::min(
-        best, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    best = std::min(best, seconds() - before);
   }
   EXPECT_LT(best, 0.010);
 }
