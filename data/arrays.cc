@@ -26,6 +26,13 @@ std::vector<int64_t> to_labels(const Tensor& t, int64_t samples, const std::stri
   return labels;
 }
 
+int64_t count_classes(const Tensor& labels, const std::string& where) {
+  std::vector<int64_t> all = to_labels(labels, labels.rank() ? labels.dim(0) : 0, where);
+  int64_t classes = all.empty() ? 0 : 1 + *std::max_element(all.begin(), all.end());
+  check_labels(all, std::clamp<int64_t>(classes, 1, kMaxClasses), where);
+  return classes;
+}
+
 void check_finite(const Tensor& t, const std::string& where) {
   int64_t width = t.numel() / t.dim(0);
   const float* value = t.data<float>();
@@ -42,8 +49,7 @@ Dataset from_arrays(Tensor x, const Tensor& label_tensor, const std::string& whe
         "data: ", where, ": samples have the shape ", x.shape(),
         "; 8-bit images are (n, h, w) or (n, h, w, c), floats (n, features) or (n, c, h, w)");
   std::vector<int64_t> labels = to_labels(label_tensor, x.dim(0), label_file);
-  int64_t classes = 1 + *std::max_element(labels.begin(), labels.end());
-  check_labels(labels, std::min(std::max<int64_t>(classes, 1), kMaxClasses), label_file);
+  int64_t classes = count_classes(label_tensor, label_file);
   if (x.dtype() == DType::u8) {
     if ((x.rank() != 3 && x.rank() != 4) || std::max(x.dim(1), x.dim(2)) > 65535 ||
         (x.rank() == 4 && x.dim(3) > 4096))
@@ -102,8 +108,18 @@ Dataset open_arrays(const Spec& spec) {
   bool npy = spec.kind == "npy";
   if (fs::is_directory(spec.path, error)) {
     std::string stem = (fs::path(spec.path) / (spec.split.empty() ? "train" : spec.split)).string();
-    return npy ? open_npy(stem + "_images.npy", stem + "_labels.npy")
-               : open_named(stem + ".safetensors");
+    Dataset set = npy ? open_npy(stem + "_images.npy", stem + "_labels.npy")
+                      : open_named(stem + ".safetensors");
+    // A test set without a sample of the last class has the classes of train all the same.
+    std::string labels =
+        (fs::path(spec.path) / (npy ? "train_labels.npy" : "train.safetensors")).string();
+    if (spec.split == "test" || spec.split == "val")
+      if (fs::exists(labels, error))
+        set.classes = std::max(
+            set.classes, count_classes(npy ? read_npy(labels)
+                                           : open_safetensors(labels)->read("labels", DType::i64),
+                                       labels));
+    return set;
   }
   if (!spec.split.empty())
     fail_input("data: '", spec.text, "': a file has no splits; name a folder with ",

@@ -27,10 +27,19 @@ struct Dataset {
   int64_t size() const { return int64_t(labels.size()); }
 };
 
-// KIND:PATH[:SPLIT[N]]. Kinds: mnist, fashion_mnist (idx, also .gz), cifar10, cifar100 (binary or
-// the Python batches), folder (one sub-folder per class; PNG, JPEG), npy, safetensors. SPLIT: train
-// or test (folders: train/ and test/ or val/ below PATH, if present). [N]: the first N of a
-// stratified, seeded permutation. strict: an unreadable image is an error instead of a warning.
+// KIND:PATH[:SPLIT[N]]. SPLIT: train (the default), test or val. [N]: the first N samples of a
+// stratified, seeded permutation.
+//   mnist, fashion_mnist   a folder of idx files, plain or .gz
+//   cifar10, cifar100      a folder of the binary records or of the Python batches
+//   folder                 one sub-folder of PNG and JPEG files per class, below PATH/SPLIT or
+//   PATH;
+//                          strict: an unreadable file is an error instead of a warning
+//   npy                    IMAGES.npy+LABELS.npy, or a folder with SPLIT_images.npy and
+//                          SPLIT_labels.npy
+//   safetensors            a file with the tensors images (or x) and labels, or a folder with
+//                          SPLIT.safetensors
+// Arrays are u8 (n, h, w) or (n, h, w, c), or f32 (n, features), (n, h, w) or (n, c, h, w) taken as
+// they are; labels are integers, classes the largest + 1.
 Dataset open_dataset(const std::string& spec, bool strict = false, uint64_t seed = 0);
 
 // n samples with the class shares of `whole`; the same for (whole, n, seed).

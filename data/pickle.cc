@@ -112,8 +112,8 @@ struct Pickle::Reader {
     if (pickle.rules_.global) number = pickle.rules_.global(full);
     if (!number)
       pickle.refuse(concat("it asks for ", printable(full),
-                           ", which is not part of a state dict; nothing was run. Save only "
-                           "model.state_dict(), or convert the file to safetensors"));
+                           ", which such a file does not need; nothing was run. ",
+                           pickle.rules_.advice));
     push(Value::of(Value::global, *number));
   }
   void call() {

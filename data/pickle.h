@@ -53,6 +53,7 @@ class Pickle {
     // BUILD: gives `state` to a value (dicts ignore it without asking).
     std::function<void(Pickle&, PickleValue object, PickleValue state)> build;
     std::function<PickleValue(Pickle&, PickleValue id)> persistent;
+    std::string advice;  // what to do instead, behind the refusal of a global
   };
 
   // where: begins every message ("weights: a.pth: ").

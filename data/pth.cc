@@ -67,7 +67,8 @@ class PthReader {
         pickle_({.global = allowed,
                  .call = [this](Pickle&, int64_t g, auto args) { return call(g, args); },
                  .build = nullptr,
-                 .persistent = [this](Pickle&, Value id) { return storage(id); }},
+                 .persistent = [this](Pickle&, Value id) { return storage(id); },
+                 .advice = "Save only model.state_dict(), or convert the file to safetensors"},
                 where_) {}
 
   std::shared_ptr<const Weights> read() {

@@ -6,6 +6,7 @@
 #include "../tensor/runtime.h"
 #include "bench.h"
 #include "eval.h"
+#include "features.h"
 #include "info.h"
 #include "init.h"
 #include "inspect.h"
@@ -43,6 +44,7 @@ void add_commands(CLI::App& app) {
   add_models_command(app);
   add_verify_command(app);
   add_bench_command(app);
+  add_features_command(app);
   add_report_command(app);
   add_info_command(app);
 }

@@ -1,0 +1,115 @@
+#include "features.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <iostream>
+
+#include "../data/file.h"
+#include "../tensor/memory.h"
+#include "network.h"
+#include "program.h"
+
+namespace pupil {
+namespace {
+
+struct Arguments {
+  std::string teacher, data, out, tap = "logits";
+  int64_t image = 0, batch = 128, seed = 0;
+  int threads = 0, workers = 1;
+  bool strict = false;
+};
+
+Tensor tap_of(const models::Output& out, const nn::Taps& taps, const std::string& tap) {
+  if (tap == "logits") return out.logits;
+  if (tap == "features") return out.features;
+  return taps[tap];
+}
+
+void features(const Arguments& a) {
+  use_threads(a.threads);
+  NetworkConfig config = parse_network(a.teacher);
+  config.image = a.image;
+  Network teacher = load_network(config);
+  std::vector<std::string> known = teacher.model.taps;
+  known.insert(known.begin(), {"logits", "features"});
+  if (std::find(known.begin(), known.end(), a.tap) == known.end())
+    fail_input("--tap: ", teacher.model.name, " has no tap \"", a.tap, "\"; the nearest is \"",
+               nearest_name(a.tap, known), "\"");
+  data::Dataset set = data::open_dataset(a.data, a.strict, uint64_t(a.seed));
+  // Claims the output before the work: an unwritable folder is known at once, not after an hour.
+  { data::FileWriter probe(a.out); }
+
+  data::LoaderOptions options;
+  options.batch = std::min(a.batch, set.size());
+  options.workers = a.workers;
+  data::Loader loader(set, {teacher.model.input}, options);
+  Tensor rows;
+  NoGrad no_grad;
+  auto begin = std::chrono::steady_clock::now();
+  int64_t done = 0;
+  for (data::Batch batch; loader.next(batch);) {
+    StepScope step;
+    nn::Taps taps({a.tap});
+    nn::Call call;
+    call.taps = &taps;
+    models::Output out = teacher.model.forward(batch.x[0], call);
+    Tensor values = tap_of(out, taps, a.tap).to(Device{}).to(DType::f32).contiguous();
+    int64_t n = values.dim(0), width = values.numel() / n;
+    if (!rows) {
+      ModelScope keep;
+      rows = empty({set.size(), width});
+    }
+    std::copy_n(values.data<float>(), n * width, rows.data<float>() + done * width);
+    done += n;
+  }
+  data::FeatureHeader header;
+  header.teacher = teacher.model.name;
+  header.weight_hash = teacher.weights_hash;
+  header.preprocessing = models::describe(teacher.model.input);
+  header.tap = a.tap;
+  header.data_hash = set.hash;
+  header.samples = set.whole;
+  header.width = rows.dim(1);
+  data::write_features(a.out, header, rows, set.rows);
+  double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  std::printf("%s: %s of %s for %lld of %lld samples of %s, %lld values each, %.1f s\n",
+              a.out.c_str(), a.tap.c_str(), teacher.model.name.c_str(), (long long)done,
+              (long long)set.whole, set.spec.c_str(), (long long)header.width, seconds);
+}
+
+}  // namespace
+
+void add_features_command(CLI::App& app) {
+  CLI::App* command =
+      app.add_subcommand("features", "store what a teacher says of every sample, once");
+  command->footer(
+      "Examples:\n"
+      "  pupil features --teacher resnet56_cifar:resnet56.th --data cifar10:DIR:train --out "
+      "logits.safetensors\n"
+      "  pupil features --teacher runs/teacher/best.safetensors --data folder:DIR --tap features "
+      "--out f.safetensors\n"
+      "Then in the configuration: [[teacher]] features = [\"logits.safetensors\"]");
+  auto a = std::make_shared<Arguments>();
+  command->add_option("--teacher", a->teacher, "MODEL:CHECKPOINT, or the CHECKPOINT of a run")
+      ->required();
+  command->add_option("--data", a->data, "KIND:PATH[:SPLIT[N]]")->required();
+  command->add_option("--out", a->out, "the file to write")->required();
+  command->add_option("--tap", a->tap, "logits, features, or a tap of the model (pupil models)")
+      ->capture_default_str();
+  command->add_option("--image", a->image, "side in pixels (0: as the model or the file says)")
+      ->check(CLI::Range(0, 8192));
+  command->add_option("--batch", a->batch, "samples at a time")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1000000));
+  command->add_option("--seed", a->seed, "of the subset [N], the run's data.seed")
+      ->check(CLI::Range(int64_t(0), std::numeric_limits<int64_t>::max()));
+  command->add_option("--workers", a->workers, "decoding threads")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 256));
+  command->add_flag("--strict", a->strict, "an unreadable image is an error");
+  add_threads_option(*command, a->threads);
+  command->callback([a] { features(*a); });
+}
+
+}  // namespace pupil
