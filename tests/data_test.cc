@@ -229,7 +229,7 @@ TEST(Datasets, CifarRecords) {
   write_bytes(folder / "hundred/train.bin", records);
   EXPECT_EQ(open_dataset("cifar100:" + (folder / "hundred")).labels[42], 42);
   expect_refused([&] { open_dataset("cifar100:" + (folder / "hundred") + ":test"); },
-                 {"hundred", "test.bin"});
+                 {"hundred", "test[.bin]"});
   records[3074 * 5 + 1] = 100;
   write_bytes(folder / "hundred/train.bin", records);
   expect_refused([&] { open_dataset("cifar100:" + (folder / "hundred")); },
@@ -240,7 +240,75 @@ TEST(Datasets, CifarRecords) {
   write_bytes(folder / "hundred/train.bin", {});
   expect_refused([&] { open_dataset("cifar100:" + (folder / "hundred")); }, {"0 bytes"});
   expect_refused([&] { open_dataset("cifar10:" + (folder / "none")); }, {"no folder", "unpack"});
-  expect_refused([&] { open_dataset("cifar10:" + (folder / "hundred")); }, {"data_batch_1.bin"});
+  expect_refused([&] { open_dataset("cifar10:" + (folder / "hundred")); }, {"data_batch_1[.bin]"});
+}
+
+// What Python 2 with NumPy wrote into the published archives: a dict of an array and a list.
+// `module` is where the array's constructor is looked for.
+Bytes cifar_pickle(int n, const std::string& module = "numpy.core.multiarray\n_reconstruct") {
+  std::string text =
+      "\x80\x02}(U\x04"
+      "datac" +
+      module + "\ncnumpy\nndarray\nK";
+  text += std::string(
+      "\0\x85U\x01"
+      "b\x87R(K\x01K",
+      11);
+  text += char(n);
+  text += std::string(
+      "M\0\x0c\x86"
+      "cnumpy\ndtype\nU\x02u1K\0K\x01\x87R(K\x03U\x01|NNNJ",
+      37);
+  text += "\xff\xff\xff\xffJ\xff\xff\xff\xffK" + std::string(1, '\0') + "tb\x89T";
+  int32_t length = n * 3072;
+  text.append(reinterpret_cast<const char*>(&length), 4);
+  for (int64_t i = 0; i < length; i++) text += char(noise(5, i));
+  text += "tbU\x06labels](";
+  for (int i = 0; i < n; i++) text += {'K', char(i % 10)};
+  text += "eu.";
+  return {text.begin(), text.end()};
+}
+
+TEST(Datasets, CifarPythonBatches) {
+  TemporaryFolder folder;
+  std::string file = folder / "test_batch", spec = "cifar10:" + folder.path() + ":test";
+  write_bytes(file, cifar_pickle(20));
+  Dataset set = open_dataset(spec);
+  EXPECT_EQ(set.size(), 20);
+  EXPECT_EQ(set.labels[13], 3);
+  EXPECT_EQ(pixels_of(set, 7)[3 * 33 + 2], noise(5, 7 * 3072 + 2 * 1024 + 33));
+  // The binary records of the same samples are the same data.
+  Bytes records;
+  for (int i = 0; i < 20; i++) {
+    records.push_back(uint8_t(i % 10));
+    for (int64_t j = 0; j < 3072; j++) records.push_back(noise(5, i * 3072 + j));
+  }
+  fs::create_directories(folder / "bin");
+  write_bytes(folder / "bin/test_batch.bin", records);
+  EXPECT_EQ(open_dataset("cifar10:" + (folder / "bin") + ":test").hash, set.hash);
+
+  write_bytes(file, cifar_pickle(20, "os\nsystem"));
+  expect_refused([&] { open_dataset(spec); }, {file, "os.system", "nothing was run", "archive"});
+  write_bytes(file, cifar_pickle(20, "numpy\ndtype"));  // an allowed name in the wrong place
+  expect_refused([&] { open_dataset(spec); }, {file});
+  Bytes good = cifar_pickle(3), cut(good.begin(), good.end() - 2), wrong = good;
+  write_bytes(file, cut);
+  expect_refused([&] { open_dataset(spec); }, {file});
+  wrong[wrong.size() - 4] = 11;  // the last label
+  write_bytes(file, wrong);
+  expect_refused([&] { open_dataset(spec); }, {file, "label 11 of sample 2"});
+  for (int round = 0; round < 400; round++) {
+    RngKey key{uint64_t(round), 1, 0};
+    Bytes mutated = good;
+    for (int k = 0; k < 3; k++)
+      mutated[random_bits(key, 2 * k) % (k ? good.size() : 130)] =
+          uint8_t(random_bits(key, 2 * k + 1));
+    write_bytes(file, mutated);
+    try {
+      open_dataset(spec);
+    } catch (const InputError&) {
+    }
+  }
 }
 
 TEST(Folder, ReadsClassesInTheOrderOfTheirNames) {
@@ -312,6 +380,9 @@ TEST(Arrays, ImagesAndVectors) {
   fs::copy(folder / "y.npy", folder / "train_labels.npy");
   EXPECT_EQ(open_dataset("npy:" + folder.path() + ":train[3]").size(), 3);
   expect_refused([&] { open_dataset("npy:" + folder.path() + ":test"); }, {"test_images.npy"});
+  fs::copy(folder / "x.npy", folder / "test_images.npy");
+  save_npy(folder / "test_labels.npy", zeros({6}, DType::i64));
+  EXPECT_EQ(open_dataset("npy:" + folder.path() + ":test").classes, 3);  // those of train
 
   Tensor vectors = zeros({6, 7});
   for (int64_t i = 0; i < 42; i++) vectors.data<float>()[i] = float(i);
