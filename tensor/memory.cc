@@ -225,9 +225,12 @@ void Arena::label(void* p, const Shape& shape, DType dtype, const char* op) {
   std::lock_guard lock(state_->mutex);
   auto it = state_->live.find(p);
   if (it == state_->live.end()) return;  // a view that does not start at its block
-  it->second.shape = shape;
-  it->second.dtype = dtype;
-  if (*op) it->second.op = op;
+  if (!*op) {
+    it->second.shape = shape;
+    it->second.dtype = dtype;
+  } else if (it->second.shape == shape) {  // not a view of it: the block keeps its maker's name
+    it->second.op = op;
+  }
 }
 
 MemoryStats Arena::stats() const {

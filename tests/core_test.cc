@@ -375,6 +375,7 @@ TEST(Arena, LeaksAreNamed) {
   std::string message = message_of([&] {
     StepScope step;
     kept = relu(random({3, 7}, 1));
+    view(kept, {21});
   });
   EXPECT_NE(message.find("outlive"), std::string::npos) << message;
   EXPECT_NE(message.find("(3,7) f32  relu"), std::string::npos) << message;

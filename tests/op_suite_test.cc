@@ -68,7 +68,6 @@ struct How {
   int only = -1;               // only this input asks for a gradient; -2: none does
   double prefill = 0;          // the leaves already hold this gradient
   bool stale_buffer = false;   // the leaves own a buffer of old values, as an optimizer's do
-  Device device = {};
 };
 
 struct Outcome {
@@ -87,21 +86,20 @@ bool constant(const Sample& sample, size_t input) {
 
 Outcome run(const Sample& sample, const How& how = {}) {
   Outcome out;
-  StepScope step(how.device);  // also: whatever outlives the call is an error with its name
+  StepScope step;  // also: whatever outlives the call is an error with its name
   {
     std::vector<Tensor> inputs;
     for (size_t k = 0; k < sample.inputs.size(); k++) {
       const Shape& shape = sample.inputs[k];
       Tensor t = from(random_values(shape.numel(), uint32_t(k + 1), sample.options.low,
                                     sample.options.high, how.round),
-                      shape, how.dtype)
-                     .to(how.device);
+                      shape, how.dtype);
       if (t.rank() >= how.scatter) t = scattered(t);
       t = t.detach();
       t.requires_grad_(!constant(sample, k) && (how.only == -1 || how.only == int(k)));
       if (how.prefill != 0 || how.stale_buffer) {
         double old = how.stale_buffer ? NAN : how.prefill;
-        t.impl()->grad = full(shape, old, how.dtype, how.device).pointer();
+        t.impl()->grad = full(shape, old, how.dtype).pointer();
         t.impl()->grad_is_set = !how.stale_buffer;
       }
       inputs.push_back(t);
@@ -114,11 +112,10 @@ Outcome run(const Sample& sample, const How& how = {}) {
     out.tensors.push_back(y.values());
     out.present.push_back(true);
     if (out.recorded) {
-      Tensor cotangent =
-          from(random_values(y.numel(), 99, -1, 1, true), y.shape(), y.dtype()).to(how.device);
-      size_t before = Arena::step(how.device).stats().allocations;
+      Tensor cotangent = from(random_values(y.numel(), 99, -1, 1, true), y.shape(), y.dtype());
+      size_t before = Arena::step({}).stats().allocations;
       backward(y, cotangent);
-      out.backward_allocations = Arena::step(how.device).stats().allocations - before;
+      out.backward_allocations = Arena::step({}).stats().allocations - before;
     }
     for (size_t k = 0; k < inputs.size(); k++) {
       Tensor g = inputs[k].grad();
@@ -128,7 +125,7 @@ Outcome run(const Sample& sample, const How& how = {}) {
         PUPIL_CHECK(g.raw() == buffers[k], "the gradient left the buffer of its leaf");
     }
   }
-  out.trace = Arena::step(how.device).trace();
+  out.trace = Arena::step({}).trace();
   return out;
 }
 
@@ -291,15 +288,6 @@ std::string check_error(const Sample& s) {
   return "nothing was thrown";
 }
 
-#if PUPIL_CUDA
-std::string check_device(const Sample& s) {
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) return "";
-  PlainMode plain(true);
-  return compare(run(s, {.device = {DeviceKind::cuda, 0}}), run(s), kRelative, kAbsolute);
-}
-#endif
-
 struct Check {
   const char* name;
   std::string (*run)(const Sample&);
@@ -313,9 +301,6 @@ constexpr Check kChecks[] = {
     {"inputs that are not contiguous", check_scattered},
     {"adding to a gradient", check_accumulation},
     {"frozen inputs", check_frozen},
-#if PUPIL_CUDA
-    {"device against CPU", check_device},
-#endif
 };
 
 // "" or what the check found; an exception is a finding too.
