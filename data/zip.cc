@@ -89,7 +89,10 @@ class ZipReader {
       extra += length;
     }
     if (method != 0 || stored != size)
-      fail_input(where_, shown, " of the zip archive is compressed; save the file with torch.save");
+      fail_input(where_, shown,
+                 " of the zip archive is compressed, which torch.save never does; of a TorchScript "
+                 "program "
+                 "save the state_dict() instead");
     check(local, kLocal, shown);
     if (number<uint32_t>(local) != 0x04034b50) damaged(concat(shown, " has no local header"));
     uint64_t local_name = number<uint16_t>(local + 26), local_extra = number<uint16_t>(local + 28);

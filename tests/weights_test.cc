@@ -20,6 +20,7 @@ namespace pupil::data {
 namespace {
 
 namespace fs = std::filesystem;
+using namespace std::string_literals;
 
 using Folder = test::TemporaryFolder;
 
@@ -340,6 +341,153 @@ TEST(Npy, OtherVersionsOrdersAndTypes) {
     EXPECT_NE(refusal([&] { read_npy(write(1, bad, "\0\0\0\0"sv)); }).find(folder / "a.npy"),
               std::string::npos)
         << bad;
+}
+
+// --- PyTorch files made here ---
+
+template <class T>
+void put(std::string& out, T value) {
+  out.append(reinterpret_cast<const char*>(&value), sizeof value);
+}
+
+// A zip archive of stored records; zip64: with sizes and offsets in 64 bits, as torch.save writes
+// for files beyond 4 GiB.
+std::string zip_archive(const std::vector<std::pair<std::string, std::string>>& records,
+                        bool zip64) {
+  std::string out, directory;
+  for (const auto& [name, content] : records) {
+    uint64_t at = out.size();
+    put<uint32_t>(out, 0x04034b50);
+    out.append(14, '\0');  // version to checksum
+    put<uint32_t>(out, uint32_t(content.size()));
+    put<uint32_t>(out, uint32_t(content.size()));
+    put<uint16_t>(out, uint16_t(name.size()));
+    put<uint16_t>(out, 5);  // an extra field pads the content, as torch.save does
+    out += name + "FB\1\0Z"s + content;
+
+    put<uint32_t>(directory, 0x02014b50);
+    directory.append(16, '\0');
+    for (int i = 0; i < 2; i++) put<uint32_t>(directory, zip64 ? ~0u : uint32_t(content.size()));
+    put<uint16_t>(directory, uint16_t(name.size()));
+    put<uint16_t>(directory, zip64 ? 28 : 0);
+    directory.append(10, '\0');
+    put<uint32_t>(directory, zip64 ? ~0u : uint32_t(at));
+    directory += name;
+    if (zip64) {
+      put<uint32_t>(directory, 1 | 24 << 16);
+      for (uint64_t value : {uint64_t(content.size()), uint64_t(content.size()), at})
+        put(directory, value);
+    }
+  }
+  uint64_t begin = out.size(), n = records.size();
+  out += directory;
+  if (zip64) {
+    uint64_t end = out.size();
+    put<uint32_t>(out, 0x06064b50);
+    put<uint64_t>(out, 44);
+    out.append(12, '\0');
+    for (uint64_t value : {n, n, uint64_t(directory.size()), begin}) put(out, value);
+    put<uint32_t>(out, 0x07064b50);
+    put<uint32_t>(out, 0);
+    put<uint64_t>(out, end);
+    put<uint32_t>(out, 1);
+  }
+  put<uint32_t>(out, 0x06054b50);
+  put<uint32_t>(out, 0);
+  for (int i = 0; i < 2; i++) put<uint16_t>(out, zip64 ? 0xffff : uint16_t(n));
+  put<uint32_t>(out, zip64 ? ~0u : uint32_t(directory.size()));
+  put<uint32_t>(out, zip64 ? ~0u : uint32_t(begin));
+  put<uint16_t>(out, 0);
+  return out;
+}
+
+// {"w": a transposed 2 x 2 float32 tensor of storage 0}; `dimensions` replaces its shape.
+std::string tensor_pickle(const std::string& dimensions = "K\2K\2\x86") {
+  return "\x80\2}X\1\0\0\0wctorch._utils\n_rebuild_tensor_v2\n((X\7\0\0\0storagectorch\n"s
+         "FloatStorage\nX\1\0\0\0000X\3\0\0\0cpuK\4tQK\0"s +
+         dimensions + "K\1K\2\x86\x89"s + "ccollections\nOrderedDict\n)RtRs."s;
+}
+
+std::string four_floats() {
+  std::string out;
+  for (float f : {1.f, 2.f, 3.f, 4.f}) put(out, f);
+  return out;
+}
+
+TEST(PyTorch, ZipAndZip64) {
+  Folder folder;
+  std::string path = folder / "a.pth";
+  for (bool zip64 : {false, true}) {
+    overwrite(path,
+              zip_archive({{"a/data.pkl", tensor_pickle()}, {"a/data/0", four_floats()}}, zip64));
+    auto w = open_weights(path);
+    EXPECT_EQ(w->read("w", DType::f32).values(), (std::vector<double>{1, 3, 2, 4}));
+    EXPECT_TRUE(w->bytes("w").empty());  // transposed
+    overwrite(path, zip_archive({{"a/data.pkl", tensor_pickle()},
+                                 {"a/data/0", four_floats()},
+                                 {"a/data/0", four_floats()}},
+                                zip64));
+    EXPECT_NE(refusal([&] { open_weights(path); }).find("twice"), std::string::npos);
+  }
+}
+
+TEST(PyTorch, RefusesWhatIsNoStateDict) {
+  Folder folder;
+  std::string path = folder / "a.pth";
+  auto message = [&](const std::string& pickle) {
+    overwrite(path, zip_archive({{"a/data.pkl", pickle}, {"a/data/0", four_floats()}}, false));
+    return refusal([&] { open_weights(path); });
+  };
+  auto text = [](const std::string& s) { return "\x8c"s + char(s.size()) + s; };
+  // Every way of naming a global.
+  for (const std::string& call :
+       {"\x80\2cposix\nsystem\n"s + "U\2ls\x85R."s, "(U\2lsiposix\nsystem\n."s,
+        "\x80\4"s + text("posix") + text("system") + "\x93"s + text("ls") + "\x85R."s,
+        "\x80\2cposix\nsystem\n)\x81."s})
+    EXPECT_NE(message(call).find("posix.system"), std::string::npos) << message(call);
+  // Names that only look allowed.
+  for (const std::string& name :
+       {"torch\nFloatStorage.__init__"s, "torch.cuda\n_utils"s,
+        "torch._utils\n_rebuild_tensor_v2 "s, "collections\nOrderedDict.fromkeys"s, "\ntorch.Size"s,
+        "torch\n"s})
+    EXPECT_NE(message("\x80\2c"s + name + "\n."s).find("asks for"), std::string::npos) << name;
+  EXPECT_EQ(message(tensor_pickle()), "");
+  // A stride of 0 is not used here: these reach beyond the four elements or overflow.
+  for (const std::string& dimensions :
+       {"K\3K\2\x86"s, "K\2K\3\x86"s, "J\xff\xff\xff\x7fJ\xff\xff\xff\x7f\x86"s,
+        "\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7fK\2\x86"s, "J\xff\xff\xff\xffK\2\x86"s,
+        "\x8a\x09\0\0\0\0\0\0\0\0\1K\2\x86"s, "K\2\x85"s, "N"s, "(K\1K\1K\1K\1K\1K\1K\1t"s})
+    EXPECT_NE(message(tensor_pickle(dimensions)).find("tensor"), std::string::npos);
+  // A few bytes must not claim much memory, and depth must not cost stack.
+  EXPECT_NE(message("\x80\2X\xff\xff\xff\xffw."s).find("too early"), std::string::npos);
+  EXPECT_NE(message("\x80\2\x8d\xff\xff\xff\xff\xff\xff\xff\xffw."s), "");
+  EXPECT_NE(message("\x80\2Nr\xff\xff\xff\xff."s), "");
+  EXPECT_NE(message("\x80\2"s + std::string(1 << 20, ']') + "."s), "");
+  EXPECT_NE(message("\x80\2"s + std::string(1 << 20, '(') + "."s), "");
+  std::string deep = "\x80\2]";
+  for (int i = 0; i < 1 << 18; i++) deep += "\x85";
+  EXPECT_NE(message(deep + "."), "");
+  EXPECT_NE(message("\x80\2]q\0h\0a."s), "");  // a list that holds itself
+}
+
+TEST(PyTorch, TrainingCheckpointsByPreference) {
+  Folder folder;
+  std::string path = folder / "a.pth", inner = tensor_pickle();
+  inner = inner.substr(2, inner.size() - 3);  // without protocol and stop
+  auto entry = [&](const std::string& key) {
+    return "X"s + char(key.size()) + "\0\0\0"s + key + inner + "s";
+  };
+  std::string all = "\x80\2}";
+  for (const char* key : {"model", "state_dict", "model_ema", "state_dict_ema"}) {
+    all += entry(key);
+    overwrite(path, zip_archive(
+                        {{"a/data.pkl", all + "X\5\0\0\0epochK\7s."s}, {"a/data/0", four_floats()}},
+                        false));
+    auto w = open_weights(path);
+    EXPECT_EQ(w->container(), concat("PyTorch zip, entry ", key));
+    EXPECT_EQ(w->metadata().at("epoch"), "7");
+    EXPECT_TRUE(w->has("w"));
+  }
 }
 
 // --- fuzzing: any damage is answered with InputError or with tensors, never with anything else ---
