@@ -28,7 +28,8 @@ std::vector<int64_t> to_labels(const Tensor& t, int64_t samples, const std::stri
 
 int64_t count_classes(const Tensor& labels, const std::string& where) {
   std::vector<int64_t> all = to_labels(labels, labels.rank() ? labels.dim(0) : 0, where);
-  int64_t classes = all.empty() ? 0 : 1 + *std::max_element(all.begin(), all.end());
+  int64_t largest = all.empty() ? -1 : *std::max_element(all.begin(), all.end());
+  int64_t classes = 1 + std::min(largest, kMaxClasses);  // the largest may be INT64_MAX
   check_labels(all, std::clamp<int64_t>(classes, 1, kMaxClasses), where);
   return classes;
 }
