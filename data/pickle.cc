@@ -8,6 +8,14 @@ namespace pupil::data {
 
 using Value = PickleValue;
 
+namespace {
+
+// Opcodes of one byte push or remember values of many. The largest checkpoints stay far below this
+// number of values on the stack, in the memo and of containers; a hostile file does not.
+constexpr size_t kMost = size_t(1) << 20;
+
+}  // namespace
+
 // The state of one pickle: its bytes, stack, marks and memo.
 struct Pickle::Reader {
   Pickle& pickle;
@@ -47,7 +55,11 @@ struct Pickle::Reader {
     return value;
   }
 
-  void push(Value v) { stack.push_back(v); }
+  void push(Value v) {
+    if (stack.size() >= kMost || pickle.containers_.size() > kMost)
+      bad("more values than plain data needs");
+    stack.push_back(v);
+  }
   size_t floor() const { return marks.empty() ? 0 : marks.back(); }
   Value pop() {
     if (stack.size() <= floor()) bad("takes a value from an empty stack");
@@ -128,6 +140,10 @@ struct Pickle::Reader {
     if (!pickle.rules_.build) bad("sets the state of an object");
     pickle.rules_.build(pickle, top(), state);
   }
+  void remember(uint64_t slot) {
+    if (memo.size() >= kMost) bad("remembers more values than plain data needs");
+    memo[slot] = top();
+  }
   void get(uint64_t slot) {
     auto found = memo.find(slot);
     if (found == memo.end()) bad(concat("reads memo slot ", slot, ", which was never written"));
@@ -155,6 +171,7 @@ Value Pickle::Reader::run() {
         return result;
       }
       case '(':
+        if (marks.size() >= kMost) bad("more marks than plain data needs");
         marks.push_back(stack.size());
         break;
       case '0':
@@ -287,16 +304,16 @@ Value Pickle::Reader::run() {
         break;
       }
       case 'q':
-        memo[number<uint8_t>()] = top();
+        remember(number<uint8_t>());
         break;
       case 'r':
-        memo[number<uint32_t>()] = top();
+        remember(number<uint32_t>());
         break;
       case 'p':
-        memo[slot()] = top();
+        remember(slot());
         break;
       case 0x94:
-        memo[memo.size()] = top();
+        remember(memo.size());
         break;
       case 'h':
         get(number<uint8_t>());

@@ -1,6 +1,6 @@
 // A machine for Python's pickle language that cannot run anything: globals are only those that the
 // caller names, calls are answered by the caller's own code, and nothing is ever imported. All
-// damage is answered with an InputError; memory grows at most in proportion to the bytes read.
+// damage is answered with an InputError; the memory it can claim is bounded.
 #pragma once
 #include <deque>
 #include <unordered_map>

@@ -468,6 +468,12 @@ TEST(PyTorch, RefusesWhatIsNoStateDict) {
   for (int i = 0; i < 1 << 18; i++) deep += "\x85";
   EXPECT_NE(message(deep + "."), "");
   EXPECT_NE(message("\x80\2]q\0h\0a."s), "");  // a list that holds itself
+  // 4 MB of one-byte opcodes that each would need 16 to 60 bytes.
+  for (std::string op : {"]"s, "N"s, "("s, "N\x94"s, "]0"s}) {
+    std::string pickle = "\x80\2N";
+    while (pickle.size() < 4u << 20) pickle += op;
+    EXPECT_NE(message(pickle + ".").find("plain data needs"), std::string::npos) << op;
+  }
 }
 
 TEST(PyTorch, TrainingCheckpointsByPreference) {
