@@ -125,7 +125,7 @@ TEST_F(ResumeTest, FullDiskLeavesTheLastCheckpoint) {
   EXPECT_NE(full.err.find("some/checkpoint.safetensors of step"), std::string::npos) << full.err;
   EXPECT_EQ(read_text(folder / "some/checkpoint.safetensors"), before);
   for (auto& entry : std::filesystem::directory_iterator(folder / "some"))
-    EXPECT_EQ(entry.path().string().find(".part"), std::string::npos) << entry.path();
+    EXPECT_EQ(entry.path().string().find(".tmp"), std::string::npos) << entry.path();
   ASSERT_EQ(run_program(arguments("some", true), folder).code, 0);
   ASSERT_EQ(run_program(arguments("whole"), folder).code, 0);
   EXPECT_TRUE(result_of(folder / "some") == result_of(folder / "whole"));

@@ -6,6 +6,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "../data/file.h"
 #include "../tensor/memory.h"
 #include "program.h"
 #include "run_folder.h"
@@ -70,7 +71,7 @@ void eval(const Arguments& a) {
       for (int64_t answer = 0; answer < scores.classes; answer++)
         csv += "," + std::to_string(scores.count(c, answer));
     }
-    write_file(a.confusion, csv + "\n");
+    data::write_file(a.confusion, csv + "\n");
   }
   if (a.json) {
     nlohmann::ordered_json j;

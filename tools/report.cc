@@ -8,6 +8,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "../data/file.h"
 #include "config.h"
 #include "program.h"
 #include "run_folder.h"
@@ -344,7 +345,7 @@ void report(const Arguments& a) {
   std::vector<RunRecord> runs;
   for (const std::string& folder : a.runs) collect(folder, runs);
   std::vector<Group> groups = group(runs);
-  if (!a.out.empty()) write_file(a.out, html(groups));
+  if (!a.out.empty()) data::write_file(a.out, html(groups));
   if (a.json)
     std::cout << as_json(groups).dump(2) << "\n";
   else

@@ -36,19 +36,6 @@ void write_all(const Descriptor& to, const std::string& text, const std::string&
 
 }  // namespace
 
-void write_file(const std::string& path, const std::string& text) {
-  std::string temporary = concat(path, ".", ::getpid(), ".part");
-  try {
-    Descriptor to{::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)};
-    if (to.fd < 0) cannot_write(path, errno);
-    write_all(to, text, path);
-    if (::rename(temporary.c_str(), path.c_str()) != 0) cannot_write(path, errno);
-  } catch (...) {
-    ::unlink(temporary.c_str());
-    throw;
-  }
-}
-
 std::string read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::ostringstream text;

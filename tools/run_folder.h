@@ -4,8 +4,6 @@
 
 namespace pupil {
 
-// Writes to a temporary name in the same folder, syncs and renames. Throws Error with the reason.
-void write_file(const std::string& path, const std::string& text);
 std::string read_file(const std::string& path);
 
 class RunFolder {

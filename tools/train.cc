@@ -11,6 +11,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "../data/file.h"
 #include "../tensor/runtime.h"
 #include "machine.h"
 #include "program.h"
@@ -74,8 +75,8 @@ class Run {
       folder.truncate(kMetrics, trainer.position().metrics_bytes);
       saved_step_ = trainer.position().step;
     } else {
-      write_file(folder.file("config.toml"), toml);
-      write_file(folder.file("environment.json"), environment.dump(2) + "\n");
+      data::write_file(folder.file("config.toml"), toml);
+      data::write_file(folder.file("environment.json"), environment.dump(2) + "\n");
       folder.truncate(kMetrics, 0);
     }
   }
