@@ -269,6 +269,9 @@ void Trainer::State::step() {
 
   if (p.losses.empty())
     for (auto& [name, value] : values) p.losses.emplace_back(name, 0);
+  if (p.losses.size() != values.size())  // of a resumed epoch
+    fail_input("--resume: the checkpoint remembers ", p.losses.size(), " parts of the loss, the ",
+               "run has ", values.size());
   for (size_t i = 0; i < values.size(); i++) p.losses[i].second += values[i].second * double(n);
   p.samples += n;
   p.correct += correct;
