@@ -1,5 +1,7 @@
 #include "features.h"
 
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -13,6 +15,8 @@
 namespace pupil {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 struct Arguments {
   std::string teacher, data, out, tap = "logits";
   int64_t image = 0, batch = 128, seed = 0;
@@ -24,6 +28,10 @@ Tensor tap_of(const models::Output& out, const nn::Taps& taps, const std::string
   if (tap == "logits") return out.logits;
   if (tap == "features") return out.features;
   return taps[tap];
+}
+
+double since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
 void features(const Arguments& a) {
@@ -46,7 +54,8 @@ void features(const Arguments& a) {
   data::Loader loader(set, {teacher.model.input}, options);
   Tensor rows;
   NoGrad no_grad;
-  auto begin = std::chrono::steady_clock::now();
+  auto begin = Clock::now();
+  bool terminal = ::isatty(STDERR_FILENO);
   int64_t done = 0;
   for (data::Batch batch; loader.next(batch);) {
     StepScope step;
@@ -62,7 +71,13 @@ void features(const Arguments& a) {
     }
     std::copy_n(values.data<float>(), n * width, rows.data<float>() + done * width);
     done += n;
+    double seconds = since(begin);
+    if (terminal && seconds > 1)
+      std::fprintf(stderr, "\r%lld of %lld samples  %.0f/s  left %.0f s   ", (long long)done,
+                   (long long)set.size(), double(done) / seconds,
+                   seconds * double(set.size() - done) / double(done));
   }
+  if (terminal && since(begin) > 1) std::fprintf(stderr, "\n");
   data::FeatureHeader header;
   header.teacher = teacher.model.name;
   header.weight_hash = teacher.weights_hash;
@@ -72,10 +87,9 @@ void features(const Arguments& a) {
   header.samples = set.whole;
   header.width = rows.dim(1);
   data::write_features(a.out, header, rows, set.rows);
-  double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   std::printf("%s: %s of %s for %lld of %lld samples of %s, %lld values each, %.1f s\n",
               a.out.c_str(), a.tap.c_str(), teacher.model.name.c_str(), (long long)done,
-              (long long)set.whole, set.spec.c_str(), (long long)header.width, seconds);
+              (long long)set.whole, set.spec.c_str(), (long long)header.width, since(begin));
 }
 
 }  // namespace
@@ -95,7 +109,9 @@ void add_features_command(CLI::App& app) {
       ->required();
   command->add_option("--data", a->data, "KIND:PATH[:SPLIT[N]]")->required();
   command->add_option("--out", a->out, "the file to write")->required();
-  command->add_option("--tap", a->tap, "logits, features, or a tap of the model (pupil models)")
+  command
+      ->add_option("--tap", a->tap,
+                   "logits, features, or a tap of the model (pupil models), stored flat")
       ->capture_default_str();
   command->add_option("--image", a->image, "side in pixels (0: as the model or the file says)")
       ->check(CLI::Range(0, 8192));
