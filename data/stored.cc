@@ -1,5 +1,7 @@
 #include "stored.h"
 
+#include <immintrin.h>
+
 #include <algorithm>
 #include <unordered_map>
 
@@ -16,6 +18,12 @@ constexpr Element kElements[] = {{"F64", 8}, {"F32", 4}, {"F16", 2}, {"BF16", 2}
                                  {"I32", 4}, {"I16", 2}, {"I8", 1},  {"U64", 8},  {"U32", 4},
                                  {"U16", 2}, {"U8", 1},  {"BOOL", 1}};
 
+// IEEE half precision; clang 14 has no _Float16 without AVX512-FP16.
+struct Half {
+  uint16_t bits;
+  operator float() const { return _cvtsh_ss(bits); }
+};
+
 struct Bool {
   uint8_t byte;
   operator bool() const { return byte != 0; }
@@ -29,7 +37,7 @@ void dispatch_stored(Stored type, F&& f) {
     case Stored::F32:
       return f(tag<float>{});
     case Stored::F16:
-      return f(tag<_Float16>{});
+      return f(tag<Half>{});
     case Stored::BF16:
       return f(tag<bf16>{});
     case Stored::I64:

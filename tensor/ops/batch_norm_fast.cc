@@ -111,8 +111,9 @@ void channel_moments(const ChannelBlocks& b, const float* x, double* mean, doubl
   }
 }
 
-void channel_apply(const ChannelBlocks& b, const ChannelApply& k) {
+void channel_apply(const ChannelBlocks& b, const ChannelApply& given) {
   auto run = [&](auto has_residual, auto relu) {
+    ChannelApply k = given;  // clang 14 cannot capture it through two lambdas
     int64_t tasks = b.groups * b.blocks;
 #pragma omp parallel for schedule(static) if (b.rows * b.channels > kParallelWork)
     for (int64_t task = 0; task < tasks; task++) {
@@ -139,16 +140,18 @@ void channel_apply(const ChannelBlocks& b, const ChannelApply& k) {
       });
     }
   };
-  if (k.residual)
-    k.relu ? run(std::true_type{}, std::true_type{}) : run(std::true_type{}, std::false_type{});
+  if (given.residual)
+    given.relu ? run(std::true_type{}, std::true_type{}) : run(std::true_type{}, std::false_type{});
   else
-    k.relu ? run(std::false_type{}, std::true_type{}) : run(std::false_type{}, std::false_type{});
+    given.relu ? run(std::false_type{}, std::true_type{})
+               : run(std::false_type{}, std::false_type{});
 }
 
-void channel_sums(const ChannelBlocks& b, const ChannelSums& k) {
+void channel_sums(const ChannelBlocks& b, const ChannelSums& given) {
   int64_t parts = parts_of(b), channels = b.channels;
   std::vector<double> partial(size_t(parts * 2 * channels));
   auto run = [&](auto has_mask, auto stores) {
+    ChannelSums k = given;
 #pragma omp parallel for schedule(static) if (b.rows * channels > kParallelWork)
     for (int64_t part = 0; part < parts; part++) {
       double* sums = &partial[size_t(part * 2 * channels)];
@@ -181,16 +184,18 @@ void channel_sums(const ChannelBlocks& b, const ChannelSums& k) {
       });
     }
   };
-  if (k.y)
-    k.masked ? run(std::true_type{}, std::true_type{}) : run(std::true_type{}, std::false_type{});
+  if (given.y)
+    given.masked ? run(std::true_type{}, std::true_type{})
+                 : run(std::true_type{}, std::false_type{});
   else
     run(std::false_type{}, std::false_type{});
-  add_parts(partial, parts, channels, 0, k.sum);
-  add_parts(partial, parts, channels, 1, k.dot);
+  add_parts(partial, parts, channels, 0, given.sum);
+  add_parts(partial, parts, channels, 1, given.dot);
 }
 
-void channel_gradient(const ChannelBlocks& b, const ChannelGradient& k) {
+void channel_gradient(const ChannelBlocks& b, const ChannelGradient& given) {
   auto run = [&](auto has_mask) {
+    ChannelGradient k = given;
     int64_t tasks = b.groups * b.blocks;
 #pragma omp parallel for schedule(static) if (b.rows * b.channels > kParallelWork)
     for (int64_t task = 0; task < tasks; task++) {
@@ -218,7 +223,7 @@ void channel_gradient(const ChannelBlocks& b, const ChannelGradient& k) {
       });
     }
   };
-  k.y ? run(std::true_type{}) : run(std::false_type{});
+  given.y ? run(std::true_type{}) : run(std::false_type{});
 }
 
 }  // namespace pupil

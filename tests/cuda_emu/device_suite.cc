@@ -73,7 +73,6 @@ std::string check(const test::Sample& sample, DType dtype) {
     return e.what();
   }
   double limit = tolerance(dtype);
-  if (getenv("TIGHT")) limit *= atof(getenv("TIGHT"));
   if (auto wrong = compare(got.value, expected.value, limit); !wrong.empty())
     return "value: " + wrong;
   if (got.gradients.size() != expected.gradients.size()) return "gradients on one device only";
