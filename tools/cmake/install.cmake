@@ -22,7 +22,7 @@ install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 set(PUPIL_CMAKE_FOLDER ${CMAKE_INSTALL_LIBDIR}/cmake/pupil)
 install(EXPORT pupilTargets NAMESPACE pupil:: DESTINATION ${PUPIL_CMAKE_FOLDER})
-configure_package_config_file(cmake/pupilConfig.cmake.in ${PROJECT_BINARY_DIR}/pupilConfig.cmake
+configure_package_config_file(tools/cmake/pupilConfig.cmake.in ${PROJECT_BINARY_DIR}/pupilConfig.cmake
                               INSTALL_DESTINATION ${PUPIL_CMAKE_FOLDER})
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/pupilConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/pupilConfig.cmake ${PROJECT_BINARY_DIR}/pupilConfigVersion.cmake
