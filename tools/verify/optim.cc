@@ -145,6 +145,61 @@ void warmup_constant(Case& c) {
   rates(c, c.number("lr"), s);
 }
 
+// The schedules below are multistep or warm-up in other words.
+nn::Schedule every(int64_t step, int64_t steps, double gamma) {
+  nn::Schedule s;
+  s.kind = nn::Schedule::multistep;
+  for (int64_t t = step; t < steps; t += step) s.milestones.push_back(t);
+  s.gamma = gamma;
+  return s;
+}
+
+void step(Case& c) {
+  rates(c, c.number("lr"), every(c.integer("step_size"), c.integer("steps"), c.number("gamma")));
+}
+
+void exponential(Case& c) {
+  rates(c, c.number("lr"), every(1, c.integer("steps"), c.number("gamma")));
+}
+
+void constant(Case& c) {  // lr * factor until total_iters, then lr
+  double factor = c.number("factor");
+  if (factor == 0) throw Unsupported("factor = 0");
+  nn::Schedule s;
+  s.kind = nn::Schedule::multistep;
+  s.milestones = {c.integer("total_iters")};
+  s.gamma = 1 / factor;
+  rates(c, c.number("lr") * factor, s);
+}
+
+void linear_warmup(Case& c) {
+  c.only("end_factor", 1.0);
+  nn::Schedule s;
+  s.warmup = c.integer("total_iters");
+  s.warmup_start = c.number("start_factor");
+  rates(c, c.number("lr"), s);
+}
+
+// timm: the steps of the schedule proper count from the end of the warm-up only with warmup_prefix.
+void timm_rates(Case& c, nn::Schedule s) {
+  s.gamma = c.number("decay_rate");
+  s.warmup = c.integer("warmup_t", 0);
+  s.warmup_start = c.number("warmup_lr_init", 0) / c.number("lr");
+  if (!c.flag("warmup_prefix", true))
+    for (int64_t& milestone : s.milestones) milestone -= s.warmup;
+  rates(c, c.number("lr"), s);
+}
+
+void multistep_timm(Case& c) {
+  nn::Schedule s;
+  s.kind = nn::Schedule::multistep;
+  s.milestones = c.integers("decay_t");
+  for (int64_t& milestone : s.milestones) milestone--;  // one step earlier than torch
+  timm_rates(c, s);
+}
+
+void step_timm(Case& c) { timm_rates(c, every(c.integer("decay_t"), c.integer("steps"), 1)); }
+
 }  // namespace
 
 void add_optim(Adapters& all) {
@@ -156,6 +211,12 @@ void add_optim(Adapters& all) {
   all["optim.schedule.multistep"] = multistep;
   all["optim.schedule.warmup_cosine"] = warmup_cosine;
   all["optim.schedule.warmup_constant"] = warmup_constant;
+  all["optim.schedule.constant"] = constant;
+  all["optim.schedule.step"] = step;
+  all["optim.schedule.exponential"] = exponential;
+  all["optim.schedule.linear"] = linear_warmup;
+  all["optim.schedule.multistep_timm"] = multistep_timm;
+  all["optim.schedule.step_timm"] = step_timm;
 }
 
 }  // namespace pupil::verify
