@@ -173,11 +173,12 @@ void constant(Case& c) {  // lr * factor until total_iters, then lr
 }
 
 void linear_warmup(Case& c) {
-  c.only("end_factor", 1.0);
+  double end = c.number("end_factor", 1);
+  if (end == 0) throw Unsupported("end_factor = 0");
   nn::Schedule s;
   s.warmup = c.integer("total_iters");
-  s.warmup_start = c.number("start_factor");
-  rates(c, c.number("lr"), s);
+  s.warmup_start = c.number("start_factor") / end;
+  rates(c, c.number("lr") * end, s);
 }
 
 // timm: the steps of the schedule proper count from the end of the warm-up only with warmup_prefix.
