@@ -17,13 +17,13 @@ PUPIL_HD A logistic(A x) {
 }
 
 template <class A>
-struct Weights {  // w = sigmoid(s)
+struct Weights {  // [aft 1] w = sigmoid(s)
   const A* s;
   A* w;
   PUPIL_HD void operator()(int64_t i) const { w[i] = logistic(s[i]); }
 };
 
-// Means of columns, counted from the first row: exact when all rows are equal.
+// [aft 3] Means of columns, counted from the first row: exact when all rows are equal.
 template <class A>
 struct ColumnMean {
   using Sum = A;
@@ -34,7 +34,7 @@ struct ColumnMean {
   PUPIL_HD void store(int64_t col, A sum) const { mean[col] = x[col] + sum / A(n); }
 };
 
-// z = (x - mean) w / (norm + eps) and the norm of each row; w null: no weights.
+// [aft 2] [aft 4] z = (x - mean) w / (norm + eps) and the norm of each row; w null: no weights.
 template <class A>
 struct UnitRow {
   const A *x, *w, *mean;
@@ -52,8 +52,8 @@ struct UnitRow {
   }
 };
 
-// Row i of both Gram matrices becomes the matrices M that the backward multiplies Z and Y with
-// (d delta / dZ = 2 / (n^2 delta) M Z), and its sum of squared differences is kept.
+// [aft 6] Row i of both Gram matrices becomes the matrices M that the backward multiplies Z and Y
+// with (d delta / dZ = 2 / (n^2 delta) M Z), and its sum of squared differences is kept.
 //   linear: M = D = K - K' for both sides.
 //   rbf: k = exp(2 <u_i, u_j> - |u_i|^2 - |u_j|^2) and M = 2 (W - diag(row sums of W)), W = D * k.
 template <class A>
@@ -98,7 +98,7 @@ struct CompareGrams {
 };
 
 template <class A>
-struct RootMeanSquare {
+struct RootMeanSquare {  // [aft 7]
   const A* squares;
   A* delta;
   int64_t n;
@@ -109,8 +109,8 @@ struct RootMeanSquare {
   }
 };
 
-// The derivative of x / (|x| + eps) applied to g; that of |x| at 0 is 0. `factor` is +-2 / n^2;
-// delta and the cotangent are read here, since a host read would break a captured GPU step.
+// [aft 8] The derivative of x / (|x| + eps) applied to g; that of |x| at 0 is 0. `factor` is +-2 /
+// n^2; delta and the cotangent are read here, since a host read would break a captured GPU step.
 template <class A>
 struct UnitRowBackward {
   const A *z, *norm, *delta, *cotangent;
@@ -146,8 +146,8 @@ struct SubtractColumns {
   PUPIL_HD void operator()(int64_t i) const { x[i] -= mean[i % columns]; }
 };
 
-// ds = (1 - w) * sum over rows of the centred weighted features times their gradient: centring is
-// self-adjoint, so neither psi nor its means are needed.
+// [aft 9] ds = (1 - w) * sum over rows of the centred weighted features times their gradient:
+// centring is self-adjoint, so neither psi nor its means are needed.
 template <class A>
 struct ScaleGradient {
   using Sum = A;
@@ -218,7 +218,7 @@ Tensor fused_delta(const Tensor& phi, const Tensor& target, const Tensor& s, Aft
   }
   Side student = unit_rows<A>(phi.detach().contiguous(), {});
   Side teacher = unit_rows<A>(target.detach().contiguous(), w);
-  Tensor m = matmul(student.rows, student.rows, false, true);
+  Tensor m = matmul(student.rows, student.rows, false, true);  // [aft 5]
   Tensor m_teacher = matmul(teacher.rows, teacher.rows, false, true);
   Tensor squares = empty({n}, dtype, device), delta = empty({}, dtype, device);
   bool rbf = kernel == AftKernel::rbf;
@@ -278,7 +278,7 @@ void check(const Tensor& phi, const Tensor& psi, const Tensor& s, const AftOptio
 
 Tensor aft_map(const Tensor& psi, const Tensor& s, const AftOptions& o) {
   if (o.map == AftMap::dense) return matmul(psi, s);
-  Tensor weighted = mul(psi, sigmoid(s));
+  Tensor weighted = mul(psi, sigmoid(s));  // [aft 1] [aft 2]
   if (o.map == AftMap::diag) return weighted;
   int64_t n = psi.dim(0), total = 0;
   for (int64_t width : o.teacher_widths) total += width;
@@ -303,11 +303,11 @@ Tensor aft_map(const Tensor& psi, const Tensor& s, const AftOptions& o) {
 Tensor aft_kernel(const Tensor& x, AftKernel kernel) {
   PUPIL_CHECK(x.rank() == 2 && x.numel() > 0, "aft_kernel: (n, d) expected, got ", x.shape());
   int64_t n = x.dim(0), d = x.dim(1);
-  Tensor shifted = sub(x, slice(x, 0, 0, 1).detach());  // so that equal rows give exactly 0
-  Tensor centred = sub(shifted, mean(shifted, {0}, true));
+  Tensor shifted = sub(x, slice(x, 0, 0, 1).detach());      // so that equal rows give exactly 0
+  Tensor centred = sub(shifted, mean(shifted, {0}, true));  // [aft 3]
   Tensor norm = sqrt(sum(square(centred), {1}, true));
-  Tensor u = div(centred, add_scalar(norm, kNormEps));
-  if (kernel == AftKernel::linear) return matmul(u, u, false, true);
+  Tensor u = div(centred, add_scalar(norm, kNormEps));                // [aft 4]
+  if (kernel == AftKernel::linear) return matmul(u, u, false, true);  // [aft 5]
   Tensor difference = sub(view(u, {n, 1, d}), view(u, {1, n, d}));
   return exp(scale(sum(square(difference), {2}), -1));
 }
@@ -317,8 +317,8 @@ Tensor aft_delta_plain(const Tensor& phi, const Tensor& psi, const Tensor& s, co
   DType dtype = acc_dtype(phi.dtype());
   Tensor k = aft_kernel(in_dtype(phi, dtype), o.kernel);
   Tensor target = aft_map(psi.detach().to(dtype), in_dtype(s, dtype), o);
-  Tensor difference = sub(k, aft_kernel(target, o.kernel));
-  return sqrt(add_scalar(mean(square(difference)), kDeltaEps));
+  Tensor difference = sub(k, aft_kernel(target, o.kernel));      // [aft 6]
+  return sqrt(add_scalar(mean(square(difference)), kDeltaEps));  // [aft 7]
 }
 
 Tensor aft_delta(const Tensor& phi, const Tensor& psi, const Tensor& s, const AftOptions& o) {
@@ -355,11 +355,33 @@ Method aft_method() {
   method.summary = "the student's batch similarities match the teachers', dimensions weighted";
   method.source = "Qiu et al. 2024, arXiv 2406.07337, section 3";
   method.options = {
-      {"beta", 10.0, "strength of the regulariser"},
-      {"kernel", std::string("linear"), "similarity of two rows: linear or rbf"},
-      {"map", std::string("diag"), "weights of the teacher dimensions: diag, dense or product"},
-      {"learn_s", true, "train the weights s; false keeps their start values"},
-      {"s_lr", 1e-2, "learning rate of s (its weight decay is 0)"}};
+      {"beta", 10.0, "strength of the regulariser", "official README"},
+      {"kernel", std::string("linear"), "similarity of two rows: linear or rbf", "paper"},
+      {"map", std::string("diag"), "weights of the teacher dimensions: diag, dense or product",
+       "paper"},
+      {"learn_s", true, "train the weights s; false keeps their start values",
+       "official README (the code's own default is false)"},
+      {"s_lr", 1e-2, "learning rate of s (its weight decay is 0)", "official code"}};
+  method.explanation.symbols = {
+      {"Phi", "(n, p)", "student features: what enters its last linear layer"},
+      {"Psi", "(n, q)", "teacher features side by side, unscaled; a constant"},
+      {"s", "(q), dense: (q, q)", "trained weights, 0 at the start (dense: N(0, 1 / q))"},
+      {"K, K'", "(n, n)", "similarity of the batch to the student and to the teachers"},
+      {"eps", "", "1e-8"}};
+  method.explanation.equations = {
+      {"1", "w = sigmoid(s)"},
+      {"2", "T_ik = Psi_ik w_k; dense: T = Psi s; product: outer product of the teachers' blocks"},
+      {"3", "Phi_c = Phi - mean over the batch, T_c likewise"},
+      {"4", "Z_i = Phi_c,i / (|Phi_c,i| + eps), Y_i = T_c,i / (|T_c,i| + eps)"},
+      {"5", "K = Z Z', K' = Y Y'; rbf: exp(-|Z_i - Z_j|^2)"},
+      {"6", "D = K - K'"},
+      {"7", "delta = sqrt(1/n^2 sum_ij D_ij^2 + 1e-8); the loss is beta delta"},
+      {"8",
+       "dPhi = G - mean over the batch, G_i = g / (|x| + eps) - x (x.g) / (|x| (|x| + eps)^2), "
+       "x = Phi_c,i, g = 2 / (n^2 delta) D Z"},
+      {"9", "ds_k = w_k (1 - w_k) sum_i Psi_ik dT_ik"}};
+  method.explanation.cases = {"aft.loss", "aft.kernel", "aft.map_psi", "aft.objective",
+                              "aft.trajectory"};
   method.make = [](const Options& options, const nn::Scope& scope, const Setup& setup) {
     AftOptions o;
     o.kernel = aft_kernel_named(options.text("kernel"));

@@ -7,7 +7,7 @@
 namespace pupil::methods {
 namespace {
 
-// How a row of softened probabilities becomes a number.
+// [kd 3] How a row of softened probabilities becomes a number.
 enum class RowLoss { divergence, cross_entropy, squared_error };
 
 struct RowPlan {
@@ -15,6 +15,7 @@ struct RowPlan {
   double factor = 1;  // of the sum over rows and classes
 };
 
+// [kd 4]
 RowPlan plan(const KdOptions& o, int64_t n, int64_t classes, bool has_labels) {
   double t2 = o.temperature * o.temperature, rows = double(n);
   switch (o.reduction) {
@@ -68,7 +69,7 @@ struct KdRow {
   RowLoss kind;
 
   template <class A>
-  struct Affine {  // a logit becomes (z - mean) * inverse, then is divided by T
+  struct Affine {  // [kd 2] a logit becomes (z - mean) * inverse, then is divided by T
     A mean, inverse, deviation;
   };
 
@@ -100,9 +101,11 @@ struct KdRow {
     A inverse_t = A(1 / temperature);
     Affine<A> of_s = affine(team, s, inverse_t), of_t = affine(team, t, inverse_t);
     A sum_s = log_sum(team, s, of_s), sum_t = log_sum(team, t, of_t);
+    // [kd 1]
     auto log_ps = [&](int64_t i) { return (A(s[i]) - of_s.mean) * of_s.inverse - sum_s; };
     auto log_pt = [&](int64_t i) { return (A(t[i]) - of_t.mean) * of_t.inverse - sum_t; };
 
+    // [kd 3]
     A value = team.reduce(classes, A(0), Add{}, [&](int64_t i) {
       A lt = log_pt(i), ls = log_ps(i), pt = exp(lt);
       if (kind == RowLoss::divergence) return pt * (lt - ls);
@@ -112,7 +115,7 @@ struct KdRow {
     });
     team.each(1, [&](int64_t) { loss[row] = value * A(factor); });
 
-    // With u the input of the student's softmax: dL/du.
+    // [kd 6] With u the input of the student's softmax: dL/du.
     A projection = A(0);  // of the squared error's dL/dp on p, for the softmax's Jacobian
     if (kind == RowLoss::squared_error)
       projection = team.reduce(classes, A(0), Add{}, [&](int64_t i) {
@@ -190,7 +193,7 @@ Tensor kd_rows(const Tensor& student, const Tensor& teacher, const KdOptions& o,
   });
 }
 
-// + weight * CE(student, labels) where the reduction says so
+// [kd 5] + weight * CE(student, labels) where the reduction says so
 Tensor with_labels(const Tensor& loss, const Tensor& student, const Tensor& labels, double weight) {
   if (weight == 0) return loss;
   Tensor ce = cross_entropy(student, labels);
@@ -212,7 +215,7 @@ Tensor standardize_logits(const Tensor& logits, double eps) {
   PUPIL_CHECK(logits.rank() == 2 && logits.dim(1) > 1,
               "standardize_logits: (n, classes) with at least 2 classes expected, got ",
               logits.shape());
-  Tensor centred = sub(logits, mean(logits, {1}, true));
+  Tensor centred = sub(logits, mean(logits, {1}, true));  // [kd 2]
   Tensor variance = scale(sum(square(centred), {1}, true), 1 / double(logits.dim(1) - 1));
   return div(centred, add_scalar(sqrt(variance), eps));
 }
@@ -228,8 +231,9 @@ Tensor kd_loss_plain(const Tensor& student, const Tensor& teacher, const Tensor&
     s = standardize_logits(s, o.eps);
     t = standardize_logits(t, o.eps);
   }
+  // [kd 1]
   Tensor log_ps = log_softmax(s, o.temperature), log_pt = log_softmax(t, o.temperature);
-  Tensor value;
+  Tensor value;  // [kd 3]
   if (row_plan.kind == RowLoss::divergence)
     value = sum(mul(exp(log_pt), sub(log_pt, log_ps)));
   else if (row_plan.kind == RowLoss::cross_entropy)
@@ -255,14 +259,30 @@ Method kd_method() {
   method.weight = 0.9;
   method.ce_weight = 0.1;
   method.options = {
-      {"T", 4.0, "temperature of both soft-maxes"},
+      {"T", 4.0, "temperature of both soft-maxes", "RepDistiller, mdistiller"},
       {"reduction", std::string("batchmean"),
-       "batchmean, mean, sum, torchdistill, cls_kd or mse_of_probs"},
+       "batchmean, mean, sum, torchdistill, cls_kd or mse_of_probs", "RepDistiller, mdistiller"},
       {"alpha", 0.5,
        "torchdistill and cls_kd: their own weighting of labels (set ce_weight = 0 beside it)"},
       {"logit_standardization", false,
        "compare standardized logits (Sun et al. 2024, arXiv 2403.01427)"},
-      {"eps", 1e-7, "added to the deviation of the logits"}};
+      {"eps", 1e-7, "added to the deviation of the logits", "official code of Sun et al. 2024"}};
+  method.explanation.symbols = {
+      {"z_s, z_t", "(n, K)", "logits of student and teacher; the teacher gets no gradient"},
+      {"y", "(n)", "labels, or target probabilities (n, K)"},
+      {"p_s, p_t", "(n, K)", "softened class probabilities"}};
+  method.explanation.equations = {
+      {"1", "p = softmax(z / T), of student and teacher"},
+      {"2", "z <- (z - mean z) / (eps + deviation z) before 1, when logit_standardization"},
+      {"3",
+       "KD = sum_ik of p_t (log p_t - log p_s), or of -p_t log p_s (cls_kd), or of "
+       "(p_s - p_t)^2 (mse_of_probs)"},
+      {"4",
+       "KD <- KD * T^2 / n (batchmean, cls_kd: times alpha), T^2 / (n K) (mean, "
+       "mse_of_probs), T^2 (sum), (1 - alpha) T^2 / n (torchdistill)"},
+      {"5", "KD <- KD + alpha CE(z_s, y) (torchdistill), + (1 - alpha) CE(z_s, y) (cls_kd)"},
+      {"6", "dKD / dz_s = factor of 4 / T * (p_s - p_t), in the pass that computes 1 to 4"}};
+  method.explanation.cases = {"kd.hinton", "kd.logit_standardization"};
   method.make = [](const Options& options, const nn::Scope&, const Setup&) {
     KdOptions o;
     o.temperature = options.number("T");

@@ -32,8 +32,9 @@ struct Step {
 using Value = std::variant<bool, int64_t, double, std::string>;
 struct Option {
   std::string name;
-  Value value;       // the default
-  std::string help;  // "temperature T of both soft-maxes (Hinton et al. 2015, eq. 1)"
+  Value value;              // the default
+  std::string help;         // "temperature T of both soft-maxes (Hinton et al. 2015, eq. 1)"
+  std::string source = {};  // of the default: "the official code's README"
 };
 class Options {  // declared options with the run's values; reading an undeclared name throws Error
  public:
@@ -65,6 +66,20 @@ struct Instance {
   std::vector<nn::Group> groups;  // parameters in its scope; others get the student's settings
 };
 
+// What `pupil explain` shows. The lines that compute equation "3" of a method carry the marker
+// [METHOD 3] in a comment; a test fails when an equation has none or a marker names no equation.
+struct Symbol {
+  std::string name, shape, meaning;
+};
+struct Equation {
+  std::string id, formula;
+};
+struct Explanation {
+  std::vector<Symbol> symbols;
+  std::vector<Equation> equations;
+  std::vector<std::string> cases;  // functions of the reference cases that prove it: "kd.hinton"
+};
+
 struct Method {
   std::string name, summary, source;  // source: paper and equation or code
   std::vector<Option> options;
@@ -72,6 +87,7 @@ struct Method {
   double ce_weight = 1;  // default factor of the cross-entropy beside it
   bool needs_teacher = true;
   std::function<Instance(const Options&, const nn::Scope&, const Setup&)> make;
+  Explanation explanation = {};
 };
 
 // Throws Error "LOSS: WHAT SHAPE holds ..." when `values` has a NaN or an infinity.

@@ -5,8 +5,11 @@
 
 #include "../tensor/runtime.h"
 #include "bench.h"
+#include "diff.h"
 #include "eval.h"
+#include "explain.h"
 #include "features.h"
+#include "identify.h"
 #include "info.h"
 #include "init.h"
 #include "inspect.h"
@@ -43,6 +46,9 @@ void add_commands(CLI::App& app) {
   add_inspect_command(app);
   add_models_command(app);
   add_verify_command(app);
+  add_identify_command(app);
+  add_diff_command(app);
+  add_explain_command(app);
   add_bench_command(app);
   add_features_command(app);
   add_report_command(app);

@@ -66,7 +66,13 @@ std::string duration(double seconds) {
 class Run {
  public:
   Run(const Config& config, const RunOptions& options, Trainer& trainer, RunFolder& folder)
-      : config_(config), trainer_(trainer), folder_(folder), terminal_(::isatty(STDOUT_FILENO)) {
+      : config_(config),
+        trainer_(trainer),
+        folder_(folder),
+        trace_(options.trace),
+        terminal_(::isatty(STDOUT_FILENO)) {
+    if (!trace_.empty() && *trace_.rbegin() > trainer.total_steps())
+      fail_input("--trace ", *trace_.rbegin(), ": the run has ", trainer.total_steps(), " steps");
     std::string toml = to_toml(config, false);
     Json environment = describe();
     if (options.resume && folder.has(kCheckpoint)) {
@@ -89,6 +95,8 @@ class Run {
       say("this run is finished; its results are in " + folder_.path());
       return;
     }
+    if (!trace_.empty() && *trace_.begin() <= p.step)
+      fail_input("--trace ", *trace_.begin(), ": the run is past that step; use a new --run DIR");
     introduce();
     while (!(p.step == trainer_.total_steps() && p.batch == 0)) one_epoch();
     finish();
@@ -162,7 +170,9 @@ class Run {
     epoch_start_ = last_shown_ = now();
     while (!trainer_.epoch_done()) {
       bool very_first = p.step == 0;
-      trainer_.step();
+      trainer_.step(trace_.count(p.step + 1)
+                        ? folder_.file(concat("trace-", p.step + 1, ".safetensors"))
+                        : "");
       if (very_first) report_without_gradient();
       if (g_interrupted) throw Interrupted("stopped");
       if (every && p.step % every == 0) save();
@@ -292,6 +302,7 @@ class Run {
   const Config& config_;
   Trainer& trainer_;
   RunFolder& folder_;
+  std::set<int64_t> trace_;
   bool terminal_;
   int64_t saved_step_ = -1, first_sample_ = 0;  // first_sample_: of this epoch in this process
   double epoch_start_ = 0, last_shown_ = 0;
@@ -307,8 +318,26 @@ int recorded_threads(const std::string& folder) {
              : 0;
 }
 
+// "1,5" or "1-3,10": steps from 1.
+std::set<int64_t> parse_steps(const std::string& text) {
+  std::set<int64_t> steps;
+  std::istringstream parts(text);
+  for (std::string part; std::getline(parts, part, ',');) {
+    int64_t first = 0, last = 0;
+    int used = 0, size = int(part.size());
+    bool one = std::sscanf(part.c_str(), "%9ld%n", &first, &used) == 1 && used == size;
+    bool range =
+        !one && std::sscanf(part.c_str(), "%9ld-%9ld%n", &first, &last, &used) == 2 && used == size;
+    if (one) last = first;
+    if (!(one || range) || first < 1 || last < first || last - first >= 1000)
+      fail_input("--trace ", text, ": expected steps from 1, as 1,5 or 1-3 (at most 1000)");
+    for (int64_t step = first; step <= last; step++) steps.insert(step);
+  }
+  return steps;
+}
+
 struct Arguments {
-  std::string config, folder, device = "cpu";
+  std::string config, folder, device = "cpu", trace;
   std::vector<std::string> settings;
   bool resume = false;
   int threads = -1;
@@ -317,7 +346,7 @@ struct Arguments {
 void train(const Arguments& a) {
   if (a.config.empty() && !(a.resume && !a.folder.empty()))
     fail_input("train: which configuration? pupil train CONFIG.toml, or --run DIR --resume");
-  RunOptions options{a.folder, a.resume, a.threads};
+  RunOptions options{a.folder, a.resume, a.threads, parse_steps(a.trace)};
   std::string path = a.config;
   if (path.empty()) {
     path = a.folder + "/config.toml";
@@ -375,6 +404,8 @@ void add_train_command(CLI::App& app) {
       ->allow_extra_args(false);
   command->add_option("--run", a->folder, "folder of the run (default: runs/CONFIG)");
   command->add_flag("--resume", a->resume, "go on from the folder's checkpoint, if it has one");
+  command->add_option("--trace", a->trace,
+                      "steps (1,5 or 1-3) whose tensors go into trace-STEP.safetensors of the run");
   command->add_option("--device", a->device, "cpu")->check(CLI::IsMember({"cpu"}));
   command->add_option("--threads", a->threads, "CPU threads (0: all; default: all, or as resumed)")
       ->check(CLI::Range(0, 1024));

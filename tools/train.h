@@ -1,6 +1,8 @@
 // Training a student. Another program can use the Trainer step by step, or run() for what
 // `pupil train` does.
 #pragma once
+#include <set>
+
 #include "eval.h"
 
 namespace pupil {
@@ -25,8 +27,10 @@ class Trainer {
   ~Trainer();
 
   // One update with the next batch. Throws Error when the loss or the gradient is not finite; the
-  // parameters are then those of the last good step.
-  void step();
+  // parameters are then those of the last good step. With `trace`, the file gets the step's named
+  // tensors in forward order: batch.*, teacher.NAME.*, student.*, loss.*, grad.* (before clipping),
+  // param.* (after the update). What is computed stays the same.
+  void step(const std::string& trace = "");
   bool epoch_done() const;  // all batches of this epoch were used: next_epoch() or training is over
   void next_epoch();
 
@@ -59,7 +63,8 @@ class Trainer {
 struct RunOptions {
   std::string folder;
   bool resume = false;
-  int threads = -1;  // -1: as the run that is resumed, else all
+  int threads = -1;              // -1: as the run that is resumed, else all
+  std::set<int64_t> trace = {};  // steps from 1, each into folder/trace-STEP.safetensors
 };
 
 // A whole run in its folder: config.toml, environment.json, metrics.jsonl (deterministic),

@@ -83,8 +83,8 @@ struct Trainer::State {
   void make_objective();
   void make_optimizer();
   void make_loader();
-  methods::Teacher ask(const LiveOrStored&, const data::Batch&) const;
-  void step();
+  methods::Teacher ask(const LiveOrStored&, const data::Batch&, bool all_taps) const;
+  void step(const std::string& trace);
 };
 
 void Trainer::State::open_data() {
@@ -194,12 +194,26 @@ void Trainer::State::make_loader() {
   schedule = schedule_of(config.train, total_steps, loader->batches());
 }
 
+// The tensors of one step under their names, in forward order.
+struct Trace {
+  std::vector<std::pair<std::string, Tensor>> tensors;
+
+  void add(const std::string& name, const Tensor& value) {
+    if (value) tensors.emplace_back(name, value.detach().contiguous());
+  }
+  void add(const std::string& prefix, const nn::Taps& taps, const std::vector<std::string>& names) {
+    for (const std::string& name : names) add(prefix + name, taps[name]);
+  }
+};
+
 // What one teacher says about the batch.
-methods::Teacher Trainer::State::ask(const LiveOrStored& teacher, const data::Batch& batch) const {
+methods::Teacher Trainer::State::ask(const LiveOrStored& teacher, const data::Batch& batch,
+                                     bool all_taps) const {
   NoGrad no_grad;
   methods::Teacher said;
   said.name = teacher.name;
-  said.taps = nn::Taps(objective->teacher_taps());
+  said.taps = nn::Taps(all_taps && teacher.network ? teacher.network->model.taps
+                                                   : objective->teacher_taps());
   if (teacher.network) {
     nn::Call call;
     call.taps = &said.taps;
@@ -216,18 +230,20 @@ methods::Teacher Trainer::State::ask(const LiveOrStored& teacher, const data::Ba
   return said;
 }
 
-void Trainer::State::step() {
+void Trainer::State::step(const std::string& trace_file) {
   Position& p = position;
+  bool traced = !trace_file.empty();
   if (!reading) loader->start(p.epoch, p.batch);
   reading = true;
   data::Batch batch;
   PUPIL_CHECK(loader->next(batch), "trainer: no batch ", p.batch, " in epoch ", p.epoch);
 
   StepScope scope;
+  Trace trace;
   std::vector<methods::Teacher> said;
   if (objective->needs_teacher())
-    for (const LiveOrStored& teacher : teachers) said.push_back(ask(teacher, batch));
-  nn::Taps taps(objective->student_taps());
+    for (const LiveOrStored& teacher : teachers) said.push_back(ask(teacher, batch, traced));
+  nn::Taps taps(traced ? student.model.taps : objective->student_taps());
   Rng rng(uint64_t(config.train.seed), uint64_t(p.step));
   nn::Call call;
   call.train = true;
@@ -246,6 +262,23 @@ void Trainer::State::step() {
     throw Error(
         concat("step ", p.step + 1, " (epoch ", p.epoch + 1, "): ", error.what(), kDiverged));
   }
+  if (traced) {
+    trace.add("batch.x", batch.x[0]);
+    trace.add("batch.labels", batch.labels);
+    trace.add("batch.targets", batch.targets);
+    trace.add("batch.index", batch.index);
+    for (size_t i = 0; i < said.size(); i++) {
+      std::string prefix = "teacher." + said[i].name + ".";
+      if (teachers[i].network) trace.add(prefix, said[i].taps, teachers[i].network->model.taps);
+      trace.add(prefix + "features", said[i].features);
+      trace.add(prefix + "logits", said[i].logits);
+    }
+    trace.add("student.", taps, student.model.taps);
+    trace.add("student.features", out.features);
+    trace.add("student.logits", out.logits);
+    for (const methods::Part& part : loss.parts) trace.add("loss." + part.name, part.value);
+    trace.add("loss.total", loss.total);
+  }
   std::vector<std::pair<std::string, double>> values{{"total", loss.total.item()}};
   for (const methods::Part& part : loss.parts) values.emplace_back(part.name, part.value.item());
   auto refuse = [&](const char* what) {
@@ -262,10 +295,19 @@ void Trainer::State::step() {
   if (p.step == 0)
     for (const nn::Param& param : student.store->params())
       if (param.trainable && !param.value.grad()) without_gradient.push_back(param.name);
+  if (traced)
+    for (const nn::Param& param : student.store->params())
+      if (param.value.grad()) trace.add("grad." + param.name, param.value.grad().clone());
   if (config.train.clip_norm > 0 &&
       !std::isfinite(optimizer->clip_grad_norm(config.train.clip_norm)))
     refuse("the gradient");
   optimizer->step(schedule(p.step));
+  if (traced) {
+    for (const nn::Param& param : student.store->params())
+      trace.add("param." + param.name, param.value);
+    data::save_safetensors(trace_file, trace.tensors,
+                           {{"format", "pupil-trace-1"}, {"step", std::to_string(p.step + 1)}});
+  }
 
   if (p.losses.empty())
     for (auto& [name, value] : values) p.losses.emplace_back(name, 0);
@@ -291,7 +333,7 @@ Trainer::Trainer(const Config& config) : state_(std::make_unique<State>()) {
 }
 Trainer::~Trainer() = default;
 
-void Trainer::step() { state_->step(); }
+void Trainer::step(const std::string& trace) { state_->step(trace); }
 
 bool Trainer::epoch_done() const {
   const Position& p = state_->position;

@@ -10,22 +10,26 @@
 #include "verify/case.h"
 
 namespace pupil {
-namespace {
+namespace verify {
 
-namespace fs = std::filesystem;
-
-const verify::Adapters& adapters() {
-  static const verify::Adapters all = [] {
-    verify::Adapters list;
-    verify::add_ops(list);
-    verify::add_optim(list);
-    verify::add_aft(list);
-    verify::add_kd(list);
-    verify::add_models(list);
+const Adapters& adapters() {
+  static const Adapters all = [] {
+    Adapters list;
+    add_ops(list);
+    add_optim(list);
+    add_aft(list);
+    add_kd(list);
+    add_models(list);
     return list;
   }();
   return all;
 }
+
+}  // namespace verify
+
+namespace {
+
+namespace fs = std::filesystem;
 
 // Null for a file of another kind.
 std::shared_ptr<const data::Weights> open_case(const fs::path& path) {
@@ -43,14 +47,6 @@ std::string joined(const std::vector<std::string>& words) {
   std::string text;
   for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
   return text;
-}
-
-// The cases that belong to this program: of an installation, or of the source tree it was built in.
-std::string golden_folder() {
-  fs::path here = fs::read_symlink("/proc/self/exe").parent_path();
-  for (const char* place : {"../share/pupil/golden", "../tests/golden"})
-    if (fs::is_directory(here / place)) return (here / place).lexically_normal().string();
-  fail_input("verify: no reference cases are installed with this program; name a file or folder");
 }
 
 const char* name_of(VerifyResult::Status status) {
@@ -90,6 +86,8 @@ void run(const Arguments& a) {
   options.dtype = a.dtype == "f64" ? DType::f64 : DType::f32;
   std::vector<std::string> paths = a.paths;
   if (paths.empty()) paths.push_back(golden_folder());
+  if (paths[0].empty())
+    fail_input("verify: no reference cases are installed with this program; name a file or folder");
   int64_t counts[3] = {};
   std::map<std::string, int64_t> unknown;
   nlohmann::ordered_json cases = nlohmann::ordered_json::array();
@@ -125,6 +123,13 @@ void run(const Arguments& a) {
 
 }  // namespace
 
+std::string golden_folder() {
+  fs::path here = fs::read_symlink("/proc/self/exe").parent_path();
+  for (const char* place : {"../share/pupil/golden", "../tests/golden"})
+    if (fs::is_directory(here / place)) return (here / place).lexically_normal().string();
+  return "";
+}
+
 std::vector<std::string> find_cases(const std::vector<std::string>& paths) {
   std::vector<std::string> found;
   for (const std::string& path : paths) {
@@ -154,8 +159,8 @@ VerifyResult verify_case(const std::string& path, const VerifyOptions& options) 
     r.reason = reason;
     return r;
   };
-  auto adapter = adapters().find(c.function());
-  if (adapter == adapters().end()) {
+  auto adapter = verify::adapters().find(c.function());
+  if (adapter == verify::adapters().end()) {
     r.known = false;
     return skip(concat("no function ", c.function()));
   }

@@ -27,6 +27,10 @@ struct VerifyResult {
 // InputError for a path that does not exist or a named file that is no case.
 std::vector<std::string> find_cases(const std::vector<std::string>& paths);
 
+// The cases that belong to this program: of an installation, or of the source tree it was built in.
+// "" where there are none.
+std::string golden_folder();
+
 VerifyResult verify_case(const std::string& path, const VerifyOptions&);
 
 void add_verify_command(CLI::App&);

@@ -129,12 +129,15 @@ Case::Case(std::shared_ptr<const data::Weights> file, DType dtype, Device device
 
 Case::~Case() = default;
 
-bool Case::has(const std::string& name) const { return tensors_.count(name) > 0; }
+bool Case::has(const std::string& name) const {
+  asked_.insert(name);
+  return tensors_.count(name) > 0;
+}
 
 Tensor Case::load(const std::string& name) {
   auto at = tensors_.find(name);
-  PUPIL_CHECK(at != tensors_.end(), "verify: ", function_, ": the case has no tensor ", name);
-  read_.insert(name);
+  if (at == tensors_.end()) throw Missing(function_, name, true);
+  ignore(name);
   const std::string& stored = at->second.dtype;
   bool floating = stored[0] == 'F' || stored == "BF16";
   return file_->read(name, floating ? dtype_ : DType::i64).to(device_);
@@ -164,7 +167,10 @@ std::vector<std::string> Case::names(const std::string& prefix) const {
   return found;
 }
 
-void Case::ignore(const std::string& name) { read_.insert(name); }
+void Case::ignore(const std::string& name) {
+  read_.insert(name);
+  asked_.insert(name);
+}
 
 std::shared_ptr<const data::Weights> Case::parameters(const std::string& prefix) {
   for (const std::string& name : names("param." + prefix)) ignore("param." + prefix + name);
@@ -178,13 +184,14 @@ std::shared_ptr<const data::Weights> Case::parameters(const std::string& prefix)
 void Case::track(const std::string& name, const Tensor& t) { leaves_["param." + name] = t; }
 
 bool Case::has_attribute(const std::string& name) const {
+  asked_.insert(name);
   const json& values = attributes_->values;
   return values.contains(name) && !values[name].is_null();
 }
 
 const json& Case::attribute(const std::string& name) {
   ignore(name);
-  PUPIL_CHECK(has_attribute(name), "verify: ", function_, ": the case has no attribute ", name);
+  if (!has_attribute(name)) throw Missing(function_, name, false);
   return attributes_->values[name];
 }
 
@@ -244,6 +251,16 @@ std::vector<std::string> Case::unread() const {
   for (auto& [name, value] : attributes_->values.items())
     if (!value.is_null() && !read_.count(name)) names.push_back(concat(name, " = ", value.dump()));
   return names;
+}
+
+Tensor Case::output(const std::string& name) const {
+  auto at = results_.find(name);
+  return at == results_.end() ? Tensor() : at->second;
+}
+
+Tensor Case::gradient(const std::string& name) const {
+  auto at = leaves_.find(name);
+  return at == leaves_.end() ? Tensor() : at->second.grad();
 }
 
 // |got - want| <= atol + rtol * max |want|, the maximum over the tensor; integers must be equal.
@@ -307,16 +324,10 @@ Case::Worst Case::compare() {
   Worst worst;
   std::vector<std::string> outputs = names("out."), gradients = names("grad.");
   if (outputs.empty() && gradients.empty()) return {"", "the case expects nothing", 0, 0, INFINITY};
-  for (const std::string& name : outputs) {
-    auto at = results_.find(name);
-    judge("out." + name, at == results_.end() ? Tensor() : at->second, worst);
-  }
+  for (const std::string& name : outputs) judge("out." + name, output(name), worst);
   if (gradients.empty()) return worst;
   differentiate();
-  for (const std::string& name : gradients) {
-    auto at = leaves_.find(name);
-    judge("grad." + name, at == leaves_.end() ? Tensor() : at->second.grad(), worst);
-  }
+  for (const std::string& name : gradients) judge("grad." + name, gradient(name), worst);
   for (auto& [name, teacher] : constants_)
     if (teacher.grad() && worst.problem.empty())
       worst = {name, "a teacher received a gradient", 0, 0, INFINITY};

@@ -13,6 +13,17 @@ struct Unsupported : Error {
   using Error::Error;
 };
 
+// What an adapter ends with when the case lacks something that it cannot do without.
+struct Missing : Error {
+  std::string name;
+  bool is_tensor;  // else an attribute
+  Missing(const std::string& function, const std::string& name, bool is_tensor)
+      : Error(concat("verify: ", function, ": the case has no ",
+                     is_tensor ? "tensor " : "attribute ", name)),
+        name(name),
+        is_tensor(is_tensor) {}
+};
+
 class Case {
  public:
   Case(std::shared_ptr<const data::Weights> file, DType dtype, Device device);
@@ -58,6 +69,11 @@ class Case {
 
   // Names of inputs, parameters and attributes that nobody read.
   std::vector<std::string> unread() const;
+  // Every name of a tensor or an attribute that the adapter read or asked for.
+  const std::set<std::string>& asked() const { return asked_; }
+  Tensor output(const std::string& name) const;    // what the adapter gave, or empty
+  Tensor gradient(const std::string& name) const;  // of "in.x" after differentiate(), or empty
+  void differentiate();                            // out.loss, or the outputs that have a cotangent
 
   // Compares every out.* and grad.*; runs backward() where there are gradients. Returns the worst
   // tensor; ratio <= 1 means that it agrees.
@@ -72,7 +88,6 @@ class Case {
   Tensor load(const std::string& name);
   std::vector<double> expected(const std::string& name) const;
   void judge(const std::string& name, const Tensor& got, Worst&) const;
-  void differentiate();
 
   std::shared_ptr<const data::Weights> file_;
   std::unique_ptr<Attributes> attributes_;
@@ -82,6 +97,7 @@ class Case {
   DType dtype_;
   Device device_;
   std::set<std::string> read_;
+  mutable std::set<std::string> asked_;
   std::map<std::string, Tensor> leaves_;     // "in.x" -> the tensor that was handed out
   std::map<std::string, Tensor> constants_;  // the same for teachers
   std::map<std::string, Tensor> results_;    // "y" -> what the function gave
@@ -89,6 +105,7 @@ class Case {
 
 using Adapter = void (*)(Case&);
 using Adapters = std::map<std::string, Adapter>;  // function -> adapter
+const Adapters& adapters();                       // of every function that Pupil has
 void add_ops(Adapters&);
 void add_optim(Adapters&);
 void add_aft(Adapters&);
