@@ -381,7 +381,15 @@ const char* const kHeaderOps[] = {"relu",
                                   "dropout",
                                   "drop_path",
                                   "normalize",
-                                  "resample_pos_embed"};
+                                  "resample_pos_embed",
+                                  "svd",
+                                  "polar",
+                                  "qr",
+                                  "haar",
+                                  "solve",
+                                  "expm",
+                                  "cayley",
+                                  "orthogonal"};
 
 // Ops that drop out of the link or lose their samples would vanish without this count.
 TEST(OpSuiteCoverage, EveryOpOfTheHeaderHasSamples) {

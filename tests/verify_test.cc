@@ -47,6 +47,13 @@ const std::map<std::string, int> kVisible = {{"aft.evaluate", 2},
                                              {"kd.hinton", 8},
                                              {"kd.logit_standardization", 2},
                                              {"kd.soft_target_ce", 2},
+                                             {"linalg.cayley", 2},
+                                             {"linalg.expm", 3},
+                                             {"linalg.haar", 2},
+                                             {"linalg.orthogonal", 4},
+                                             {"linalg.polar", 2},
+                                             {"linalg.qr", 2},
+                                             {"linalg.svd", 2},
                                              {"model.cifar_resnet20", 2},
                                              {"model.cifar_resnet8x4", 2},
                                              {"model.vit", 4},
@@ -114,7 +121,7 @@ TEST(Verify, EveryVisibleCase) {
   std::string reference = test::shared_folder() + "/reference/";
   std::vector<std::string> cases =
       find_cases({reference + "ops", reference + "optim", reference + "aft", reference + "kd",
-                  reference + "models"});
+                  reference + "linalg", reference + "models"});
   for (const Mode& mode : kModes) {
     PlainMode plain(mode.plain);
     std::map<std::string, int> passed;

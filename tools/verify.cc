@@ -19,6 +19,7 @@ const Adapters& adapters() {
     add_optim(list);
     add_aft(list);
     add_kd(list);
+    add_linalg(list);
     add_models(list);
     return list;
   }();

@@ -110,6 +110,7 @@ void add_ops(Adapters&);
 void add_optim(Adapters&);
 void add_aft(Adapters&);
 void add_kd(Adapters&);
+void add_linalg(Adapters&);
 void add_models(Adapters&);
 
 }  // namespace pupil::verify
