@@ -444,13 +444,13 @@ void check(const Config& c, const std::string& file) {
 }
 
 // The tables of `over` replace or extend those of `base`; lists are replaced whole.
-void merge(toml::table& base, const toml::table& over) {
+void merge(toml::table& base, toml::table&& over) {
   for (auto&& [key, node] : over) {
     toml::table* below = base[key.str()].as_table();
     if (below && node.is_table())
-      merge(*below, *node.as_table());
+      merge(*below, std::move(*node.as_table()));
     else
-      base.insert_or_assign(key.str(), node);
+      node.visit([&](auto& value) { base.insert_or_assign(key.str(), std::move(value)); });
   }
 }
 
@@ -490,7 +490,8 @@ Config read_config(const std::string& path, const std::vector<std::string>& sett
 }
 
 Study read_study(const std::string& path, const std::vector<std::string>& settings) {
-  toml::table root = parse_table(read_text(path), path);
+  std::string text = read_text(path);
+  toml::table root = parse_table(text, path);
   Study study;
   study.seeds = {0};
   if (const toml::table* table = section_of(root, "study", path)) {
@@ -501,19 +502,18 @@ Study read_study(const std::string& path, const std::vector<std::string>& settin
     if (!root.contains("arm")) fail_input(path, ": [study] needs at least one [[arm]]");
   }
   if (study.seeds.empty()) fail_input(path, ": study.seeds is empty");
-  std::vector<toml::table> arms;
-  for (const toml::table* arm : list_of(root, "arm", path)) arms.push_back(*arm);
-  root.erase("study");
-  root.erase("arm");
-  for (toml::table& arm : arms) {
+  for (size_t i = 0; i < list_of(root, "arm", path).size(); i++) {
+    // Parsed anew for every arm: a copied value forgets the line that messages name.
+    toml::table merged = parse_table(text, path), arm = std::move(*merged["arm"][i].as_table());
+    merged.erase("study");
+    merged.erase("arm");
     std::string name = arm["name"].value_or(std::string());
     bool plain = !name.empty() && name.find('/') == std::string::npos && name[0] != '.';
     if (!plain) fail_input(where(arm, path), ": every [[arm]] needs a name, as name = \"kd\"");
     for (const Study::Arm& other : study.arms)
       if (other.name == name) fail_input(where(arm, path), ": two arms are called ", name);
     arm.erase("name");
-    toml::table merged = root;
-    merge(merged, arm);
+    merge(merged, std::move(arm));
     study.arms.push_back({name, config_of(std::move(merged), path, settings)});
     const Config& config = study.arms.back().config;
     if (study.lr.size() > 1 && config.data.validation.empty() && config.data.validation_share == 0)
@@ -522,21 +522,20 @@ Study read_study(const std::string& path, const std::vector<std::string>& settin
   return study;
 }
 
-std::string to_toml(const Config& config, bool commented) {
-  std::ostringstream out;
-  Writer writer(out, commented);
-  out << "# A training run of pupil " << version() << ". Paths are relative to where it starts.\n";
-  writer.section("[data]");
+namespace {
+
+void write(Writer& writer, const Config& config, const std::string& parent = "") {
+  writer.section("[" + parent + "data]");
   data_fields(writer, config.data);
-  writer.section("[student]");
+  writer.section("[" + parent + "student]");
   student_fields(writer, config.student);
   for (const TeacherConfig& teacher : config.teachers) {
-    writer.section("[[teacher]]", "frozen; several may be given");
+    writer.section("[[" + parent + "teacher]]", "frozen; several may be given");
     teacher_fields(writer, teacher);
   }
   for (const methods::Choice& choice : config.methods) {
     const methods::Method& method = methods::find_method(choice.method);
-    writer.section("[[method]]", method.summary + "; " + method.source);
+    writer.section("[[" + parent + "method]]", method.summary + "; " + method.source);
     writer("name", choice.method, "");
     writer("weight", choice.weight.value_or(method.weight), "factor of this loss in the total");
     for (auto& [name, value] : choice.options) {
@@ -546,10 +545,39 @@ std::string to_toml(const Config& config, bool commented) {
       writer(name, value, help);
     }
   }
-  writer.section("[train]");
+  writer.section("[" + parent + "train]");
   train_fields(writer, config.train);
-  writer.section("[augment]", "of the training images");
+  writer.section("[" + parent + "augment]", "of the training images");
   augment_fields(writer, config.augment);
+}
+
+void write_title(std::ostream& out, const char* what) {
+  out << "# A " << what << " of pupil " << version()
+      << ". Paths are relative to where it starts.\n";
+}
+
+}  // namespace
+
+std::string to_toml(const Config& config, bool commented) {
+  std::ostringstream out;
+  Writer writer(out, commented);
+  write_title(out, "training run");
+  write(writer, config);
+  return out.str();
+}
+
+std::string to_toml(const Study& study) {
+  std::ostringstream out;
+  Writer writer(out, false);
+  write_title(out, "study");
+  writer.section("[study]");
+  writer("seeds", study.seeds, "");
+  writer("lr", study.lr, "");
+  for (const Study::Arm& arm : study.arms) {
+    writer.section("[[arm]]");
+    writer("name", arm.name, "");
+    write(writer, arm.config, "arm.");
+  }
   return out.str();
 }
 

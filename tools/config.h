@@ -81,5 +81,6 @@ Study read_study(const std::string& path, const std::vector<std::string>& settin
 // TOML that parse_config reads back to the same configuration. commented: with the help of every
 // key.
 std::string to_toml(const Config&, bool commented);
+std::string to_toml(const Study&);  // read_study reads it back
 
 }  // namespace pupil

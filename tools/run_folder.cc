@@ -8,6 +8,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "../data/file.h"
+
 namespace pupil {
 namespace {
 
@@ -43,13 +45,14 @@ std::string read_file(const std::string& path) {
   return text.str();
 }
 
-RunFolder::RunFolder(const std::string& path, bool resume) : path_(path) {
+RunFolder::RunFolder(const std::string& path, bool resume, const std::string& config)
+    : path_(path), config_(config) {
   std::error_code error;
   fs::path folder = fs::absolute(path).lexically_normal();
   if (!folder.has_filename()) folder = folder.parent_path();  // "runs/kd/"
   for (fs::path p = folder; !fs::exists(p, error) && p != p.parent_path(); p = p.parent_path())
     made_.push_back(p.string());
-  if (made_.empty() && !has("lock") && !has("config.toml") && !fs::is_empty(folder, error))
+  if (made_.empty() && !has("lock") && !has(config_) && !fs::is_empty(folder, error))
     fail_input("the folder ", path, " holds files that are not of a run; choose another with ",
                "--run DIR");
   fs::create_directories(folder, error);
@@ -66,7 +69,7 @@ RunFolder::RunFolder(const std::string& path, bool resume) : path_(path) {
       fail_input("the run folder ", path, " is in use by another process; choose another with ",
                  "--run DIR");
     }
-    if (!resume && has("config.toml"))
+    if (!resume && has(config_))
       fail_input("the folder ", path, " already holds a run; continue it with --resume, or choose ",
                  "another with --run DIR");
   } catch (...) {
@@ -83,6 +86,19 @@ RunFolder::~RunFolder() {
 bool RunFolder::has(const std::string& name) const {
   std::error_code error;
   return fs::exists(file(name), error);
+}
+
+void RunFolder::write_config(const std::string& toml) { data::write_file(file(config_), toml); }
+
+void RunFolder::require_config(const std::string& toml) const {
+  std::istringstream now(toml), then(read_file(file(config_)));
+  for (std::string a, b;;) {
+    bool more = bool(std::getline(now, a));
+    if (more != bool(std::getline(then, b)) || (more && a != b && a[0] != '#'))
+      fail_input("--resume: the configuration differs from that of ", path_, ": now \"", a,
+                 "\", then \"", b, "\"; use another --run DIR for another configuration");
+    if (!more) break;
+  }
 }
 
 void RunFolder::append(const std::string& name, const std::string& line) {

@@ -9,9 +9,9 @@ std::string read_file(const std::string& path);
 class RunFolder {
  public:
   // Creates the folder, or with `resume` takes an existing one, and locks it against other runs.
-  // Throws InputError: in use, not writable, holds other files, or already holds a run and `resume`
-  // is false.
-  RunFolder(const std::string& path, bool resume);
+  // `config` is the name of the file with the resolved configuration. Throws InputError: in use,
+  // not writable, holds other files, or already holds a run and `resume` is false.
+  RunFolder(const std::string& path, bool resume, const std::string& config = "config.toml");
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
 
@@ -19,6 +19,9 @@ class RunFolder {
   std::string file(const std::string& name) const { return path_ + "/" + name; }
   bool has(const std::string& name) const;
 
+  void write_config(const std::string& toml);
+  // Throws InputError unless the stored configuration says the same; comments do not matter.
+  void require_config(const std::string& toml) const;
   void append(const std::string& name, const std::string& line);  // synced before it returns
   int64_t size(const std::string& name) const;                    // 0 when there is no such file
   // Cuts the file to `bytes`, so that it says what the checkpoint remembers.
@@ -27,7 +30,7 @@ class RunFolder {
   void discard();  // removes the folder again, and those above it that the constructor made
 
  private:
-  std::string path_;
+  std::string path_, config_;
   std::vector<std::string> made_;  // folders that did not exist before, innermost first
   int lock_ = -1;
 };

@@ -4,6 +4,9 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "../data/file.h"
+#include "../tensor/runtime.h"
+#include "program.h"
 #include "run_folder.h"
 
 namespace pupil {
@@ -60,18 +63,42 @@ double choose_lr(const Study& study, const Study::Arm& arm, const RunOptions& op
   return chosen;
 }
 
+bool holds_runs(const std::string& folder) {
+  for (const auto& entry : std::filesystem::directory_iterator(folder))
+    if (entry.is_directory()) return true;
+  return false;
+}
+
 }  // namespace
 
-void run_study(const Study& study, const RunOptions& options) {
-  if (!options.resume && std::filesystem::exists(options.folder))
-    fail_input("--run: ", options.folder, " exists; go on with --resume, or name another folder");
-  for (const Study::Arm& arm : study.arms) {
-    Config config = arm.config;
-    config.train.lr = choose_lr(study, arm, options);
-    for (int64_t seed : study.seeds) {
-      config.train.seed = seed;
-      run_in(config, options, concat(arm.name, "/seed", seed));
+void run_study(const Study& study, const RunOptions& given) {
+  RunOptions options = given;
+  options.threads = thread_choice(given);
+  set_cpu_threads(options.threads);
+  RunFolder folder(options.folder, options.resume, kStudyConfig);
+  std::string toml = to_toml(study);
+  if (folder.has(kStudyConfig)) {
+    folder.require_config(toml);
+  } else {
+    data::write_file(folder.file("environment.json"),
+                     nlohmann::json{{"threads", cpu_threads()}}.dump() + "\n");
+    folder.write_config(toml);
+  }
+  try {
+    for (const Study::Arm& arm : study.arms) {
+      Config config = arm.config;
+      config.train.lr = choose_lr(study, arm, options);
+      for (int64_t seed : study.seeds) {
+        config.train.seed = seed;
+        run_in(config, options, concat(arm.name, "/seed", seed));
+      }
     }
+  } catch (const Interrupted&) {
+    throw Interrupted(
+        concat("stopped and saved; go on with: pupil train --run ", options.folder, " --resume"));
+  } catch (const InputError&) {
+    if (!holds_runs(options.folder)) folder.discard();
+    throw;
   }
   std::cout << "finished; `pupil report " << options.folder << "` shows all arms" << std::endl;
 }

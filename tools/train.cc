@@ -76,12 +76,13 @@ class Run {
     std::string toml = to_toml(config, false);
     Json environment = describe();
     if (options.resume && folder.has(kCheckpoint)) {
-      require_same(toml, environment);
+      folder.require_config(toml);
+      require_same_sources(environment);
       trainer.load(folder.file(kCheckpoint));
       folder.truncate(kMetrics, trainer.position().metrics_bytes);
       saved_step_ = trainer.position().step;
     } else {
-      data::write_file(folder.file("config.toml"), toml);
+      folder.write_config(toml);
       data::write_file(folder.file("environment.json"), environment.dump(2) + "\n");
       folder.truncate(kMetrics, 0);
     }
@@ -132,16 +133,8 @@ class Run {
     return j;
   }
 
-  // A resumed run must be the run that stopped: same configuration, same data and weights.
-  void require_same(const std::string& toml, const Json& environment) const {
-    std::istringstream now(toml), then(read_file(folder_.file("config.toml")));
-    for (std::string a, b;;) {
-      bool more = bool(std::getline(now, a));
-      if (more != bool(std::getline(then, b)) || (more && a != b && a[0] != '#'))
-        fail_input("--resume: the configuration differs from that of ", folder_.path(), ": now \"",
-                   a, "\", then \"", b, "\"; use another --run DIR for another configuration");
-      if (!more) break;
-    }
+  // A resumed run must be the run that stopped, with the same data and weights.
+  void require_same_sources(const Json& environment) const {
     Json stored = Json::parse(read_file(folder_.file("environment.json")), nullptr, false);
     if (stored.is_discarded() || !stored.contains("sources"))
       fail_input("--resume: cannot read ", folder_.file("environment.json"));
@@ -308,16 +301,6 @@ class Run {
   double epoch_start_ = 0, last_shown_ = 0;
 };
 
-int recorded_threads(const std::string& folder) {
-  std::string path = folder + "/environment.json";
-  std::error_code error;
-  if (!std::filesystem::exists(path, error)) return 0;
-  Json j = Json::parse(read_file(path), nullptr, false);
-  return j.is_object() && j.contains("threads") && j["threads"].is_number_integer()
-             ? j["threads"].get<int>()
-             : 0;
-}
-
 // "1,5" or "1-3,10": steps from 1.
 std::set<int64_t> parse_steps(const std::string& text) {
   std::set<int64_t> steps;
@@ -348,32 +331,38 @@ void train(const Arguments& a) {
     fail_input("train: which configuration? pupil train CONFIG.toml, or --run DIR --resume");
   RunOptions options{a.folder, a.resume, a.threads, parse_steps(a.trace)};
   std::string path = a.config;
-  if (path.empty()) {
-    path = a.folder + "/config.toml";
-    std::error_code error;
-    if (!std::filesystem::exists(path, error))
-      fail_input("--resume: there is no run in ", a.folder, " (no config.toml)");
-  }
   if (options.folder.empty())
     options.folder = "runs/" + std::filesystem::path(a.config).stem().string();
+  for (const char* name : {"config.toml", kStudyConfig}) {
+    std::error_code error;
+    std::string stored = concat(a.folder, "/", name);
+    if (path.empty() && std::filesystem::exists(stored, error)) path = stored;
+  }
+  if (path.empty())
+    fail_input("--resume: there is no run in ", a.folder, " (no config.toml, no ", kStudyConfig,
+               ")");
   Study study = read_study(path, a.settings);
   if (study.arms.empty())
     run(read_config(path, a.settings), options);
   else
-    try {
-      run_study(study, options);
-    } catch (const Interrupted&) {
-      throw Interrupted(concat("stopped and saved; go on with: pupil train ", a.config, " --run ",
-                               options.folder, " --resume"));
-    }
+    run_study(study, options);
 }
 
 }  // namespace
 
+int thread_choice(const RunOptions& options) {
+  if (options.threads >= 0) return options.threads;
+  std::string path = options.folder + "/environment.json";
+  std::error_code error;
+  if (!options.resume || !std::filesystem::exists(path, error)) return 0;
+  Json j = Json::parse(read_file(path), nullptr, false);
+  return j.is_object() && j.contains("threads") && j["threads"].is_number_integer()
+             ? j["threads"].get<int>()
+             : 0;
+}
+
 void run(const Config& config, const RunOptions& options) {
-  int threads = options.threads;
-  if (threads < 0) threads = options.resume ? recorded_threads(options.folder) : 0;
-  set_cpu_threads(threads);
+  set_cpu_threads(thread_choice(options));
   Trainer trainer(config);
   RunFolder folder(options.folder, options.resume);
   Signals signals;

@@ -1,0 +1,211 @@
+// Studies: several arms from one file, each with its learning rate chosen on validation samples and
+// every seed; stopped ones go on from their folder alone.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "program.h"
+#include "tools/config.h"
+
+namespace pupil::test {
+namespace {
+
+using Json = nlohmann::json;
+
+const char* kStudy = R"([study]
+seeds = [3, 4]
+lr = [0.00001, 0.01]
+[[arm]]
+name = "plain"
+[[arm]]
+name = "smooth"
+[arm.train]
+label_smoothing = 0.2
+epochs = 12
+)";
+
+struct StudyTest : testing::Test {
+  TemporaryFolder folder;
+
+  void SetUp() override {
+    write_images(folder / "data", "train", 96);
+    write_images(folder / "data", "test", 40);
+    std::string common = tiny_config();
+    common.replace(common.find("epochs = 3"), 10, "epochs = 10");
+    write_text(folder / "study.toml", common + kStudy);
+  }
+
+  static std::vector<std::string> arguments(const std::string& run) {
+    return {"train", "study.toml", "--run", run, "--threads", "1"};
+  }
+
+  std::vector<Json> metrics(const std::string& run) {
+    std::vector<Json> lines;
+    std::istringstream text(read_text(folder / (run + "/metrics.jsonl")));
+    for (std::string line; std::getline(text, line);) lines.push_back(Json::parse(line));
+    return lines;
+  }
+
+  // Everything in a study's folder that must not depend on when it was stopped.
+  std::map<std::string, std::string> results(const std::string& study) {
+    std::map<std::string, std::string> files;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(folder / study)) {
+      std::string path = entry.path().lexically_relative(folder / study).string();
+      if (entry.is_regular_file() && !path.ends_with("timing.jsonl") && !path.ends_with("lock"))
+        files[path] = read_text(entry.path().string());
+    }
+    return files;
+  }
+
+  void refused(const std::string& text, const std::vector<std::string>& words) {
+    write_text(folder / "study.toml", text);
+    Outcome outcome = run_program(arguments("bad"), folder);
+    EXPECT_EQ(outcome.code, 2) << outcome.out;
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+    for (const std::string& word : words)
+      EXPECT_NE(outcome.err.find(word), std::string::npos)
+          << "no '" << word << "' in: " << outcome.err;
+    EXPECT_FALSE(std::filesystem::exists(folder / "bad"));
+  }
+};
+
+TEST_F(StudyTest, ArmsAreMergedOverTheRest) {
+  Study study = read_study(folder / "study.toml", {"train.weight_decay=0.125"});
+  ASSERT_EQ(study.arms.size(), 2u);
+  EXPECT_EQ(study.seeds, (std::vector<int64_t>{3, 4}));
+  EXPECT_EQ(study.lr, (std::vector<double>{0.00001, 0.01}));
+  const Config &plain = study.arms[0].config, &smooth = study.arms[1].config;
+  EXPECT_EQ(plain.train.epochs, 10);
+  EXPECT_EQ(plain.train.label_smoothing, 0);
+  EXPECT_EQ(smooth.train.epochs, 12);
+  EXPECT_EQ(smooth.train.label_smoothing, 0.2);
+  EXPECT_EQ(smooth.train.batch, 16);  // of the common part
+  EXPECT_EQ(smooth.train.optimizer, "adamw");
+  for (const Study::Arm& arm : study.arms) EXPECT_EQ(arm.config.train.weight_decay, 0.125);
+  // Methods and teachers of an arm replace those of the rest, and the written file reads back.
+  write_text(folder / "lists.toml", tiny_config() + R"([[teacher]]
+weights = "a.safetensors"
+[[method]]
+name = "kd"
+[[arm]]
+name = "kd"
+[[arm]]
+name = "aft"
+[[arm.teacher]]
+weights = "b.safetensors"
+[[arm.teacher]]
+weights = "c.safetensors"
+[[arm.method]]
+name = "aft"
+beta = 3.0
+)");
+  Study lists = read_study(folder / "lists.toml");
+  EXPECT_EQ(lists.arms[0].config.methods[0].method, "kd");
+  ASSERT_EQ(lists.arms[1].config.methods.size(), 1u);
+  EXPECT_EQ(lists.arms[1].config.methods[0].method, "aft");
+  EXPECT_EQ(lists.arms[1].config.teachers.size(), 2u);
+  EXPECT_EQ(lists.seeds, std::vector<int64_t>{0});
+  write_text(folder / "again.toml", to_toml(lists));
+  Study again = read_study(folder / "again.toml");
+  EXPECT_EQ(to_toml(again), to_toml(lists));
+  EXPECT_EQ(to_toml(again.arms[1].config, false), to_toml(lists.arms[1].config, false));
+}
+
+TEST_F(StudyTest, ChoosesTheLearningRateOnValidationAndTrainsEverySeed) {
+  Outcome outcome = run_program(arguments("study"), folder);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  for (const char* arm : {"plain", "smooth"}) {
+    std::map<double, double> best;  // validation accuracy of each learning rate
+    for (const char* lr : {"1e-05", "0.01"}) {
+      std::string trial = concat("study/", arm, "/lr", lr);
+      Config config = read_config(folder / (trial + "/config.toml"));
+      EXPECT_EQ(config.train.seed, 3);
+      EXPECT_EQ(config.data.test, "");  // a choice never sees the test set
+      std::vector<Json> lines = metrics(trial);
+      EXPECT_FALSE(lines.back().contains("test"));
+      best[config.train.lr] = lines[lines.size() - 2]["best"]["top1"];
+    }
+    ASSERT_EQ(best.size(), 2u);
+    double chosen = 0.01;  // the other one hardly moves
+    EXPECT_GT(best[chosen], best[0.00001]);
+    for (int64_t seed : {3, 4}) {
+      std::string run = concat("study/", arm, "/seed", seed);
+      Config config = read_config(folder / (run + "/config.toml"));
+      EXPECT_EQ(config.train.seed, seed);
+      EXPECT_EQ(config.train.lr, chosen);
+      EXPECT_EQ(config.train.label_smoothing, arm == std::string("smooth") ? 0.2 : 0);
+      EXPECT_TRUE(metrics(run).back().contains("test"));
+    }
+    EXPECT_NE(outcome.out.find(concat(arm, ": on the validation samples lr 1e-05 ")),
+              std::string::npos)
+        << outcome.out;
+  }
+  EXPECT_NE(read_text(folder / "study/plain/seed3/last.safetensors"),
+            read_text(folder / "study/plain/seed4/last.safetensors"));
+  // The same study again is refused, with --resume it has nothing left to do.
+  auto before = results("study");
+  Outcome again = run_program(arguments("study"), folder);
+  EXPECT_EQ(again.code, 2);
+  EXPECT_NE(again.err.find("--resume"), std::string::npos) << again.err;
+  EXPECT_EQ(run_program({"train", "--run", "study", "--resume"}, folder).code, 0);
+  EXPECT_TRUE(results("study") == before);
+  Outcome other = run_program(
+      {"train", "--run", "study", "--resume", "--set", "train.weight_decay=0.25"}, folder);
+  EXPECT_EQ(other.code, 2);
+  EXPECT_NE(other.err.find("weight_decay = 0.25"), std::string::npos) << other.err;
+  Outcome report = run_program({"report", "study"}, folder);
+  EXPECT_EQ(report.code, 0) << report.err;
+  EXPECT_NE(report.out.find("study/smooth"), std::string::npos) << report.out;
+}
+
+TEST_F(StudyTest, KilledOrInterruptedGoesOnFromItsFolder) {
+  Outcome whole = run_program(arguments("whole"), folder);
+  ASSERT_EQ(whole.code, 0) << whole.err;
+  auto expected = results("whole");
+  ASSERT_EQ(expected.count("smooth/seed4/last.safetensors"), 1u);
+  // Killed in a choice of the learning rate, in a run with a seed and in the second arm.
+  int round = 0;
+  for (const char* until : {"plain/lr1e-05/checkpoint.safetensors", "plain/seed3/environment.json",
+                            "smooth/lr0.01/checkpoint.safetensors"})
+    for (int signal : {SIGKILL, SIGINT}) {
+      std::string run = concat("stopped", round++);
+      Process process(arguments(run), folder);
+      ASSERT_TRUE(process.wait_for(folder / concat(run, "/", until)));
+      process.send(signal);
+      Outcome stopped = process.wait();
+      ASSERT_EQ(stopped.code, signal == SIGKILL ? 128 + SIGKILL : 130) << stopped.err;
+      if (signal == SIGINT) {
+        EXPECT_NE(stopped.err.find("pupil train --run " + run + " --resume"), std::string::npos)
+            << stopped.err;
+      }
+      EXPECT_FALSE(std::filesystem::exists(folder / (run + "/smooth/seed4")));
+      std::filesystem::rename(folder / "study.toml", folder / "elsewhere.toml");
+      Outcome end = run_program({"train", "--run", run, "--resume"}, folder);
+      std::filesystem::rename(folder / "elsewhere.toml", folder / "study.toml");
+      ASSERT_EQ(end.code, 0) << end.err;
+      EXPECT_TRUE(results(run) == expected) << until;
+    }
+}
+
+TEST_F(StudyTest, BadFilesAreRefused) {
+  std::string base = tiny_config();
+  refused(base + "[study]\nseeds = [1]\n", {"study.toml", "[[arm]]"});
+  refused(base + "[study]\nseeds = []\n[[arm]]\nname = \"a\"\n", {"study.seeds is empty"});
+  refused(base + "[study]\nseeds = [-1]\n[[arm]]\nname = \"a\"\n", {"study.seeds is -1"});
+  refused(base + "[study]\nseed = [1]\n[[arm]]\nname = \"a\"\n", {"study.seed", "study.seeds"});
+  refused(base + "[study]\nlr = [0.0]\n[[arm]]\nname = \"a\"\n", {"study.lr", "above 0"});
+  refused(base + "[[arm]]\n", {"study.toml:12", "needs a name"});
+  refused(base + "[[arm]]\nname = \"a/b\"\n", {"name"});
+  refused(base + "[[arm]]\nname = \"a\"\n[[arm]]\nname = \"a\"\n", {"two arms are called a"});
+  refused(base + "[arm]\nname = \"a\"\n", {"[[arm]]"});
+  refused(base + "[[arm]]\nname = \"a\"\n[arm.train]\nepoch = 3\n",
+          {"study.toml:15", "train.epoch", "train.epochs"});
+  refused(base + "[[arm]]\nname = \"a\"\n[arm.trian]\nepochs = 3\n", {"trian", "train"});
+  refused(base + "[study]\nlr = [0.1, 0.2]\n[[arm]]\nname = \"a\"\n[arm.data]\nvalidation = \"\"\n",
+          {"study.lr", "data.validation_share"});
+  refused(base + "[[arm]]\nname = \"a\"\n[arm.student]\nweights = \"absent.pth\"\n",
+          {"absent.pth"});
+}
+
+}  // namespace
+}  // namespace pupil::test
