@@ -61,13 +61,22 @@ std::string join(std::string_view path, std::string_view name) {
 }  // namespace
 
 bool matches(std::string_view pattern, std::string_view name) {
-  if (pattern.empty()) return name.empty();
-  if (pattern.front() != '*')
-    return !name.empty() && pattern.front() == name.front() &&
-           matches(pattern.substr(1), name.substr(1));
-  for (size_t skip = 0; skip <= name.size(); skip++)
-    if (matches(pattern.substr(1), name.substr(skip))) return true;
-  return false;
+  // Where a letter differs, only the last star can take in more: at most pattern * name steps.
+  size_t p = 0, n = 0, star = pattern.npos, taken = 0;  // the last star and where its run ends
+  while (n < name.size()) {
+    if (p < pattern.size() && pattern[p] == '*') {
+      star = p++;
+      taken = n;
+    } else if (p < pattern.size() && pattern[p] == name[n]) {
+      p++, n++;
+    } else if (star != pattern.npos) {
+      p = star + 1;
+      n = ++taken;
+    } else {
+      return false;
+    }
+  }
+  return pattern.find_first_not_of('*', p) == pattern.npos;
 }
 
 Store::Store(uint64_t seed, DType dtype, Device device)

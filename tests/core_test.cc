@@ -184,6 +184,14 @@ TEST(Core, SoftmaxOfInfinities) {
     EXPECT_EQ(y.values(), (std::vector<double>{0.5, 0, 0.5}));
     backward(y, from(std::vector<double>{1, 5, 2}, {1, 3}, DType::f32));
     EXPECT_EQ(x.grad().values(), (std::vector<double>{-0.25, 0, 0.25}));
+    // Nothing to choose from is an error; NaN, wherever it stands, goes through.
+    for (DType dtype : {DType::f32, DType::f64})
+      for (auto f : {softmax, log_softmax}) {
+        const double inf = INFINITY, nan = NAN;
+        EXPECT_THROW(f(from(std::vector<double>{0, 1, -inf, -inf}, {2, 2}, dtype), 1), Error);
+        for (auto row : {std::vector<double>{nan, -inf}, {-inf, nan}, {nan, nan}, {nan, 0}})
+          for (double p : f(from(row, {1, 2}, dtype), 1).values()) EXPECT_TRUE(std::isnan(p));
+      }
   }
   set_plain_mode(false);
 }

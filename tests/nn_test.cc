@@ -61,6 +61,18 @@ TEST(Matches, StarStandsForAnyRun) {
   EXPECT_FALSE(matches("head", "head.weight"));
   EXPECT_FALSE(matches("blocks.*", "block.3"));
   EXPECT_FALSE(matches("", "x"));
+  EXPECT_TRUE(matches("", ""));
+  EXPECT_TRUE(matches("**", ""));
+  EXPECT_TRUE(matches("a*bc*", "abbcbc"));
+  EXPECT_TRUE(matches("*ab", "aab"));
+  EXPECT_FALSE(matches("*ab", "aba"));
+  EXPECT_FALSE(matches("a*b*c", "acb"));
+  EXPECT_FALSE(matches("ab", "a"));
+  // Would not end in this century if every star tried every run.
+  std::string many;
+  for (int i = 0; i < 40; i++) many += "*a";
+  EXPECT_FALSE(matches(many + "b", std::string(200, 'a')));
+  EXPECT_TRUE(matches(many, std::string(200, 'a')));
 }
 
 TEST(Store, InitialValuesDependOnNameAndSeedNotOnOrder) {

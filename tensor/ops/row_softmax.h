@@ -32,13 +32,12 @@ inline RowStatistics<float> cpu_row_statistics(const float* x, int64_t n,
   return {max, std::log(sum)};
 }
 
-// Raised by kernels on the CPU, where the caller looks at it; null on a GPU, where looking would
-// stop the stream and such a row gives NaN instead.
-PUPIL_HD inline void raise_flag(int* flag) {
+// For the caller to look at after the kernel; any number of rows may raise it at once.
+PUPIL_HD inline void raise_flag(int64_t* flag) {
 #ifdef __CUDA_ARCH__
-  if (flag) *flag = 1;
+  *flag = 1;
 #else
-  if (flag) __atomic_store_n(flag, 1, __ATOMIC_RELAXED);
+  __atomic_store_n(flag, 1, __ATOMIC_RELAXED);
 #endif
 }
 

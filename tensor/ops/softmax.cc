@@ -1,4 +1,6 @@
 // softmax and log_softmax along the last axis, of x / temperature. The maximum is subtracted first.
+#include <algorithm>
+
 #include "../../autograd/samples.h"
 #include "../ops.h"
 #include "broadcast.h"
@@ -12,7 +14,7 @@ struct SoftmaxForward {
   T* y;
   int64_t n;
   double inverse_temperature;
-  int* only_minus_inf;
+  int64_t* only_minus_inf;
   template <class Team>
   PUPIL_HD void operator()(const Team& team, int64_t row) const {
     using A = acc_t<T>;
@@ -20,7 +22,10 @@ struct SoftmaxForward {
     T* out = y + row * n;
     A scale = A(inverse_temperature);
     auto r = row_statistics<T>(team, in, n, scale);
-    if (r.max == A(-INFINITY)) raise_flag(only_minus_inf);
+    if (r.max == A(-INFINITY) &&  // and no NaN
+        team.reduce(n, int64_t(0), Add{}, [&](int64_t j) { return int64_t(A(in[j]) == r.max); }) ==
+            n)
+      raise_flag(only_minus_inf);
     team.each(n, [&](int64_t j) {
       A log_p = (A(in[j]) - r.max) * scale - r.log_sum;
       out[j] = T(logarithm ? log_p : exp(log_p));
@@ -52,21 +57,25 @@ struct SoftmaxBackward {
 
 namespace {
 
+bool only_minus_inf(const float* x, int64_t n, float max) {
+  return max == -INFINITY && std::all_of(x, x + n, [](float v) { return v == -INFINITY; });
+}
+
 template <bool logarithm>
-void cpu_forward(const float* x, float* y, int64_t rows, int64_t n, float scale, int* flag) {
+void cpu_forward(const float* x, float* y, int64_t rows, int64_t n, float scale, int64_t* flag) {
   parallel_for(rows, rows * n * 4, [=](int64_t row) {
     const float* in = x + row * n;
     float* out = y + row * n;
     if constexpr (logarithm) {
       auto r = cpu_row_statistics(in, n, scale);
-      if (r.max == -INFINITY) raise_flag(flag);
+      if (only_minus_inf(in, n, r.max)) raise_flag(flag);
 #pragma omp simd
       for (int64_t j = 0; j < n; j++) out[j] = (in[j] - r.max) * scale - r.log_sum;
     } else {
       float max = -INFINITY, sum = 0;
 #pragma omp simd reduction(max : max)
       for (int64_t j = 0; j < n; j++) max = in[j] > max ? in[j] : max;
-      if (max == -INFINITY) raise_flag(flag);
+      if (only_minus_inf(in, n, max)) raise_flag(flag);
 #pragma omp simd reduction(+ : sum)
       for (int64_t j = 0; j < n; j++) {
         float e = vector_exp((in[j] - max) * scale);
@@ -103,8 +112,8 @@ Tensor softmax_along_rows(const char* op, const Tensor& input, double temperatur
   Tensor x = input.contiguous(), y = empty(x.shape(), x.dtype(), x.device());
   int64_t n = x.dim(-1), count = n ? x.numel() / n : 0;
   double scale = 1 / temperature;
-  int only_minus_inf = 0;
-  int* flag = x.device().is_cuda() ? nullptr : &only_minus_inf;
+  Tensor bad_row = zeros({}, DType::i64, x.device());
+  int64_t* flag = bad_row.data<int64_t>();
   if (cpu_fast(x.dtype(), x.device()))
     cpu_forward<logarithm>(x.data<float>(), y.data<float>(), count, n, float(scale), flag);
   else
@@ -113,7 +122,7 @@ Tensor softmax_along_rows(const char* op, const Tensor& input, double temperatur
       rows(x.device(), count,
            SoftmaxForward<logarithm, T>{x.data<T>(), y.data<T>(), n, scale, flag}, n * 4);
     });
-  PUPIL_CHECK(!only_minus_inf, op, ": a row of only -inf in ", x.shape());
+  PUPIL_CHECK(bad_row.item() == 0, op, ": a row of only -inf in ", x.shape());
   Tensor saved = y.detach();
   return record(op, y, {input}, [saved, n, count, scale](Backward& b) {
     Tensor gy = b.gy.contiguous();
