@@ -403,8 +403,9 @@ Method aft_method() {
     instance.loss = [o, beta, s](const Step& step) {
       std::vector<Tensor> parts;
       for (const Teacher& teacher : step.teachers) {
-        PUPIL_CHECK(bool(teacher.features), "aft: teacher '", teacher.name,
-                    "' gives no features; store them or choose another method");
+        if (!teacher.features)
+          fail_input("aft: teacher '", teacher.name,
+                     "' gives no features; store them or choose another method");
         parts.push_back(teacher.features.detach().to(acc_dtype(teacher.features.dtype())));
       }
       Tensor psi = parts.size() == 1 ? parts[0] : cat(parts, 1);

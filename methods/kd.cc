@@ -298,8 +298,13 @@ Method kd_method() {
       const Tensor& labels = step.batch.targets ? step.batch.targets : step.batch.labels;
       Tensor total;
       for (const Teacher& teacher : step.teachers) {
-        PUPIL_CHECK(bool(teacher.logits), "kd: teacher '", teacher.name,
-                    "' gives no logits; store them or choose another method");
+        if (!teacher.logits)
+          fail_input("kd: teacher '", teacher.name,
+                     "' gives no logits; store them or choose another method");
+        if (teacher.logits.shape() != step.student.logits.shape())
+          fail_input("kd: teacher '", teacher.name, "' gives logits ", teacher.logits.shape(),
+                     ", the student ", step.student.logits.shape(),
+                     "; choose a teacher of the same classes or another method");
         Tensor loss = kd_loss(step.student.logits, teacher.logits, labels, o);
         total = total ? add(total, loss) : loss;
       }

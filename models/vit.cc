@@ -89,6 +89,9 @@ struct Vit {
   Output operator()(const Tensor& images, const nn::Call& call) const {
     PUPIL_CHECK(images.rank() == 4 && images.dim(1) == 3, "vit: images (n,3,h,w), got ",
                 images.shape());
+    if (images.dim(2) % config.patch || images.dim(3) % config.patch)
+      fail_input("vit: images of ", images.dim(2), "x", images.dim(3),
+                 " cannot be cut into patches of ", config.patch, "x", config.patch);
     PUPIL_CHECK(!call.train || call.rng || (config.dropout == 0 && config.drop_path == 0),
                 "vit: dropout in training needs Call::rng");
     Tensor x = embed(images, call);

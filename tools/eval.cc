@@ -116,6 +116,7 @@ Scores evaluate(const models::Model& model, const data::Dataset& set, int64_t ba
   if (set.classes != model.classes)
     fail_input("data: ", set.spec, " has ", set.classes, " classes and the model ", model.name,
                " answers ", model.classes, "; give a model that was trained for this data");
+  require_input(model, set);
   Scores scores;
   scores.classes = model.classes;
   scores.counts.assign(size_t(scores.classes * scores.classes), 0);

@@ -45,6 +45,7 @@ void features(const Arguments& a) {
     fail_input("--tap: ", teacher.model.name, " has no tap \"", a.tap, "\"; the nearest is \"",
                nearest_name(a.tap, known), "\"");
   data::Dataset set = data::open_dataset(a.data, a.strict, uint64_t(a.seed));
+  require_input(teacher.model, set);
   // Claims the output before the work: an unwritable folder is known at once, not after an hour.
   { data::FileWriter probe(a.out); }
 

@@ -108,6 +108,15 @@ Network make_student(const StudentConfig& config, int64_t classes, uint64_t seed
   return network;
 }
 
+void require_input(const models::Model& model, const data::Dataset& set) {
+  if (!set.values) return;
+  const Shape& shape = set.values.shape();
+  if (shape.rank != 4 || shape[1] != model.input.channels)
+    fail_input("data: ", set.spec, " holds floats of the shape ", shape, ", the network ",
+               model.name, " takes images (n,", model.input.channels,
+               ",h,w); save them so, or as 8-bit images");
+}
+
 std::map<std::string, std::string> network_metadata(const models::Model& model) {
   return {{"model", model.name},
           {"classes", std::to_string(model.classes)},

@@ -55,6 +55,14 @@ nn::Schedule schedule_of(const TrainConfig& c, int64_t total, int64_t batches) {
   return s;
 }
 
+using Parts = std::vector<std::pair<std::string, double>>;
+
+std::string names_of(const Parts& parts) {
+  std::string list;
+  for (auto& [name, value] : parts) list += (list.empty() ? "" : ", ") + name;
+  return list;
+}
+
 Json source_of(const data::Dataset& set) {
   return {
       {"spec", set.spec}, {"samples", set.size()}, {"classes", set.classes}, {"sha256", set.hash}};
@@ -180,6 +188,11 @@ void Trainer::State::make_optimizer() {
 }
 
 void Trainer::State::make_loader() {
+  for (const data::Dataset* set :
+       {&train, validation ? &*validation : nullptr, test ? &*test : nullptr})
+    if (set) require_input(student.model, *set);
+  for (const LiveOrStored& teacher : teachers)
+    if (teacher.network) require_input(teacher.network->model, train);
   std::vector<models::Preprocessing> inputs{student.model.input};
   for (const LiveOrStored& teacher : teachers)
     if (teacher.network) inputs.push_back(teacher.network->model.input);
@@ -255,10 +268,9 @@ void Trainer::State::step(const std::string& trace_file) {
   try {
     out = student.model.forward(batch.x[0], call);
     loss = (*objective)(methods::Step{labels, out, taps, said, call});
-  } catch (const Error& error) {
-    // What a method refuses in the very first step (no logits, other classes) is how the run was
-    // set up; later it is mostly numbers that have grown beyond all bounds.
-    if (p.step == 0) fail_input(error.what());
+  } catch (const InputError&) {
+    throw;  // a method that does not go with this run: no logits, other classes
+  } catch (const Error& error) {  // mostly numbers that have grown beyond all bounds
     throw Error(
         concat("step ", p.step + 1, " (epoch ", p.epoch + 1, "): ", error.what(), kDiverged));
   }
@@ -279,7 +291,7 @@ void Trainer::State::step(const std::string& trace_file) {
     for (const methods::Part& part : loss.parts) trace.add("loss." + part.name, part.value);
     trace.add("loss.total", loss.total);
   }
-  std::vector<std::pair<std::string, double>> values{{"total", loss.total.item()}};
+  Parts values{{"total", loss.total.item()}};
   for (const methods::Part& part : loss.parts) values.emplace_back(part.name, part.value.item());
   auto refuse = [&](const char* what) {
     std::string list;
@@ -288,6 +300,11 @@ void Trainer::State::step(const std::string& trace_file) {
                        "):", list, kDiverged));
   };
   if (!std::isfinite(values[0].second)) refuse("the loss");
+  if (p.losses.empty())
+    for (auto& [name, value] : values) p.losses.emplace_back(name, 0);
+  if (names_of(p.losses) != names_of(values))  // of a resumed epoch
+    fail_input("--resume: the checkpoint remembers the parts ", names_of(p.losses),
+               " of the loss, the run has ", names_of(values));
   int64_t correct = count_correct(out.logits, batch.labels), n = batch.labels.dim(0);
 
   optimizer->zero_grad();
@@ -309,11 +326,6 @@ void Trainer::State::step(const std::string& trace_file) {
                            {{"format", "pupil-trace-1"}, {"step", std::to_string(p.step + 1)}});
   }
 
-  if (p.losses.empty())
-    for (auto& [name, value] : values) p.losses.emplace_back(name, 0);
-  if (p.losses.size() != values.size())  // of a resumed epoch
-    fail_input("--resume: the checkpoint remembers ", p.losses.size(), " parts of the loss, the ",
-               "run has ", values.size());
   for (size_t i = 0; i < values.size(); i++) p.losses[i].second += values[i].second * double(n);
   p.samples += n;
   p.correct += correct;
