@@ -19,7 +19,8 @@ TEST(Program, HelpAndVersion) {
   EXPECT_EQ(help.code, 0);
   EXPECT_EQ(help.err, "");
   EXPECT_EQ(run_program({"--version"}, folder).out.rfind("pupil ", 0), 0u);
-  for (const char* command : {"init", "train", "eval", "models", "verify", "report", "info"}) {
+  for (const char* command :
+       {"init", "train", "eval", "models", "verify", "features", "report", "info"}) {
     EXPECT_NE(help.out.find(std::string("\n  ") + command), std::string::npos) << command;
     Outcome own = run_program({command, "--help"}, folder);
     EXPECT_EQ(own.code, 0) << command;
@@ -92,6 +93,56 @@ TEST_F(Trained, InitIsAcceptedAsItIs) {
   EXPECT_NE(outcome.out.find("kd "), std::string::npos) << outcome.out;
   EXPECT_NE(outcome.out.find("aft "), std::string::npos) << outcome.out;
   EXPECT_NE(outcome.out.find("images/s"), std::string::npos) << outcome.out;
+}
+
+// A run that reads stored logits is the run that asks the teacher itself.
+TEST_F(Trained, StoredFeaturesAreTheTeacher) {
+  train("teacher");
+  Outcome init =
+      run_program({"init", "--student", "vit(dim=16,depth=1,heads=2,patch=4,image=8)", "--data",
+                   "npy:data", "--teacher", "teacher/best.safetensors", "--method", "kd"},
+                  folder);
+  ASSERT_EQ(init.code, 0) << init.err;
+  write_text(folder / "config.toml", init.out);
+  auto features = [&](std::vector<std::string> more) {
+    std::vector<std::string> arguments{"features", "--teacher", "teacher/best.safetensors",
+                                       "--threads", "2"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run_program(arguments, folder);
+  };
+  Outcome stored = features({"--data", "npy:data:train", "--out", "f.safetensors"});
+  ASSERT_EQ(stored.code, 0) << stored.err;
+  EXPECT_NE(stored.out.find("96 of 96 samples"), std::string::npos) << stored.out;
+  std::vector<std::string> settings{"train.epochs=2", "train.batch=8"};
+  train("live", settings);
+  for (const char* more :
+       {"teacher.0.model=", "teacher.0.weights=", "teacher.0.features=[\"f.safetensors\"]"})
+    settings.push_back(more);
+  train("stored", settings);
+  std::vector<Json> live = metrics("live"), from_file = metrics("stored");
+  ASSERT_EQ(live.size(), from_file.size());
+  for (size_t i = 0; i < 2;
+       i++) {  // another batch size may round the teacher's last bits otherwise
+    double a = live[i]["train"]["loss"], b = from_file[i]["train"]["loss"];
+    EXPECT_NEAR(a, b, 1e-4 * std::fabs(a));
+  }
+
+  Outcome other = features({"--data", "npy:data:train", "--tap", "logit", "--out", "g"});
+  EXPECT_EQ(other.code, 2);
+  EXPECT_NE(other.err.find("\"logits\""), std::string::npos) << other.err;
+  other = features({"--data", "npy:data:train", "--out", "none/g"});
+  EXPECT_EQ(other.code, 2);
+  EXPECT_FALSE(std::filesystem::exists(folder / "g"));
+  for (const char* change : {"data.train=npy:data:test", "augment.flip=true"}) {
+    std::vector<std::string> arguments{"train", "config.toml", "--run", "refused"};
+    for (std::string text : settings)
+      arguments.insert(arguments.end(), {std::string("--set"), text});
+    arguments.insert(arguments.end(), {std::string("--set"), std::string(change)});
+    Outcome refused = run_program(arguments, folder);
+    EXPECT_EQ(refused.code, 2) << change;
+    EXPECT_NE(refused.err.find("f.safetensors"), std::string::npos) << refused.err;
+    EXPECT_FALSE(std::filesystem::exists(folder / "refused"));
+  }
 }
 
 TEST_F(Trained, ResolvedConfigurationReadsBackToItself) {

@@ -18,9 +18,10 @@ Result result_of(const std::string& run) {
           read_text(run + "/metrics.jsonl")};
 }
 
-std::vector<std::string> arguments(const std::string& run, bool resume = false) {
+std::vector<std::string> arguments(const std::string& run, bool resume = false,
+                                   const char* threads = "1") {
   std::vector<std::string> list{"train",     "config.toml", "--run", run,
-                                "--threads", "1",           "--set", "train.checkpoint_every=3"};
+                                "--threads", threads,       "--set", "train.checkpoint_every=3"};
   if (resume) list.push_back("--resume");
   return list;
 }
@@ -54,9 +55,14 @@ name = "aft"
   }
 };
 
-TEST_F(ResumeTest, KilledAtRandomPointsEndsWithTheSameBytes) {
+// With one thread and with two.
+struct ResumeKilledTest : ResumeTest, testing::WithParamInterface<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Threads, ResumeKilledTest, testing::Values("1", "2"));
+
+TEST_P(ResumeKilledTest, AtRandomPointsEndsWithTheSameBytes) {
+  const char* threads = GetParam();
   auto begin = std::chrono::steady_clock::now();
-  Outcome whole = run_program(arguments("whole"), folder);
+  Outcome whole = run_program(arguments("whole", false, threads), folder);
   auto took = std::chrono::duration_cast<std::chrono::microseconds>(
       std::chrono::steady_clock::now() - begin);
   ASSERT_EQ(whole.code, 0) << whole.err;
@@ -69,7 +75,7 @@ TEST_F(ResumeTest, KilledAtRandomPointsEndsWithTheSameBytes) {
     std::string run = concat("run", round);
     // The first round dies anywhere; then it is resumed and killed again, later and later.
     for (int attempt = 0; attempt < 2; attempt++) {
-      Process process(arguments(run, attempt > 0), folder);
+      Process process(arguments(run, attempt > 0, threads), folder);
       double share = uniform({7, uint32_t(round), uint64_t(attempt)}, 0);
       usleep(useconds_t(share * double(took.count())));
       process.send(SIGKILL);
@@ -79,7 +85,7 @@ TEST_F(ResumeTest, KilledAtRandomPointsEndsWithTheSameBytes) {
       in_the_middle +=
           outcome.code != 0 && std::filesystem::exists(folder / (run + "/checkpoint.safetensors"));
     }
-    Outcome end = run_program(arguments(run, true), folder);
+    Outcome end = run_program(arguments(run, true, threads), folder);
     ASSERT_EQ(end.code, 0) << end.err;
     EXPECT_TRUE(result_of(folder / run) == expected)
         << "round " << round << ": " << read_text(folder / (run + "/metrics.jsonl"));
