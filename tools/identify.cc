@@ -229,12 +229,16 @@ class Search {
         choose_attribute(state, missing.name);
       return;
     } catch (const std::exception&) {
-      // Perhaps right with another attribute: a dense map wants another shape.
+      // Perhaps right with another attribute.
     }
     for (const std::string& name : c.asked()) {
       if (state.inputs.count(name) || state.decided.count(name)) continue;
       bool is_tensor = name.starts_with("in.") || name.starts_with("param.");
       if (!is_tensor && (state.attributes.contains(name) || values_of(name).empty())) continue;
+      // No temperature makes a refused shape right; a dense map may.
+      if (!is_tensor && !worked &&
+          (values_of(name)[0].is_number() || values_of(name)[0].is_boolean()))
+        continue;
       if (is_tensor && state.inputs.size() >= from_.inputs.size()) continue;
       if (is_tensor) choose_tensor(state, name);
       State without = state;
@@ -404,6 +408,14 @@ bool simpler(const Guess& a, const Guess& b) {
   return key(a) < key(b);
 }
 
+// Whether `simple` is `g` without an attribute that plays no part.
+bool says_as_much(const Guess& simple, const Guess& g) {
+  return simple.function == g.function && simple.inputs == g.inputs && simple.factor == g.factor &&
+         simple.verdict == g.verdict &&
+         std::includes(g.attributes.begin(), g.attributes.end(), simple.attributes.begin(),
+                       simple.attributes.end());
+}
+
 Json as_json(const Guess& g) {
   constexpr const char* verdicts[] = {"different", "gradients equal", "equal"};
   Json attributes = Json::object();
@@ -488,12 +500,13 @@ Identified identify(const std::string& path) {
     found.tries += search.tries;
     if (search.stopped) found.stopped.push_back(function);
     std::sort(search.guesses.begin(), search.guesses.end(), simpler);
-    for (const Guess& g : search.guesses) {
-      if (g.verdict != Guess::different)
+    if (!search.guesses.empty() && search.guesses[0].verdict == Guess::different)
+      found.nearest.push_back(search.guesses[0]);
+    for (const Guess& g : search.guesses)
+      if (g.verdict != Guess::different &&
+          std::none_of(found.equal.begin(), found.equal.end(),
+                       [&](const Guess& other) { return says_as_much(other, g); }))
         found.equal.push_back(g);
-      else if (&g == &search.guesses[0])
-        found.nearest.push_back(g);
-    }
   }
   std::sort(found.nearest.begin(), found.nearest.end(), simpler);
   if (found.nearest.size() > 5) found.nearest.resize(5);
