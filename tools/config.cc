@@ -4,6 +4,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 
@@ -489,9 +490,12 @@ Config read_config(const std::string& path, const std::vector<std::string>& sett
   return parse_config(read_text(path), path, settings);
 }
 
-Study read_study(const std::string& path, const std::vector<std::string>& settings) {
-  std::string text = read_text(path);
-  toml::table root = parse_table(text, path);
+namespace {
+
+// `parse` is called anew for every arm: a copied value forgets the line that messages name.
+Study study_of(const std::function<toml::table()>& parse, const std::string& path,
+               const std::vector<std::string>& settings) {
+  toml::table root = parse();
   Study study;
   study.seeds = {0};
   if (const toml::table* table = section_of(root, "study", path)) {
@@ -503,8 +507,7 @@ Study read_study(const std::string& path, const std::vector<std::string>& settin
   }
   if (study.seeds.empty()) fail_input(path, ": study.seeds is empty");
   for (size_t i = 0; i < list_of(root, "arm", path).size(); i++) {
-    // Parsed anew for every arm: a copied value forgets the line that messages name.
-    toml::table merged = parse_table(text, path), arm = std::move(*merged["arm"][i].as_table());
+    toml::table merged = parse(), arm = std::move(*merged["arm"][i].as_table());
     merged.erase("study");
     merged.erase("arm");
     std::string name = arm["name"].value_or(std::string());
@@ -519,6 +522,90 @@ Study read_study(const std::string& path, const std::vector<std::string>& settin
     if (study.lr.size() > 1 && config.data.validation.empty() && config.data.validation_share == 0)
       fail_input(path, ": study.lr chooses on validation samples: give data.validation_share");
   }
+  return study;
+}
+
+template <class V>
+void reproduction_fields(V& v, Reproduction& r) {
+  v("title", r.title, "");
+  v("source", r.source, "");
+  v("protocol", r.protocol, "");
+  v("differs", r.differs, "");
+  v("recipe", r.recipe, "");
+  v("teacher", r.teacher, "");
+}
+
+template <class V>
+void need_fields(V& v, Reproduction::Need& n) {
+  v("setting", n.setting, "");
+  v("path", n.path, "");
+  v("what", n.what, "");
+}
+
+template <class V>
+void result_fields(V& v, Reproduction::Result& r) {
+  v("arm", r.arm, "");
+  v("minus", r.minus, "");
+  v("weights", r.weights, "", OneOf{{"last", "best"}});
+  v("published", r.published, "");
+  v("source", r.source, "");
+  v("band", r.band, "", Range{-100, 100});
+}
+
+}  // namespace
+
+Study read_study(const std::string& path, const std::vector<std::string>& settings) {
+  std::string text = read_text(path);
+  return study_of([&] { return parse_table(text, path); }, path, settings);
+}
+
+Reproduction read_reproduction(const std::string& path) {
+  toml::table root = parse_table(read_text(path), path);
+  const toml::table* section = section_of(root, "reproduce", path);
+  if (!section) fail_input(path, ": a reproduction needs a section [reproduce]");
+  Reproduction r;
+  Reader reader(*section, "reproduce", path);
+  reproduction_fields(reader, r);
+  reader.known("needs");
+  reader.known("result");
+  reader.finish();
+  for (const toml::table* table : list_of(*section, "needs", path)) {
+    Reader fields(*table, "reproduce.needs", path);
+    need_fields(fields, r.needs.emplace_back());
+    fields.finish();
+  }
+  for (const toml::table* table : list_of(*section, "result", path)) {
+    Reader fields(*table, "reproduce.result", path);
+    Reproduction::Result& result = r.results.emplace_back();
+    result_fields(fields, result);
+    fields.finish();
+    if (result.arm.empty() || result.band.size() != 2 || !(result.band[0] <= result.band[1]))
+      fail_input(where(*table, path), ": every [[reproduce.result]] needs an arm and a band, as ",
+                 "band = [90.0, 91.5]");
+  }
+  if (r.results.empty()) fail_input(path, ": a reproduction needs a [[reproduce.result]]");
+  for (std::string* file : {&r.recipe, &r.teacher})
+    if (!file->empty())
+      *file = (std::filesystem::path(path).parent_path() / *file).lexically_normal().string();
+  return r;
+}
+
+Study read_reproduced_study(const std::string& path, const std::vector<std::string>& settings) {
+  Reproduction r = read_reproduction(path);
+  std::string own = read_text(path), recipe = r.recipe.empty() ? "" : read_text(r.recipe);
+  auto parse = [&] {
+    toml::table root = parse_table(recipe, r.recipe), over = parse_table(own, path);
+    over.erase("reproduce");
+    merge(root, std::move(over));
+    return root;
+  };
+  Study study = study_of(parse, path, settings);
+  if (study.arms.empty()) study.arms.push_back({"student", config_of(parse(), path, settings)});
+  for (const Reproduction::Result& result : r.results)
+    for (const std::string& arm : {result.arm, result.minus})
+      if (!arm.empty() && std::none_of(study.arms.begin(), study.arms.end(),
+                                       [&](const Study::Arm& a) { return a.name == arm; }))
+        fail_input(path, ": reproduce.result names the arm ", arm, ", which the study lacks");
   return study;
 }
 

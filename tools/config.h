@@ -78,6 +78,29 @@ struct Study {
 };
 Study read_study(const std::string& path, const std::vector<std::string>& settings = {});
 
+// A study with a section [reproduce]: what was published, and what counts as the same.
+struct Reproduction {
+  std::string title, source, protocol, differs;
+  // Given relative to the file. recipe: a study whose sections this file's replace; teacher: a
+  // configuration that is trained first, its network becomes teacher 0.
+  std::string recipe, teacher;
+  struct Need {  // data or weights: what to put where
+    std::string setting, path, what;
+  };
+  std::vector<Need> needs;
+  struct Result {
+    std::string arm, minus;         // the arm's test accuracy, or how far it is above another's
+    std::string weights = "last";   // or best
+    std::string published, source;  // in words: "94.30 ± 0.16"; source: the table
+    std::vector<double> band;       // [lowest, highest] accepted mean over the seeds, in percent
+  };
+  std::vector<Result> results;
+};
+// The section [reproduce] alone: nothing that it names is opened.
+Reproduction read_reproduction(const std::string& path);
+// The study that it describes, from the file itself and its recipe.
+Study read_reproduced_study(const std::string& path, const std::vector<std::string>& settings = {});
+
 // TOML that parse_config reads back to the same configuration. commented: with the help of every
 // key.
 std::string to_toml(const Config&, bool commented);

@@ -15,6 +15,7 @@
 #include "inspect.h"
 #include "models.h"
 #include "report.h"
+#include "reproduce.h"
 #include "train.h"
 #include "verify.h"
 
@@ -49,6 +50,7 @@ void add_commands(CLI::App& app) {
   add_identify_command(app);
   add_diff_command(app);
   add_explain_command(app);
+  add_reproduce_command(app);
   add_bench_command(app);
   add_features_command(app);
   add_report_command(app);

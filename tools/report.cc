@@ -14,6 +14,19 @@
 #include "run_folder.h"
 
 namespace pupil {
+
+double mean(const std::vector<double>& x) {
+  double sum = 0;
+  for (double v : x) sum += v;
+  return x.empty() ? 0 : sum / double(x.size());
+}
+
+double deviation(const std::vector<double>& x) {
+  double m = mean(x), sum = 0;
+  for (double v : x) sum += (v - m) * (v - m);
+  return x.size() < 2 ? 0 : std::sqrt(sum / double(x.size() - 1));
+}
+
 namespace {
 
 using Json = nlohmann::ordered_json;
@@ -113,18 +126,6 @@ struct Group {
     return list;
   }
 };
-
-double mean(const Numbers& x) {
-  double sum = 0;
-  for (double v : x) sum += v;
-  return x.empty() ? 0 : sum / double(x.size());
-}
-
-double deviation(const Numbers& x) {  // of the sample, n - 1
-  double m = mean(x), sum = 0;
-  for (double v : x) sum += (v - m) * (v - m);
-  return x.size() < 2 ? 0 : std::sqrt(sum / double(x.size() - 1));
-}
 
 std::string percent(const Numbers& x) {
   if (x.empty()) return "-";

@@ -17,6 +17,7 @@ install(TARGETS pupil_program RUNTIME)
 install(TARGETS pupil pupil_whole EXPORT pupilTargets ARCHIVE)
 install(DIRECTORY tensor autograd nn data models methods DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/pupil
         FILES_MATCHING PATTERN "*.h")
+install(DIRECTORY tools/recipes tools/reproduce DESTINATION ${CMAKE_INSTALL_DATADIR}/pupil)
 install(DIRECTORY tests/golden DESTINATION ${CMAKE_INSTALL_DATADIR}/pupil)
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
