@@ -1,8 +1,9 @@
 // A program outside Pupil's tree that brings a transfer method of its own, trains with it and
-// checks its gradient.
+// checks its gradient. With arguments it is `pupil` itself, with that method.
 #include <pupil/methods/objective.h>
 #include <pupil/models/models.h>
 #include <pupil/tensor/memory.h>
+#include <pupil/tools/program.h>
 
 #include <cstdio>
 
@@ -86,9 +87,10 @@ double train() {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
   methods::add_method(soft_match_method());
-  methods::find_method("kd");  // the library's own methods came along, too
+  if (argc > 1) return program(argc, argv);  // pupil with one method more
+  methods::find_method("kd");                // the library's own methods came along, too
   if (!(train() < 0.8)) {
     fprintf(stderr, "the loss did not fall\n");
     return 1;

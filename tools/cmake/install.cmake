@@ -15,8 +15,8 @@ set_target_properties(pupil_whole PROPERTIES EXPORT_NAME pupil)
 
 install(TARGETS pupil_program RUNTIME)
 install(TARGETS pupil pupil_whole EXPORT pupilTargets ARCHIVE)
-install(DIRECTORY tensor autograd nn data models methods DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/pupil
-        FILES_MATCHING PATTERN "*.h")
+install(DIRECTORY tensor autograd nn data models methods tools DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/pupil
+        FILES_MATCHING PATTERN "*.h" REGEX "/tools/[^/]*/" EXCLUDE)
 install(DIRECTORY tools/recipes tools/reproduce DESTINATION ${CMAKE_INSTALL_DATADIR}/pupil)
 install(DIRECTORY tests/golden DESTINATION ${CMAKE_INSTALL_DATADIR}/pupil)
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
@@ -38,5 +38,5 @@ set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 # For programs that are built against the library.
-set(CPACK_DEBIAN_PACKAGE_SUGGESTS "cmake, g++, libdnnl-dev, libopenblas-openmp-dev, ocl-icd-opencl-dev, libfmt-dev, libjpeg-dev, zlib1g-dev")
+set(CPACK_DEBIAN_PACKAGE_SUGGESTS "cmake, g++, libdnnl-dev, libopenblas-openmp-dev, ocl-icd-opencl-dev, libfmt-dev, libtomlplusplus-dev, libjpeg-dev, zlib1g-dev")
 include(CPack)
