@@ -45,8 +45,9 @@ class Resizer {
  public:
   // The part `box` of the image (all of it when null), resampled to height x width.
   void resize(const Image&, const Box* box, int height, int width, Filter, Image& out);
-  // One network's square: `box` resized to it, or without one the shorter side resized and the
-  // centre cut out. Returns `out`, or `image` itself where nothing changes.
+  // One network's square: `box` resized to it, or without one the evaluation transform, the shorter
+  // side resized to floor(size / crop_pct) and the centre cut out. Returns `out`, or `image` itself
+  // where nothing changes.
   const Image& fit(const Image& image, const Box* box, const models::Preprocessing&, Image& out);
 
  private:

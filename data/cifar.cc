@@ -50,10 +50,50 @@ Files find_files(const Spec& spec, bool train) {
              "; unpack the archive of the binary or the Python version and name its folder");
 }
 
+// Python 3 writes bytes at protocol 2 as the call _codecs.encode(text, 'latin1').
+class EncodedBytes {
+ public:
+  static constexpr std::string_view kGlobal = "_codecs.encode";
+
+  // A file cannot hold more characters than it has bytes.
+  explicit EncodedBytes(size_t file_size) : left_(file_size) {}
+
+  PickleValue decode(const Pickle& pickle, std::span<const PickleValue> args) {
+    if (args.size() != 2 || !args[0].is(PickleValue::text) || !args[1].is(PickleValue::text) ||
+        (args[1].view() != "latin1" && args[1].view() != "latin-1"))
+      pickle.refuse("a text that is no bytes");
+    std::string_view from = args[0].view();
+    if (from.size() > left_) pickle.refuse("more text than the file holds");
+    left_ -= from.size();
+    std::string bytes;
+    bytes.reserve(from.size());
+    for (size_t i = 0; i < from.size(); i++) {  // UTF-8 of U+0000 to U+00FF
+      uint8_t c = uint8_t(from[i]), next = i + 1 < from.size() ? uint8_t(from[i + 1]) : 0;
+      if (c >= 0x80) {
+        if ((c != 0xc2 && c != 0xc3) || (next & 0xc0) != 0x80)
+          pickle.refuse("a text that is no bytes");
+        c = uint8_t((c << 6) | (next & 0x3f));
+        i++;
+      }
+      bytes += char(c);
+    }
+    kept_.push_back(std::move(bytes));
+    PickleValue value;
+    value.kind = PickleValue::text;
+    value.length = uint32_t(kept_.back().size());
+    value.data = kept_.back().data();
+    return value;
+  }
+
+ private:
+  size_t left_;
+  std::deque<std::string> kept_;  // its strings never move
+};
+
 // A pickled dict of `data`, an array of bytes (n, 3072), and `labels` or `fine_labels`, a list of
 // numbers. Allowed is what such an array needs, and the machine knows nothing else.
 void read_pickled(const std::string& path, bool ten, Bytes& pixels, std::vector<int64_t>& labels) {
-  enum Global : int64_t { reconstruct, ndarray, dtype };
+  enum Global : int64_t { reconstruct, ndarray, dtype, encode };
   constexpr int64_t kByteType = -1;  // the object that dtype('u1') is; arrays count from 0
   struct Array {
     int64_t rows = 0;
@@ -62,6 +102,7 @@ void read_pickled(const std::string& path, bool ten, Bytes& pixels, std::vector<
   using Value = PickleValue;
   MappedFile file(path);
   std::vector<Array> arrays;
+  EncodedBytes encoded(file.size());
   Pickle::Rules rules;
   rules.global = [](std::string_view name) -> std::optional<int64_t> {
     if (name == "numpy.core.multiarray._reconstruct" ||
@@ -69,9 +110,11 @@ void read_pickled(const std::string& path, bool ten, Bytes& pixels, std::vector<
       return reconstruct;
     if (name == "numpy.ndarray") return ndarray;
     if (name == "numpy.dtype") return dtype;
+    if (name == EncodedBytes::kGlobal) return encode;
     return std::nullopt;
   };
   rules.call = [&](Pickle& pickle, int64_t global, std::span<const Value> args) {
+    if (global == encode) return encoded.decode(pickle, args);
     if (global == dtype) {
       if (args.empty() || !args[0].is(Value::text) || args[0].view() != "u1")
         pickle.refuse("an array of something other than bytes");
@@ -151,7 +194,15 @@ std::vector<std::string> read_names(const fs::path& folder, bool ten, size_t cou
     }
   } else if (fs::exists(pickled, error)) {
     MappedFile file(pickled);
-    Pickle pickle({}, concat("data: ", printable(pickled), ": "));
+    EncodedBytes encoded(file.size());
+    Pickle::Rules rules;
+    rules.global = [](std::string_view name) {
+      return name == EncodedBytes::kGlobal ? std::optional<int64_t>(0) : std::nullopt;
+    };
+    rules.call = [&](Pickle& p, int64_t, std::span<const PickleValue> args) {
+      return encoded.decode(p, args);
+    };
+    Pickle pickle(std::move(rules), concat("data: ", printable(pickled), ": "));
     std::string_view bytes(reinterpret_cast<const char*>(file.data()), file.size());
     PickleValue root = pickle.read(bytes);
     const PickleValue* list = root.is(PickleValue::dict)

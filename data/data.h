@@ -53,7 +53,7 @@ std::pair<Dataset, Dataset> split_validation(const Dataset& whole, double fracti
 Image decode_image(std::span<const uint8_t> file, const std::string& path);
 
 // Pillow's resize, bit for bit on 8-bit images.
-enum class Filter { box, bilinear, bicubic };
+using models::Filter;
 Image resize(const Image&, int height, int width, Filter);
 
 struct Augmentation {
@@ -66,8 +66,8 @@ struct Augmentation {
   }
 };
 
-// Pixels of one network's input: resized to its side, channels repeated or refused, x = (p/255 -
-// mean)/std.
+// Pixels of one network's input: resized and cropped as its evaluation transform does, channels
+// repeated or refused, x = (p/255 - mean)/std.
 struct Batch {
   std::vector<Tensor> x;  // one per Preprocessing, f32 (n, c, h, w); equal ones share memory
   Tensor labels;          // i64 (n)

@@ -1,4 +1,7 @@
 // MNIST and Fashion-MNIST: idx files (LeCun's format, big-endian), plain or gzip.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <zlib.h>
 
 #include <algorithm>
@@ -14,8 +17,22 @@ namespace {
 // Reads through zlib, which passes plain files on unchanged.
 class IdxFile {
  public:
-  explicit IdxFile(const std::string& path) : path_(path), file_(gzopen(path.c_str(), "rb")) {
-    if (!file_) fail_input("data: cannot open ", path, ": ", std::strerror(errno));
+  explicit IdxFile(const std::string& path) : path_(path) {
+    // O_NONBLOCK: opening a pipe without a writer would wait for ever.
+    int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    struct stat info;
+    if (file < 0 || ::fstat(file, &info)) {
+      int error = errno;
+      if (file >= 0) ::close(file);
+      fail_input("data: cannot open ", path, ": ", std::strerror(error));
+    }
+    if (!S_ISREG(info.st_mode)) {
+      ::close(file);
+      fail_input("data: ", path, S_ISDIR(info.st_mode) ? " is a folder" : " is not a regular file",
+                 "; an idx file was expected");
+    }
+    file_ = gzdopen(file, "rb");
+    PUPIL_CHECK(file_, "zlib cannot read ", path);
     gzbuffer(file_, 1 << 17);
   }
   IdxFile(const IdxFile&) = delete;
@@ -52,7 +69,7 @@ class IdxFile {
 
  private:
   std::string path_;
-  gzFile file_;
+  gzFile file_ = nullptr;
 };
 
 // The first folder, of those that downloads and packages use, with a file of images for the split.

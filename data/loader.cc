@@ -30,13 +30,17 @@ struct Network {
 };
 
 bool same(const models::Preprocessing& a, const models::Preprocessing& b) {
-  return a.size == b.size && a.channels == b.channels && a.mean == b.mean && a.std == b.std;
+  return a.size == b.size && a.channels == b.channels && a.mean == b.mean && a.std == b.std &&
+         a.filter == b.filter && a.crop_pct == b.crop_pct;
 }
 
 void check(const models::Preprocessing& p) {
   if (p.size < 1 || p.size > 8192 || p.channels < 1 || p.channels > 4096)
     fail_input("data: a network's input of ", p.size, " pixels a side and ", p.channels,
                " channels cannot be made");
+  if (!(p.crop_pct > 0 && p.crop_pct <= 1) || p.size / p.crop_pct > 8192)
+    fail_input("data: a centre crop of ", p.size, " pixels that keeps a share of ", p.crop_pct,
+               " cannot be made");
   if (p.mean.size() != size_t(p.channels) || p.std.size() != size_t(p.channels))
     fail_input("data: ", p.mean.size(), " means and ", p.std.size(), " standard deviations for ",
                p.channels, " channels; give one of each per channel");

@@ -17,9 +17,13 @@ double support_of(Filter filter) {
       return 1;
     case Filter::bicubic:
       return 2;
+    case Filter::lanczos:
+      return 3;
   }
   return 0;
 }
+
+double sinc(double x) { return x == 0 ? 1 : std::sin(M_PI * x) / (M_PI * x); }
 
 double value_of(Filter filter, double x) {
   switch (filter) {
@@ -35,6 +39,8 @@ double value_of(Filter filter, double x) {
       if (x < 2) return (((x - 5) * x + 8) * x - 4) * a;
       return 0;
     }
+    case Filter::lanczos:
+      return x >= -3 && x < 3 ? sinc(x) * sinc(x / 3) : 0;
   }
   return 0;
 }
@@ -131,24 +137,23 @@ void Resizer::resize(const Image& image, const Box* box, int height, int width, 
 const Image& Resizer::fit(const Image& image, const Box* box, const models::Preprocessing& p,
                           Image& out) {
   if (box) {
-    resize(image, box, p.size, p.size, Filter::bilinear, out);
+    resize(image, box, p.size, p.size, p.filter, out);
     return out;
   }
-  if (image.height == p.size && image.width == p.size) return image;
-  int height = p.size, width = p.size;  // the longer side is cut, not rounded, as in torchvision
-  if (image.height < image.width)
-    width = int(int64_t(p.size) * image.width / image.height);
+  // A quotient that is whole up to rounding counts as whole.
+  int shorter = int(std::floor(p.size / p.crop_pct + 1e-9)), height = shorter, width = shorter;
+  if (image.height < image.width)  // the longer side is cut, not rounded, as in torchvision
+    width = int(int64_t(shorter) * image.width / image.height);
   else
-    height = int(int64_t(p.size) * image.height / image.width);
-  if (height == width) {
-    resize(image, nullptr, height, width, Filter::bilinear, out);
-    return out;
-  }
-  resize(image, nullptr, height, width, Filter::bilinear, whole_);
+    height = int(int64_t(shorter) * image.height / image.width);
+  bool resized = height != image.height || width != image.width;
+  bool cropped = height != p.size || width != p.size;
+  if (resized) resize(image, nullptr, height, width, p.filter, cropped ? whole_ : out);
+  if (!cropped) return resized ? out : image;
   // Half a pixel goes to the even side, as Python rounds.
   Box centre{int(std::nearbyint((height - p.size) / 2.0)),
              int(std::nearbyint((width - p.size) / 2.0)), p.size, p.size};
-  resize(whole_, &centre, p.size, p.size, Filter::bilinear, out);
+  resize(resized ? whole_ : image, &centre, p.size, p.size, p.filter, out);
   return out;
 }
 

@@ -94,9 +94,10 @@ Model build(const std::string& name, const nn::Scope& scope, const Options& opti
   VitConfig config;
   bool known = name.starts_with("vit(");
   if (known) config = parse_vit(name);
+  bool published = false;
   for (const VitEntry& entry : kVits)
     if (name == entry.name) {
-      known = true;
+      known = published = true;
       config.dim = entry.dim;
       config.heads = entry.heads;
     }
@@ -110,10 +111,26 @@ Model build(const std::string& name, const nn::Scope& scope, const Options& opti
   if (options.image) config.image = options.image;
   config.dropout = options.dropout;
   config.drop_path = options.drop_path;
-  return make_vit(config, scope);
+  Model model = make_vit(config, scope);
+  if (published) {  // timm's augreg checkpoints; another size than theirs is not cropped
+    model.input.filter = Filter::bicubic;
+    if (config.image == VitConfig().image) model.input.crop_pct = 0.9;
+  }
+  return model;
 }
 
+constexpr std::pair<const char*, Filter> kFilters[] = {{"box", Filter::box},
+                                                       {"bilinear", Filter::bilinear},
+                                                       {"bicubic", Filter::bicubic},
+                                                       {"lanczos", Filter::lanczos}};
+
 }  // namespace
+
+std::optional<Filter> filter_named(std::string_view name) {
+  for (auto& [known, filter] : kFilters)
+    if (name == known) return filter;
+  return std::nullopt;
+}
 
 Model make_model(const std::string& name, const nn::Scope& scope, const Options& options) {
   Model model = build(name, scope, options);
@@ -137,16 +154,21 @@ std::vector<ModelInfo> list_models() {
 }
 
 std::string describe(const Preprocessing& p) {
-  auto list = [](const std::vector<float>& values) {
+  auto number = [](auto v) {
+    char digits[32];  // the shortest that reads back
+    *std::to_chars(digits, digits + sizeof digits - 1, v).ptr = 0;
+    return concat(" ", digits);
+  };
+  auto list = [&](const std::vector<float>& values) {
     std::string text;
-    for (float v : values) {
-      char digits[32];
-      auto end = std::to_chars(digits, digits + sizeof digits, v).ptr;  // shortest that reads back
-      text.append(1, ' ').append(digits, end);
-    }
+    for (float v : values) text += number(v);
     return text;
   };
-  return concat("RGB/255, mean", list(p.mean), " std", list(p.std), ", ", p.size, "x", p.size);
+  const char* filter = "";
+  for (auto& [name, known] : kFilters)
+    if (known == p.filter) filter = name;
+  return concat("RGB/255, mean", list(p.mean), " std", list(p.std), ", ", p.size, "x", p.size, ", ",
+                filter, ", crop", number(p.crop_pct));
 }
 
 Preprocessing preprocessing_of(const Model& model, const data::Weights* weights) {
@@ -171,11 +193,20 @@ Preprocessing preprocessing_of(const Model& model, const data::Weights* weights)
     refuse();
   }
   std::string rest = text.substr(size_t(end));
+  if (rest.empty()) return p;
   int height = 0, width = 0, used = 0;
-  if (!rest.empty() && (std::sscanf(rest.c_str(), ", %dx%d%n", &height, &width, &used) != 2 ||
-                        size_t(used) != rest.size() || height != width || height < 1))
-    refuse();
-  if (height) p.size = height;
+  char filter[16] = "";
+  double crop = 0;
+  int fields = std::sscanf(rest.c_str(), ", %dx%d%n, %15[a-z], crop %lf%n", &height, &width, &used,
+                           filter, &crop, &used);
+  if (size_t(used) != rest.size() || height != width || height < 1) refuse();
+  p.size = height;
+  if (fields > 2) {
+    std::optional<Filter> named = filter_named(filter);
+    if (!named || !(crop > 0 && crop <= 1)) refuse();
+    p.filter = *named;
+    p.crop_pct = crop;
+  }
   return p;
 }
 

@@ -10,11 +10,17 @@ struct Output {
   Tensor features;  // (n, width): the vector that enters the final linear layer
 };
 
+enum class Filter { box, bilinear, bicubic, lanczos };      // Pillow's
+std::optional<Filter> filter_named(std::string_view name);  // "bicubic"
+
 // What a model expects of its input images; from the checkpoint's metadata or the family's default.
 struct Preprocessing {
   int size = 32;  // side in pixels after resizing
   int channels = 3;
   std::vector<float> mean{0, 0, 0}, std{1, 1, 1};  // of pixels in [0, 1]
+  Filter filter = Filter::bilinear;                // of resizing
+  // Share of the side that the centre crop keeps: the shorter side becomes floor(size / crop_pct).
+  double crop_pct = 1;
 };
 
 // A value: the layers live in `forward`'s closure, the parameters in the store it was built on.
@@ -45,8 +51,9 @@ struct ModelInfo {
 std::vector<ModelInfo> list_models();
 
 // What images must look like for a model with these weights: the key "input" of the file's metadata
-// ("RGB/255, mean 0.485 0.456 0.406 std 0.229 0.224 0.225, 32x32") where it has one, else the
-// model's own. Throws InputError for a text that it cannot read.
+// ("RGB/255, mean 0.485 0.456 0.406 std 0.229 0.224 0.225, 32x32, bilinear, crop 1"; what comes
+// behind std may be missing) where it has one, else the model's own. Throws InputError for a text
+// that it cannot read.
 Preprocessing preprocessing_of(const Model&, const data::Weights* weights = nullptr);
 std::string describe(const Preprocessing&);  // that text, for a checkpoint's metadata
 

@@ -269,6 +269,53 @@ Bytes cifar_pickle(int n, const std::string& module = "numpy.core.multiarray\n_r
   return {text.begin(), text.end()};
 }
 
+// The same batch read and written again by Python 3 at protocol 2: text is unicode, bytes are a
+// call of _codecs.encode.
+Bytes cifar_pickle_of_python3(int n, const std::string& codec = "latin1") {
+  std::string text = "\x80\x02}(";
+  auto put32 = [&](size_t value) {
+    int32_t number = int32_t(value);
+    text.append(reinterpret_cast<const char*>(&number), 4);
+  };
+  auto put_text = [&](const std::string& utf8) {
+    text += 'X';
+    put32(utf8.size());
+    text += utf8;
+  };
+  auto put_bytes = [&](const std::string& bytes) {
+    std::string utf8;
+    for (char c : bytes)
+      if (uint8_t(c) < 0x80)
+        utf8 += c;
+      else
+        utf8 += {char(0xc0 | uint8_t(c) >> 6), char(0x80 | (uint8_t(c) & 0x3f))};
+    text += "c_codecs\nencode\n";
+    put_text(utf8);
+    put_text(codec);
+    text += "\x86R";
+  };
+  put_bytes("data");
+  text += "cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK";
+  text += std::string("\0\x85", 2);
+  put_bytes("b");
+  text += "\x87R(K\x01K";
+  text += char(n);
+  text += std::string("M\0\x0c\x86", 4) + "cnumpy\ndtype\n";
+  put_text("u1");
+  text += "\x89\x88\x87R(K\x03";
+  put_text("|");
+  text += "NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK" + std::string(1, '\0') + "tb\x89";
+  std::string pixels;
+  for (int64_t i = 0; i < n * 3072; i++) pixels += char(noise(5, i));
+  put_bytes(pixels);
+  text += "tb";
+  put_bytes("labels");
+  text += "](";
+  for (int i = 0; i < n; i++) text += {'K', char(i % 10)};
+  text += "eu.";
+  return {text.begin(), text.end()};
+}
+
 TEST(Datasets, CifarPythonBatches) {
   TemporaryFolder folder;
   std::string file = folder / "test_batch", spec = "cifar10:" + folder.path() + ":test";
@@ -286,6 +333,11 @@ TEST(Datasets, CifarPythonBatches) {
   fs::create_directories(folder / "bin");
   write_bytes(folder / "bin/test_batch.bin", records);
   EXPECT_EQ(open_dataset("cifar10:" + (folder / "bin") + ":test").hash, set.hash);
+
+  write_bytes(file, cifar_pickle_of_python3(20));
+  EXPECT_EQ(open_dataset(spec).hash, set.hash);
+  write_bytes(file, cifar_pickle_of_python3(20, "rot13"));
+  expect_refused([&] { open_dataset(spec); }, {file, "no bytes"});
 
   write_bytes(file, cifar_pickle(20, "os\nsystem"));
   expect_refused([&] { open_dataset(spec); }, {file, "os.system", "nothing was run", "archive"});
@@ -415,9 +467,17 @@ TEST(Arrays, BadOnesAreRefused) {
   labels[3] = -1;
   save_npy(y, from(std::span<const int64_t>(labels), {4}));
   expect_refused(open, {y, "label -1 of sample 3"});
-  labels[3] = int64_t(1) << 40;
-  save_npy(y, from(std::span<const int64_t>(labels), {4}));
-  expect_refused(open, {y, "of sample 3"});
+  for (int64_t wrong : {int64_t(1) << 40, std::numeric_limits<int64_t>::max(),
+                        std::numeric_limits<int64_t>::min()}) {
+    labels[3] = wrong;
+    save_npy(y, from(std::span<const int64_t>(labels), {4}));
+    expect_refused(open, {y, concat("label ", wrong, " of sample 3")});
+    save_safetensors(
+        folder / "l.safetensors",
+        {{"x", zeros({4, 2})}, {"labels", from(std::span<const int64_t>(labels), {4})}});
+    expect_refused([&] { open_dataset("safetensors:" + (folder / "l.safetensors")); },
+                   {"l.safetensors", concat("label ", wrong, " of sample 3")});
+  }
   save_npy(y, zeros({4}));
   expect_refused(open, {y, "f32", "integers"});
   labels[3] = 0;

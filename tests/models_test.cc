@@ -220,8 +220,26 @@ TEST(Models, PreprocessingIsReadFromTheCheckpoint) {
   EXPECT_EQ(p.size, 64);
   Preprocessing again = read(describe(p));
   EXPECT_EQ(describe(again), describe(p));
-  for (const char* bad : {"BGR 0..255", "RGB/255, mean .1 .2", "RGB/255, mean .1 std .2, 3x4",
-                          "RGB/255, mean .1 std .2, 32x32 and more"})
+  EXPECT_EQ(p.filter, Filter::bilinear);
+  EXPECT_EQ(p.crop_pct, 1);
+  p = read("RGB/255, mean 0.5, std 0.25, 64x64, lanczos, crop 0.875");
+  EXPECT_EQ(p.filter, Filter::lanczos);
+  EXPECT_EQ(p.crop_pct, 0.875);
+  EXPECT_EQ(describe(read(describe(p))), describe(p));
+  for (auto [image, crop] : {std::pair{0, 0.9}, {224, 0.9}, {32, 1.0}}) {
+    nn::Store plan = nn::Store::blueprint();
+    Options options;
+    options.image = image;
+    Preprocessing vit = make_model("vit_small_patch16_224", nn::Scope(plan), options).input;
+    EXPECT_EQ(vit.filter, Filter::bicubic);
+    EXPECT_EQ(vit.crop_pct, crop);
+  }
+  for (const char* bad :
+       {"BGR 0..255", "RGB/255, mean .1 .2", "RGB/255, mean .1 std .2, 3x4",
+        "RGB/255, mean .1 std .2, 32x32 and more", "RGB/255, mean .1 std .2, 32x32, bicubic",
+        "RGB/255, mean .1 std .2, 32x32, cubic, crop 1",
+        "RGB/255, mean .1 std .2, 32x32, bicubic, crop 0",
+        "RGB/255, mean .1 std .2, 32x32, bicubic, crop 1.5"})
     EXPECT_TRUE(contains(input_error([&] { read(bad); }), "preprocessing.safetensors")) << bad;
   std::filesystem::remove(path);
 }

@@ -43,6 +43,8 @@ const std::map<std::string, int> kVisible = {{"aft.evaluate", 2},
                                              {"aft.objective", 2},
                                              {"aft.schedule", 2},
                                              {"aft.trajectory", 4},
+                                             {"image.preprocess", 4},
+                                             {"image.resize", 10},
                                              {"kd.cross_entropy", 2},
                                              {"kd.hinton", 8},
                                              {"kd.logit_standardization", 2},
@@ -107,12 +109,19 @@ const std::map<std::string, int> kVisible = {{"aft.evaluate", 2},
                                              {"optim.schedule.warmup_cosine", 1},
                                              {"optim.sgd", 4}};
 const std::set<std::string> kSkipped = {
+    "image_resize__box0",
+    "image_resize__nearest_21x30_to_10x10",
+    "image_resize__nearest_21x30_to_10x10_gray",
     "aft_trajectory__kd_feature_adam",  // another method
     "kd_cross_entropy__smooth_none",    // a loss per row
-    "model_vit__clip_tower_quick_gelu", "model_vit__deit3",
-    "model_vit__dinov2_giant_swiglu",   "model_vit__dinov2_layerscale",
-    "model_vit__dinov2_reg4",           "model_vit__distilled",
-    "model_vit__siglip_map_exact_gelu", "model_vit__siglip_map_grad",
+    "model_vit__clip_tower_quick_gelu",
+    "model_vit__deit3",
+    "model_vit__dinov2_giant_swiglu",
+    "model_vit__dinov2_layerscale",
+    "model_vit__dinov2_reg4",
+    "model_vit__distilled",
+    "model_vit__siglip_map_exact_gelu",
+    "model_vit__siglip_map_grad",
     "ops_adaptive_avg_pool2d__uneven",  // only the pool to one pixel exists
     "ops_cross_entropy__ignore"};
 
@@ -121,7 +130,7 @@ TEST(Verify, EveryVisibleCase) {
   std::string reference = test::shared_folder() + "/reference/";
   std::vector<std::string> cases =
       find_cases({reference + "ops", reference + "optim", reference + "aft", reference + "kd",
-                  reference + "linalg", reference + "models"});
+                  reference + "linalg", reference + "models", reference + "image"});
   for (const Mode& mode : kModes) {
     PlainMode plain(mode.plain);
     std::map<std::string, int> passed;

@@ -14,6 +14,7 @@ void apply_preprocessing(models::Model& model, const NetworkConfig& config,
                          const data::Weights* weights, const std::string& role) {
   int size = model.input.size;  // as the model was built
   model.input = models::preprocessing_of(model, weights);
+  if (model.input.size != size) model.input.crop_pct = 1;  // the crop belongs to the other size
   model.input.size = size;
   for (auto [name, from, to] : {std::tuple{"mean", &config.mean, &model.input.mean},
                                 {"std", &config.std, &model.input.std}}) {

@@ -18,8 +18,8 @@ NetworkConfig parse_network(const std::string& text);
 // The network to train.
 Network make_student(const StudentConfig&, int64_t classes, uint64_t seed);
 
-// Float arrays go into a network as they are: throws InputError for ones that it cannot take. (8-bit
-// images are fitted or refused by the loader.)
+// Float arrays go into a network as they are: throws InputError for ones that it cannot take.
+// (8-bit images are fitted or refused by the loader.)
 void require_input(const models::Model&, const data::Dataset&);
 
 // What a checkpoint says of its network, so that it can be loaded without its run.

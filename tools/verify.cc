@@ -17,6 +17,7 @@ const Adapters& adapters() {
     Adapters list;
     add_ops(list);
     add_optim(list);
+    add_image(list);
     add_aft(list);
     add_kd(list);
     add_linalg(list);

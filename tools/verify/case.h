@@ -112,5 +112,6 @@ void add_aft(Adapters&);
 void add_kd(Adapters&);
 void add_linalg(Adapters&);
 void add_models(Adapters&);
+void add_image(Adapters&);
 
 }  // namespace pupil::verify
