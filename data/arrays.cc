@@ -130,7 +130,9 @@ Dataset open_arrays(const Spec& spec) {
   if (!npy) return open_named(spec.path);
   size_t plus = spec.path.rfind(".npy+");
   if (plus == std::string::npos)
-    fail_input("data: '", spec.text,
+    fail_input("data: ", spec.path,
+               fs::exists(spec.path, error) ? " is no folder" : " does not exist", ", and '",
+               spec.text,
                "' names no labels; write npy:IMAGES.npy+LABELS.npy, or npy:DIR:SPLIT for ",
                "SPLIT_images.npy and SPLIT_labels.npy in DIR");
   return open_npy(spec.path.substr(0, plus + 4), spec.path.substr(plus + 5));

@@ -391,7 +391,8 @@ Method aft_method() {
     if (!(beta >= 0) || std::isinf(beta)) fail_input("beta must be finite and >= 0, got ", beta);
     if (!(s_lr > 0) || std::isinf(s_lr)) fail_input("s_lr must be finite and > 0, got ", s_lr);
     for (int64_t width : setup.teacher_widths)
-      if (width < 1) fail_input("a teacher gives features of width ", width);
+      if (width < 1)
+        fail_input("a teacher gives no features; store them with pupil features --tap features");
     int64_t q = std::accumulate(o.teacher_widths.begin(), o.teacher_widths.end(), int64_t(0));
     bool dense = o.map == AftMap::dense, learn = options.flag("learn_s");
     Shape shape = dense ? Shape{q, q} : Shape{q};

@@ -1,6 +1,7 @@
 // Bad input of every kind: exit code 2, one line on stderr that says what and where, and nothing
 // left behind.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include "data/data.h"
 #include "program.h"
@@ -65,6 +66,7 @@ TEST_F(BadInputTest, TheGoodConfigurationIsGood) {  // else the other tests prov
 
 TEST_F(BadInputTest, MissingData) {
   refused({"data.train=npy:nowhere:train"}, {"nowhere"});
+  refused({"data.train=npy:nowhere"}, {"nowhere does not exist"});
   refused({"data.train=cifar10:nowhere:train"}, {"nowhere"});
   refused({"data.train="}, {"data.train"});
   refused({"data.train=cifra10:data:train"}, {"cifra10"});
@@ -255,6 +257,58 @@ TEST_F(BadInputTest, PixelsThatAreNotFinite) {
   pixels[5000] = INFINITY;
   data::save_npy(folder / "data/train_images.npy", from(pixels, {48, 3, 8, 8}));
   refused({}, {"train_images.npy", "inf"});
+}
+
+TEST_F(BadInputTest, ParametersThatAreNotFinite) {
+  std::string checkpoint = train("t");
+  resave(checkpoint, "nan.safetensors", [](auto& tensors) {
+    for (auto& [name, value] : tensors)
+      if (name == "head.bias") value.template data<float>()[2] = NAN;
+  });
+  std::vector<std::string> words{"nan.safetensors", "head.bias", "not finite"};
+  refused({"student.weights=nan.safetensors"}, words);
+  refused({"teacher.0.weights=nan.safetensors", "method.0.name=kd"}, words);
+  check(run_program({"eval", "nan.safetensors", "--data", "npy:data:test"}, folder), words);
+  check(run_program({"features", "--teacher", "nan.safetensors", "--data", "npy:data:test", "--out",
+                     "rows.safetensors"},
+                    folder),
+        words);
+  EXPECT_FALSE(std::filesystem::exists(folder / "rows.safetensors"));
+}
+
+// Floats go into a network as they are.
+TEST_F(BadInputTest, FloatsThatNoNetworkTakes) {
+  std::string checkpoint = train("t");
+  for (auto [shape, word] : {std::pair{Shape{48, 1, 8, 8}, "(48,1,8,8)"},
+                             {Shape{48, 192}, "(48,192)"},
+                             {Shape{48, 3, 10, 10}, "10x10"}}) {
+    data::save_npy(folder / "data/floats.npy", zeros(shape));
+    std::string spec = "npy:data/floats.npy+data/train_labels.npy";
+    refused({"data.train=" + spec, "data.validation=", "data.test="}, {word});
+    check(run_program({"eval", checkpoint, "--data", spec}, folder), {word});
+    check(run_program({"features", "--teacher", checkpoint, "--data", spec, "--out", "f"}, folder),
+          {word});
+    EXPECT_FALSE(std::filesystem::exists(folder / "f"));
+  }
+  // Not only after an epoch of training.
+  data::save_npy(folder / "data/floats.npy", zeros({16, 1, 8, 8}));
+  refused({"data.test=npy:data/floats.npy+data/test_labels.npy"}, {"(16,1,8,8)"});
+}
+
+// A pipe without a writer is refused, not waited for.
+TEST_F(BadInputTest, PipesAndFoldersInPlaceOfFiles) {
+  for (bool pipe : {true, false}) {
+    std::string mnist = pipe ? "pipes" : "folders";
+    std::filesystem::create_directory(folder / mnist);
+    for (const char* name : {"train-images-idx3-ubyte", "train-labels-idx1-ubyte"}) {
+      std::string path = folder / (mnist + "/" + name);
+      bool made = pipe ? mkfifo(path.c_str(), 0600) == 0 : std::filesystem::create_directory(path);
+      ASSERT_TRUE(made);
+    }
+    std::string thing = mnist + "/train-images-idx3-ubyte";
+    refused({"data.train=mnist:" + mnist}, {thing, "idx file"});
+    refused({"student.weights=" + thing}, {thing});
+  }
 }
 
 TEST_F(BadInputTest, Folders) {

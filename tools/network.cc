@@ -1,5 +1,6 @@
 #include "network.h"
 
+#include <algorithm>
 #include <filesystem>
 
 namespace pupil {
@@ -54,7 +55,24 @@ int64_t stored_classes(const data::Weights& weights, const std::string& model) {
   return 0;
 }
 
+void require_finite(const nn::Store& store, const std::string& path) {
+  for (const nn::Param& p : store.params())
+    if (!finite(p.value))
+      fail_input("weights: ", path, ": ", p.name,
+                 " holds values that are not finite; a network with ",
+                 "them answers nothing but NaN, take another checkpoint");
+}
+
 }  // namespace
+
+bool finite(const Tensor& t) {
+  if (!is_floating(t.dtype())) return true;
+  return dispatch(t.dtype(), [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const T* x = t.data<T>();  // a parameter is contiguous
+    return std::all_of(x, x + t.numel(), [](T v) { return std::isfinite(double(v)); });
+  });
+}
 
 Network load_network(const NetworkConfig& config) {
   std::shared_ptr<const data::Weights> weights = data::open_weights(config.weights);
@@ -69,6 +87,7 @@ Network load_network(const NetworkConfig& config) {
   network.store->source(weights);
   network.model = models::make_model(name, nn::Scope(*network.store), options);
   network.store->require_complete();
+  require_finite(*network.store, config.weights);
   if (!network.store->params().empty()) network.store->freeze("*");
   apply_preprocessing(network.model, config, weights.get(), name);
   return network;
@@ -103,6 +122,7 @@ Network make_student(const StudentConfig& config, int64_t classes, uint64_t seed
                           config.drop_path};
   network.model = models::make_model(name, nn::Scope(*network.store), options);
   network.store->require_complete();
+  require_finite(*network.store, config.weights);
   network.store->source(nullptr);  // what methods declare later is their own
   for (const std::string& pattern : config.freeze) network.store->freeze(pattern);
   apply_preprocessing(network.model, config, weights.get(), "student");

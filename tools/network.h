@@ -18,6 +18,8 @@ NetworkConfig parse_network(const std::string& text);
 // The network to train.
 Network make_student(const StudentConfig&, int64_t classes, uint64_t seed);
 
+bool finite(const Tensor& parameter);  // on the host
+
 // Float arrays go into a network as they are: throws InputError for ones that it cannot take.
 // (8-bit images are fitted or refused by the loader.)
 void require_input(const models::Model&, const data::Dataset&);

@@ -20,15 +20,6 @@ struct LiveOrStored {
   std::vector<data::FeatureFile> files;
 };
 
-bool finite(const Tensor& t) {
-  if (!is_floating(t.dtype())) return true;
-  return dispatch(t.dtype(), [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    const T* x = t.data<T>();  // a parameter is contiguous
-    return std::all_of(x, x + t.numel(), [](T v) { return std::isfinite(double(v)); });
-  });
-}
-
 nn::OptimizerOptions optimizer_options(const TrainConfig& c) {
   nn::OptimizerOptions o;
   o.algorithm = c.optimizer == "sgd"    ? nn::Algorithm::sgd
