@@ -171,10 +171,12 @@ std::string compare_nmse(const Outcome& a, const Outcome& b, double limit, doubl
 
 bool same_bits(const Outcome& a, const Outcome& b) {
   if (a.present != b.present) return false;
-  for (size_t k = 0; k < a.tensors.size(); k++)
-    if (a.tensors[k].size() != b.tensors[k].size() ||
-        memcmp(a.tensors[k].data(), b.tensors[k].data(), a.tensors[k].size() * sizeof(double)) != 0)
+  for (size_t k = 0; k < a.tensors.size(); k++) {
+    size_t n = a.tensors[k].size();  // memcmp must not see the null pointer of an empty vector
+    if (n != b.tensors[k].size() ||
+        (n && memcmp(a.tensors[k].data(), b.tensors[k].data(), n * sizeof(double)) != 0))
       return false;
+  }
   return true;
 }
 

