@@ -28,7 +28,7 @@ struct Dataset {
 };
 
 // KIND:PATH[:SPLIT[N]]. SPLIT: train (the default), test or val. [N]: the first N samples of a
-// stratified, seeded permutation.
+// stratified, seeded permutation; [:N]: the first N in their order.
 //   mnist, fashion_mnist   a folder of idx files, plain or .gz
 //   cifar10, cifar100      a folder of the binary records or of the Python batches
 //   folder                 one sub-folder of PNG and JPEG files per class, below PATH/SPLIT or
@@ -78,6 +78,7 @@ struct Batch {
 struct LoaderOptions {
   int64_t batch = 128;
   bool shuffle = false, drop_last = false;
+  bool frozen = false;  // every epoch has the order of epoch 0
   uint64_t seed = 0;
   int workers = 1;  // decoding threads; 0: in the calling thread
   Augmentation augment;

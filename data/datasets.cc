@@ -1,6 +1,7 @@
 // The specification of a data set, its subsets, and what all kinds share.
 #include <algorithm>
 #include <filesystem>
+#include <numeric>
 
 #include "../tensor/memory.h"
 #include "sha256.h"
@@ -11,7 +12,7 @@ namespace {
 
 constexpr const char* kKinds = "mnist, fashion_mnist, cifar10, cifar100, folder, npy, safetensors";
 
-// "train[1000]", "test", "[500]": a split name, a count or both.
+// "train[1000]", "test", "[:500]": a split name, a count or both.
 bool parse_split(std::string_view text, Spec& spec) {
   size_t bracket = text.find('[');
   std::string_view name = text.substr(0, bracket);
@@ -22,12 +23,15 @@ bool parse_split(std::string_view text, Spec& spec) {
     return true;
   }
   std::string_view digits = text.substr(bracket + 1);
+  bool in_order = digits.starts_with(':');
+  if (in_order) digits.remove_prefix(1);
   if (digits.size() < 2 || digits.back() != ']') return false;
   digits.remove_suffix(1);
   if (digits.size() > 15 || digits.find_first_not_of("0123456789") != std::string_view::npos)
     return false;
   spec.split = name;
   spec.count = std::stoll(std::string(digits));
+  spec.in_order = in_order;
   return true;
 }
 
@@ -95,6 +99,12 @@ std::vector<int64_t> stratified_order(const Dataset& whole, uint64_t seed, const
   return order;
 }
 
+void check_count(const Dataset& whole, int64_t n) {
+  if (n < 1 || n > whole.size())
+    fail_input("data: ", whole.spec, " has ", whole.size(), " samples, ", n,
+               " were asked for; ask for 1 to ", whole.size());
+}
+
 }  // namespace
 
 Spec parse_spec(const std::string& text) {
@@ -107,6 +117,9 @@ Spec parse_spec(const std::string& text) {
                "cifar10:DIR:train[1000]; kinds: ", kKinds);
   spec.path = text.substr(colon + 1);
   size_t last = spec.path.rfind(':');
+  // of "train[:500]" the colon before the split
+  if (last != std::string::npos && last > 0 && spec.path[last - 1] == '[')
+    last = spec.path.rfind(':', last - 1);
   if (last != std::string::npos) {
     std::string tail = spec.path.substr(last + 1);
     if (parse_split(tail, spec))
@@ -136,14 +149,18 @@ Dataset open_dataset(const std::string& text, bool strict, uint64_t seed) {
     fail_input("data: unknown kind '", spec.kind, "' in '", text, "'; kinds: ", kKinds);
   if (!set.size()) fail_input("data: '", text, "' holds no samples");
   set.spec = text;
+  if (spec.count >= 0 && spec.in_order) {
+    check_count(set, spec.count);
+    std::vector<int64_t> first(static_cast<size_t>(spec.count));
+    std::iota(first.begin(), first.end(), 0);
+    return select(set, first);
+  }
   if (spec.count >= 0) set = stratified_subset(set, spec.count, seed);
   return set;
 }
 
 Dataset stratified_subset(const Dataset& whole, int64_t n, uint64_t seed) {
-  if (n < 1 || n > whole.size())
-    fail_input("data: ", whole.spec, " has ", whole.size(), " samples, ", n,
-               " were asked for; ask for 1 to ", whole.size());
+  check_count(whole, n);
   std::vector<int64_t> order = stratified_order(whole, seed, "data.subset");
   order.resize(size_t(n));
   std::sort(order.begin(), order.end());

@@ -258,7 +258,8 @@ void Loader::start(int64_t epoch, int64_t first) {
   s.generation++;
   s.done.wait(lock, [&] { return s.busy == 0; });
   s.epoch = epoch;
-  s.order = epoch_order(s.set.size(), s.options.shuffle, s.options.seed, epoch);
+  s.order =
+      epoch_order(s.set.size(), s.options.shuffle, s.options.seed, s.options.frozen ? 0 : epoch);
   for (State::Slot& slot : s.slots) slot.ready = false;
   s.claimed = s.handed_out = first;
   s.wait = 0;

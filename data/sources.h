@@ -8,6 +8,7 @@ namespace pupil::data {
 struct Spec {
   std::string text, kind, path, split;
   int64_t count = -1;
+  bool in_order = false;  // of the count: as they lie in the files, else stratified
 };
 Spec parse_spec(const std::string& text);
 

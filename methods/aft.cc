@@ -1,7 +1,5 @@
 #include "aft.h"
 
-#include <numeric>
-
 #include "../autograd/samples.h"
 #include "../tensor/launch.h"
 #include "method.h"
@@ -269,7 +267,8 @@ void check(const Tensor& phi, const Tensor& psi, const Tensor& s, const AftOptio
               " must be (n, p) and (n, q) with the same n > 0");
   int64_t q = psi.dim(1);
   Shape expected = o.map == AftMap::dense ? Shape{q, q} : Shape{q};
-  PUPIL_CHECK(s.shape() == expected, "aft_delta: s ", s.shape(), " for teacher features ",
+  PUPIL_CHECK(s || o.map == AftMap::diag, "aft_delta: only the map diag may go without weights");
+  PUPIL_CHECK(!s || s.shape() == expected, "aft_delta: s ", s.shape(), " for teacher features ",
               psi.shape(), ", expected ", expected);
   require_finite("aft_delta", "teacher features", psi);
 }
@@ -316,7 +315,8 @@ Tensor aft_delta_plain(const Tensor& phi, const Tensor& psi, const Tensor& s, co
   check(phi, psi, s, o);
   DType dtype = acc_dtype(phi.dtype());
   Tensor k = aft_kernel(in_dtype(phi, dtype), o.kernel);
-  Tensor target = aft_map(psi.detach().to(dtype), in_dtype(s, dtype), o);
+  Tensor target = psi.detach().to(dtype);
+  if (s) target = aft_map(target, in_dtype(s, dtype), o);
   Tensor difference = sub(k, aft_kernel(target, o.kernel));      // [aft 6]
   return sqrt(add_scalar(mean(square(difference)), kDeltaEps));  // [aft 7]
 }
@@ -325,13 +325,23 @@ Tensor aft_delta(const Tensor& phi, const Tensor& psi, const Tensor& s, const Af
   if (plain_mode()) return aft_delta_plain(phi, psi, s, o);
   check(phi, psi, s, o);
   DType dtype = acc_dtype(phi.dtype());
-  Tensor student = in_dtype(phi, dtype), weights = in_dtype(s, dtype);
+  Tensor student = in_dtype(phi, dtype), weights = s ? in_dtype(s, dtype) : Tensor();
   Tensor teacher = psi.detach().to(dtype);
   bool diagonal = o.map == AftMap::diag;
   if (!diagonal) teacher = aft_map(teacher, weights, o);
   if (!diagonal) weights = Tensor();
   return dtype == DType::f64 ? fused_delta<double>(student, teacher, weights, o.kernel)
                              : fused_delta<float>(student, teacher, weights, o.kernel);
+}
+
+std::vector<std::string> idle_warnings(double beta, int64_t batch) {
+  std::vector<std::string> warnings;
+  if (beta == 0) warnings.push_back("beta is 0: the regulariser and its weights do nothing");
+  if (batch == 1 || batch == 2)
+    warnings.push_back(concat("a batch of ", batch,
+                              " leaves the regulariser constant: it compares ",
+                              "centred rows, and two of them are always opposite"));
+  return warnings;
 }
 
 AftKernel aft_kernel_named(const std::string& name) {
@@ -387,13 +397,8 @@ Method aft_method() {
     o.kernel = aft_kernel_named(options.text("kernel"));
     o.map = aft_map_named(options.text("map"));
     o.teacher_widths = setup.teacher_widths;
-    double beta = options.number("beta"), s_lr = options.number("s_lr");
-    if (!(beta >= 0) || std::isinf(beta)) fail_input("beta must be finite and >= 0, got ", beta);
-    if (!(s_lr > 0) || std::isinf(s_lr)) fail_input("s_lr must be finite and > 0, got ", s_lr);
-    for (int64_t width : setup.teacher_widths)
-      if (width < 1)
-        fail_input("a teacher gives no features; store them with pupil features --tap features");
-    int64_t q = std::accumulate(o.teacher_widths.begin(), o.teacher_widths.end(), int64_t(0));
+    double beta = at_least_zero(options, "beta"), s_lr = above_zero(options, "s_lr");
+    int64_t q = total_width(setup);
     bool dense = o.map == AftMap::dense, learn = options.flag("learn_s");
     Shape shape = dense ? Shape{q, q} : Shape{q};
     nn::Init init{dense ? nn::Init::normal : nn::Init::zeros,
@@ -402,16 +407,21 @@ Method aft_method() {
     Instance instance;
     if (learn) instance.groups.push_back({{(scope / "s").path}, s_lr, 0});
     instance.loss = [o, beta, s](const Step& step) {
-      std::vector<Tensor> parts;
-      for (const Teacher& teacher : step.teachers) {
-        if (!teacher.features)
-          fail_input("aft: teacher '", teacher.name,
-                     "' gives no features; store them or choose another method");
-        parts.push_back(teacher.features.detach().to(acc_dtype(teacher.features.dtype())));
-      }
-      Tensor psi = parts.size() == 1 ? parts[0] : cat(parts, 1);
-      return scale(aft_delta(step.student.features, psi, s, o), beta);
+      return scale(aft_delta(step.student.features, teacher_features("aft", step), s, o), beta);
     };
+    if (o.map != AftMap::dense)
+      instance.statistics = [s] {
+        double sum = 0, squares = 0;
+        for (double value : s.values()) {
+          double weight = logistic(value);
+          sum += weight;
+          squares += weight * weight;
+        }
+        double mean = sum / double(s.numel()), variance = squares / double(s.numel()) - mean * mean;
+        return std::vector<std::pair<std::string, double>>{
+            {"weight_mean", mean}, {"weight_deviation", std::sqrt(std::max(variance, 0.0))}};
+      };
+    instance.warnings = idle_warnings(beta, setup.batch);
     return instance;
   };
   return method;

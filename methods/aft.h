@@ -22,9 +22,9 @@ struct AftOptions {
 
 // delta = sqrt(mean (K - K')^2 + 1e-8) with K = kernel(phi), K' = kernel(map(psi, s)); not yet
 // times beta. phi (n, p): student features; psi (n, q): teacher features, which receive no
-// gradient; s as above, trained if it asks for a gradient. A scalar in f32, or f64 for f64 phi,
-// computed in that dtype whatever the inputs' are. Throws Error for wrong shapes and non-finite
-// psi.
+// gradient; s as above, trained if it asks for a gradient, or empty: no weights. A scalar in f32,
+// or f64 for f64 phi, computed in that dtype whatever the inputs' are. Throws Error for wrong
+// shapes and non-finite psi.
 Tensor aft_delta(const Tensor& phi, const Tensor& psi, const Tensor& s, const AftOptions& = {});
 
 // The same from ordinary ops, step by step as in the paper: the definition that it is tested
@@ -36,6 +36,9 @@ Tensor aft_delta_plain(const Tensor& phi, const Tensor& psi, const Tensor& s,
 // (n, d) -> (n, n).
 Tensor aft_kernel(const Tensor& x, AftKernel);
 Tensor aft_map(const Tensor& psi, const Tensor& s, const AftOptions&);
+
+// What a person should hear about a comparison of similarities that cannot do anything.
+std::vector<std::string> idle_warnings(double beta, int64_t batch);
 
 AftKernel aft_kernel_named(const std::string&);  // InputError with the nearest name
 AftMap aft_map_named(const std::string&);

@@ -56,7 +56,17 @@ class Options {  // declared options with the run's values; reading an undeclare
 struct Setup {
   int64_t classes = 0, student_width = 0;
   std::vector<int64_t> teacher_widths;    // of `features`
+  int64_t batch = 0;                      // samples of a step; 0: unknown
+  double lr = 1e-3;                       // learning rate of the student
   std::vector<std::string> student_taps;  // what the student announces
+};
+
+// The training samples in their order, seen without augmentation by the networks as they are before
+// the first step.
+struct Survey {
+  Tensor labels;                                  // i64 (N)
+  std::function<Tensor()> student;                // features, (N, width) in f32
+  std::function<Tensor(size_t teacher)> teacher;  // the same of one teacher
 };
 
 // A method in one run: which taps it wants, its loss, and how its own parameters are trained.
@@ -64,6 +74,12 @@ struct Instance {
   std::vector<std::string> student_taps, teacher_taps;
   std::function<Tensor(const Step&)> loss;  // a scalar, not yet weighted
   std::vector<nn::Group> groups;  // parameters in its scope; others get the student's settings
+  // Fills the method's buffers before the first step; not called when a run is resumed, since they
+  // are in the checkpoint. May be empty.
+  std::function<void(const Survey&)> prepare;
+  // Numbers for the record of an epoch, as {"weight_mean", 0.5}. May be empty.
+  std::function<std::vector<std::pair<std::string, double>>()> statistics;
+  std::vector<std::string> warnings;  // about the options, for the person who started the run
 };
 
 // What `pupil explain` shows. The lines that compute equation "3" of a method carry the marker
@@ -89,6 +105,18 @@ struct Method {
   std::function<Instance(const Options&, const nn::Scope&, const Setup&)> make;
   Explanation explanation = {};
 };
+
+// For `make`: an option that must be finite and at least 0, or above 0. InputError otherwise.
+double at_least_zero(const Options&, std::string_view name);
+double above_zero(const Options&, std::string_view name);
+// For `make`: the width of all teachers' features side by side. InputError for a width below 1.
+int64_t total_width(const Setup&);
+// For `make`: the trainable parameters declared in this scope, with this learning rate and no
+// weight decay.
+nn::Group own_group(const nn::Scope&, double lr);
+// For `loss`: the features of all teachers side by side, unscaled, (n, total width) in f32 or f64.
+// InputError naming the method when a teacher gives none.
+Tensor teacher_features(const char* method, const Step&);
 
 // Throws Error "LOSS: WHAT SHAPE holds ..." when `values` has a NaN or an infinity.
 void require_finite(const char* loss, const char* what, const Tensor& values);

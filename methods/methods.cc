@@ -8,13 +8,20 @@ namespace pupil::methods {
 Method none_method();
 Method kd_method();
 Method aft_method();
+Method aft_no_kernel_method();
+Method kernel_kd_method();
+Method kd_feature_method();
+Method rkd_method();
+Method factor_transfer_method();
+Method btuning_method();
 
 namespace {
 
 std::map<std::string, Method>& registry() {
   static std::map<std::string, Method> methods = [] {
     std::map<std::string, Method> list;
-    for (auto make : {none_method, kd_method, aft_method}) {
+    for (auto make : {none_method, kd_method, aft_method, aft_no_kernel_method, kernel_kd_method,
+                      kd_feature_method, rkd_method, factor_transfer_method, btuning_method}) {
       Method method = make();
       std::string name = method.name;
       list.emplace(name, std::move(method));
@@ -100,6 +107,47 @@ void require_finite(const char* loss, const char* what, const Tensor& values) {
   for (size_t row = 0; row < bad.size(); row++)
     PUPIL_CHECK(bad[row] == 0, loss, ": ", what, " ", values.shape(), " hold ", bad[row],
                 " NaN or infinite values in row ", row);
+}
+
+double at_least_zero(const Options& options, std::string_view name) {
+  double value = options.number(name);
+  if (!(value >= 0) || std::isinf(value)) fail_input(name, " must be finite and >= 0, got ", value);
+  return value;
+}
+
+double above_zero(const Options& options, std::string_view name) {
+  double value = options.number(name);
+  if (!(value > 0) || std::isinf(value)) fail_input(name, " must be finite and > 0, got ", value);
+  return value;
+}
+
+int64_t total_width(const Setup& setup) {
+  int64_t total = 0;
+  for (int64_t width : setup.teacher_widths) {
+    if (width < 1)
+      fail_input("a teacher gives no features (width ", width, "); store them with pupil features ",
+                 "--tap features");
+    total += width;
+  }
+  return total;
+}
+
+nn::Group own_group(const nn::Scope& scope, double lr) {
+  nn::Group group{{}, lr, 0};
+  for (const nn::Param& p : scope.store.params())
+    if (!p.buffer && p.name.starts_with(scope.path + ".")) group.names.push_back(p.name);
+  return group;
+}
+
+Tensor teacher_features(const char* method, const Step& step) {
+  std::vector<Tensor> parts;
+  for (const Teacher& teacher : step.teachers) {
+    if (!teacher.features)
+      fail_input(method, ": teacher '", teacher.name,
+                 "' gives no features; store them or choose another method");
+    parts.push_back(teacher.features.detach().to(acc_dtype(teacher.features.dtype())));
+  }
+  return parts.size() == 1 ? parts[0] : cat(parts, 1);
 }
 
 void add_method(Method method) {

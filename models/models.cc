@@ -49,25 +49,13 @@ int whole(const std::string& text, const std::string& what) {
   return int(value);
 }
 
-// "vit(dim=192,depth=12,heads=3,patch=4,image=32)": what is not given keeps VitConfig's default.
-VitConfig parse_vit(const std::string& name) {
-  VitConfig config;
-  std::map<std::string, std::function<void(const std::string&)>> keys;
-  for (auto [key, field] : {std::pair{"dim", &config.dim},
-                            {"depth", &config.depth},
-                            {"heads", &config.heads},
-                            {"patch", &config.patch},
-                            {"image", &config.image}})
-    keys[key] = [field = field, &name](auto& v) { *field = whole(v, name); };
-  keys["mlp_ratio"] = [&](auto& v) { config.mlp_ratio = number(v, name); };
-  keys["class_token"] = [&](auto& v) { config.class_token = whole(v, name) != 0; };
-  keys["qkv_bias"] = [&](auto& v) { config.qkv_bias = whole(v, name) != 0; };
-  keys["pool"] = [&](auto& v) {
-    if (v != "avg" && v != "token") fail_input("model ", name, ": pool is avg or token");
-    config.global_pool_avg = v == "avg";
-  };
+using Keys = std::map<std::string, std::function<void(const std::string&)>>;
+
+// The keys of "vit(dim=192,depth=12)".
+void read_keys(const std::string& name, const Keys& keys) {
+  size_t begin_of_keys = name.find('(') + 1;
   if (name.back() != ')') fail_input("model ", name, ": the closing parenthesis is missing");
-  std::string list = name.substr(4, name.size() - 5);
+  std::string list = name.substr(begin_of_keys, name.size() - begin_of_keys - 1);
   for (size_t begin = 0; begin < list.size();) {
     size_t end = std::min(list.find(',', begin), list.size());
     std::string item = list.substr(begin, end - begin);
@@ -81,9 +69,44 @@ VitConfig parse_vit(const std::string& name) {
                  nearest_name(key, known), "?");
     }
     if (equals == std::string::npos) fail_input("model ", name, ": ", key, " needs a value");
-    keys[key](item.substr(equals + 1));
+    keys.at(key)(item.substr(equals + 1));
     begin = end + 1;
   }
+}
+
+// "vit(dim=192,depth=12,heads=3,patch=4,image=32)": what is not given keeps VitConfig's default.
+VitConfig parse_vit(const std::string& name) {
+  VitConfig config;
+  Keys keys;
+  for (auto [key, field] : {std::pair{"dim", &config.dim},
+                            {"depth", &config.depth},
+                            {"heads", &config.heads},
+                            {"patch", &config.patch},
+                            {"image", &config.image}})
+    keys[key] = [field = field, &name](auto& v) { *field = whole(v, name); };
+  keys["mlp_ratio"] = [&](auto& v) { config.mlp_ratio = number(v, name); };
+  keys["class_token"] = [&](auto& v) { config.class_token = whole(v, name) != 0; };
+  keys["qkv_bias"] = [&](auto& v) { config.qkv_bias = whole(v, name) != 0; };
+  keys["pool"] = [&](auto& v) {
+    if (v != "avg" && v != "token") fail_input("model ", name, ": pool is avg or token");
+    config.global_pool_avg = v == "avg";
+  };
+  read_keys(name, keys);
+  return config;
+}
+
+// "mlp(inputs=192,hidden=256x256,standardize=1)"
+MlpConfig parse_mlp(const std::string& name) {
+  MlpConfig config;
+  Keys keys;
+  keys["inputs"] = [&](auto& v) { config.inputs = whole(v, name); };
+  keys["standardize"] = [&](auto& v) { config.standardize = whole(v, name) != 0; };
+  keys["hidden"] = [&](auto& v) {
+    std::istringstream widths(v);
+    for (std::string width; std::getline(widths, width, 'x');)
+      config.hidden.push_back(whole(width, name));
+  };
+  read_keys(name, keys);
   return config;
 }
 
@@ -91,6 +114,11 @@ Model build(const std::string& name, const nn::Scope& scope, const Options& opti
   for (const ResnetEntry& entry : resnets())
     if (name == entry.name)
       return make_cifar_resnet({entry.depth, entry.widths, entry.option_a, options.classes}, scope);
+  if (name.starts_with("mlp(")) {
+    MlpConfig config = parse_mlp(name);
+    config.classes = options.classes;
+    return make_mlp(config, scope);
+  }
   VitConfig config;
   bool known = name.starts_with("vit(");
   if (known) config = parse_vit(name);
@@ -150,6 +178,8 @@ std::vector<ModelInfo> list_models() {
                                       ", 12 blocks, patches 16x16, 224x224 images")});
   all.push_back({"vit(dim=192,depth=12,heads=3,patch=4,image=32)",
                  "any Vision Transformer; also mlp_ratio=, class_token=, qkv_bias=, pool="});
+  all.push_back({"mlp(inputs=192,hidden=256x256,standardize=1)",
+                 "linear layers with ReLU on rows of features; hidden= alone: a linear probe"});
   return all;
 }
 

@@ -28,9 +28,12 @@ struct Model {
   std::string name;
   int64_t classes = 0, width = 0;  // width of `features`
   Preprocessing input;
-  std::string head;               // parameter prefix of the classifier: "fc", "linear", "head"
+  int64_t inputs = 0;  // values of a row, for a network that takes rows instead of images
+  std::string head;    // parameter prefix of the classifier: "fc", "linear", "head"
   std::vector<std::string> taps;  // names that it announces, in order of the forward pass
   std::function<Output(const Tensor& x, const nn::Call&)> forward;  // x (n, channels, h, w)
+  // Takes statistics of the inputs from the training samples (n, inputs); empty: none are needed.
+  std::function<void(const Tensor& x)> fit_inputs;
 };
 
 struct Options {
@@ -81,5 +84,17 @@ struct VitConfig {
   double dropout = 0, drop_path = 0;
 };
 Model make_vit(const VitConfig&, const nn::Scope&);
+
+// A multi-layer perceptron for rows of features (or images, flattened): linear layers with ReLU,
+// named layers.0 and so on, then `head`; without hidden layers a linear probe. standardize: inputs
+// become (x - mean) / deviation (unbiased; 1 where it is 0) of the training samples, kept in the
+// buffers input_mean and input_std. Taps: layers.0 and so on, after the ReLU.
+struct MlpConfig {
+  int64_t inputs = 0;
+  std::vector<int64_t> hidden;
+  bool standardize = false;
+  int64_t classes = 10;
+};
+Model make_mlp(const MlpConfig&, const nn::Scope&);
 
 }  // namespace pupil::models

@@ -71,7 +71,7 @@ TEST(Models, ParameterCountsOfTheirSources) {
     EXPECT_EQ(model.classes, row.classes);
     EXPECT_TRUE(store.find(model.head + ".weight")) << row.name;
   }
-  EXPECT_EQ(list_models().size(), std::size(table) + 1);  // and the spelled-out ViT
+  EXPECT_EQ(list_models().size(), std::size(table) + 2);  // and the spelled-out ViT and MLP
 }
 
 TEST(Models, NamesAndShapesOfTheKdBenchmark) {

@@ -79,6 +79,15 @@ void train_fields(V& v, C& c) {
   v("warmup", c.warmup, "epochs of linear warm-up", Range{0, 1e6});
   v("milestones", c.milestones, "multistep: epochs after which lr *= gamma", Range{0});
   v("gamma", c.gamma, "of multistep", Range{0, 1});
+  v("schedule_per", c.schedule_per,
+    "step, or epoch: lr changes between epochs, steps become whole epochs",
+    OneOf{{"step", "epoch"}});
+  v("freeze_batches", c.freeze_batches,
+    "never, always: each epoch has the batches of the first; auto: up to 100 of them",
+    OneOf{{"never", "always", "auto"}});
+  v("prior_freq", c.prior_freq,
+    "the student learns in every k-th step of an epoch, else what the methods train alone",
+    Range{1, 1e6});
   v("clip_norm", c.clip_norm, "largest norm of the gradient; 0: any", Range{0});
   v("label_smoothing", c.label_smoothing, "of the cross-entropy", Range{0, 0.999});
   v("ce_weight", c.ce_weight, "factor of the cross-entropy beside the methods", Range{0});

@@ -43,6 +43,8 @@ struct TrainConfig {
   double warmup = 0;
   std::vector<int64_t> milestones;
   double gamma = 0.1;
+  std::string schedule_per = "step", freeze_batches = "never";
+  int64_t prior_freq = 1;
   double clip_norm = 0, label_smoothing = 0;
   std::optional<double> ce_weight;
   int64_t seed = 0, checkpoint_every = 0;

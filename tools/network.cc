@@ -132,6 +132,11 @@ Network make_student(const StudentConfig& config, int64_t classes, uint64_t seed
 void require_input(const models::Model& model, const data::Dataset& set) {
   if (!set.values) return;
   const Shape& shape = set.values.shape();
+  int64_t row = set.values.numel() / shape[0];
+  if (model.inputs && row != model.inputs)
+    fail_input("data: ", set.spec, " has rows of ", row, " values, the network ", model.name,
+               " takes ", model.inputs);
+  if (model.inputs) return;
   if (shape.rank != 4 || shape[1] != model.input.channels)
     fail_input("data: ", set.spec, " holds floats of the shape ", shape, ", the network ",
                model.name, " takes images (n,", model.input.channels,

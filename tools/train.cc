@@ -154,6 +154,8 @@ class Run {
                               " steps, ", cpu_threads(), " threads, run ", folder_.path());
     if (p.step) line += concat("; resumed after step ", p.step);
     say(line);
+    for (const std::string& warning : trainer_.warnings())
+      std::cerr << "pupil: warning: " << warning << "\n";
   }
 
   void one_epoch() {
@@ -178,6 +180,8 @@ class Run {
     for (auto& [name, sum] : p.losses)
       if (name != "total") line["train"]["parts"][name] = mean_loss(name);
     line["train"]["top1"] = double(p.correct) / double(p.samples);
+    for (auto& [method, numbers] : trainer_.statistics())
+      for (auto& [name, value] : numbers) line["methods"][method][name] = value;
     std::string accuracy;
     if (const data::Dataset* validation = trainer_.validation_data()) {
       Scores scores = score(trainer_.model(), *validation);

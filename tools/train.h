@@ -20,6 +20,14 @@ struct Position {
   int64_t metrics_bytes = 0;                           // length of metrics.jsonl
 };
 
+// How `steps` steps become epochs over `samples` in batches of `batch`, the last of which may be
+// smaller: the rule of Qiu et al. 2024's code.
+struct EpochPlan {
+  EpochPlan(int64_t steps, int64_t samples, int64_t batch);
+  int64_t batches, epochs, last;  // of an epoch; of the training; samples of the last batch
+  bool few() const { return batches <= 100; }  // freeze_batches = "auto" freezes them
+};
+
 class Trainer {
  public:
   // Opens the data, builds the networks and the loss. Writes nothing. Throws InputError.
@@ -46,6 +54,10 @@ class Trainer {
   const data::Dataset& train_data() const;
   const data::Dataset* validation_data() const;  // null: none
   const data::Dataset* test_data() const;
+  // What methods say about themselves: {"aft", {{"weight_mean", 0.5}}}, and warnings about options.
+  std::vector<std::pair<std::string, std::vector<std::pair<std::string, double>>>> statistics()
+      const;
+  std::vector<std::string> warnings() const;
   const std::vector<std::string>& without_gradient() const;  // trainable, but step 1 gave them none
   std::string sources() const;                               // JSON: hashes of data and weights
 

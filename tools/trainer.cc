@@ -32,6 +32,7 @@ nn::OptimizerOptions optimizer_options(const TrainConfig& c) {
   return o;
 }
 
+// total, and `batches` in an epoch, in the unit of the schedule: steps or epochs.
 nn::Schedule schedule_of(const TrainConfig& c, int64_t total, int64_t batches) {
   nn::Schedule s;
   s.kind = c.schedule == "constant"    ? nn::Schedule::constant
@@ -68,6 +69,7 @@ struct Trainer::State {
   Network student;
   int64_t parameters = 0;
   std::vector<LiveOrStored> teachers;
+  methods::Setup setup;
   std::optional<methods::Objective> objective;
   std::unique_ptr<nn::Optimizer> optimizer;
   std::unique_ptr<data::Loader> loader;
@@ -82,6 +84,9 @@ struct Trainer::State {
   void make_objective();
   void make_optimizer();
   void make_loader();
+  Tensor features(size_t network) const;
+  void prepare();
+  double lr_factor() const;
   methods::Teacher ask(const LiveOrStored&, const data::Batch&, bool all_taps) const;
   void step(const std::string& trace);
 };
@@ -132,9 +137,10 @@ void Trainer::State::open_teachers() {
 }
 
 void Trainer::State::make_objective() {
-  methods::Setup setup;
   setup.classes = train.classes;
   setup.student_width = student.model.width;
+  setup.batch = config.train.batch;
+  setup.lr = config.train.lr;
   setup.student_taps = student.model.taps;
   for (const LiveOrStored& teacher : teachers) {
     int64_t width = teacher.network ? teacher.network->model.width : 0;
@@ -184,6 +190,8 @@ void Trainer::State::make_loader() {
     if (set) require_input(student.model, *set);
   for (const LiveOrStored& teacher : teachers)
     if (teacher.network) require_input(teacher.network->model, train);
+  if (student.model.fit_inputs && train.values && config.student.weights.empty())
+    student.model.fit_inputs(train.values);
   std::vector<models::Preprocessing> inputs{student.model.input};
   for (const LiveOrStored& teacher : teachers)
     if (teacher.network) inputs.push_back(teacher.network->model.input);
@@ -193,9 +201,61 @@ void Trainer::State::make_loader() {
   options.seed = uint64_t(config.train.seed);
   options.workers = int(config.data.workers);
   options.augment = config.augment;
+  const TrainConfig& c = config.train;
+  EpochPlan plan(c.steps, train.size(), c.batch);
+  options.frozen = c.freeze_batches == "always" || (c.freeze_batches == "auto" && plan.few());
   loader = std::make_unique<data::Loader>(train, inputs, options);
-  total_steps = config.train.steps ? config.train.steps : config.train.epochs * loader->batches();
-  schedule = schedule_of(config.train, total_steps, loader->batches());
+  if (c.schedule_per == "step") {
+    total_steps = c.steps ? c.steps : c.epochs * plan.batches;
+    schedule = schedule_of(c, total_steps, plan.batches);
+    return;
+  }
+  int64_t epochs = c.steps ? plan.epochs : c.epochs;
+  if (epochs < 1)
+    fail_input("train.steps is ", c.steps, ", less than half of an epoch of ", plan.batches,
+               " batches; with schedule_per = \"epoch\" a run has whole epochs");
+  total_steps = epochs * plan.batches;
+  schedule = schedule_of(c, epochs, 1);
+}
+
+double Trainer::State::lr_factor() const {
+  return schedule(config.train.schedule_per == "epoch" ? position.epoch : position.step);
+}
+
+// What a network, 0 the student or a teacher's `input`, makes of the training samples in order.
+Tensor Trainer::State::features(size_t network) const {
+  const models::Model* model = &student.model;
+  for (const LiveOrStored& teacher : teachers)
+    if (network > 0 && teacher.input == network) model = &teacher.network->model;
+  data::LoaderOptions options;
+  options.batch = config.train.batch;
+  options.workers = int(config.data.workers);
+  data::Loader in_order(train, {model->input}, options);
+  Tensor all = empty({train.size(), model->width});
+  int64_t done = 0;
+  NoGrad no_grad;
+  for (data::Batch batch; in_order.next(batch);) {
+    StepScope scope;
+    Tensor rows = model->forward(batch.x[0], {}).features;
+    copy_into(alias(all, rows.shape(), row_major_strides(rows.shape()), done * model->width), rows);
+    done += rows.dim(0);
+  }
+  return all;
+}
+
+void Trainer::State::prepare() {
+  methods::Survey survey;
+  survey.labels = from(std::span<const int64_t>(train.labels), {train.size()});
+  survey.student = [this] { return features(0); };
+  survey.teacher = [this](size_t m) {
+    const LiveOrStored& teacher = teachers.at(m);
+    for (const data::FeatureFile& file : teacher.files)
+      if (file.header().tap == "features")
+        return file.gather(from(std::span<const int64_t>(train.rows), {train.size()}));
+    return features(teacher.input);
+  };
+  for (const methods::Term& term : objective->terms())
+    if (term.instance.prepare) term.instance.prepare(survey);
 }
 
 // The tensors of one step under their names, in forward order.
@@ -241,6 +301,7 @@ void Trainer::State::step(const std::string& trace_file) {
   reading = true;
   data::Batch batch;
   PUPIL_CHECK(loader->next(batch), "trainer: no batch ", p.batch, " in epoch ", p.epoch);
+  bool student_learns = p.batch % config.train.prior_freq == 0;
 
   StepScope scope;
   Trace trace;
@@ -257,7 +318,11 @@ void Trainer::State::step(const std::string& trace_file) {
   methods::Loss loss;
   methods::Batch labels{batch.labels, batch.targets, batch.index};
   try {
-    out = student.model.forward(batch.x[0], call);
+    {
+      std::optional<NoGrad> no_grad;
+      if (!student_learns) no_grad.emplace();
+      out = student.model.forward(batch.x[0], call);
+    }
     loss = (*objective)(methods::Step{labels, out, taps, said, call});
   } catch (const InputError&) {
     throw;  // a method that does not go with this run: no logits, other classes
@@ -299,7 +364,7 @@ void Trainer::State::step(const std::string& trace_file) {
   int64_t correct = count_correct(out.logits, batch.labels), n = batch.labels.dim(0);
 
   optimizer->zero_grad();
-  backward(loss.total);
+  if (student_learns || loss.total.requires_grad()) backward(loss.total);
   if (p.step == 0)
     for (const nn::Param& param : student.store->params())
       if (param.trainable && !param.value.grad()) without_gradient.push_back(param.name);
@@ -309,7 +374,7 @@ void Trainer::State::step(const std::string& trace_file) {
   if (config.train.clip_norm > 0 &&
       !std::isfinite(optimizer->clip_grad_norm(config.train.clip_norm)))
     refuse("the gradient");
-  optimizer->step(schedule(p.step));
+  optimizer->step(lr_factor());
   if (traced) {
     for (const nn::Param& param : student.store->params())
       trace.add("param." + param.name, param.value);
@@ -324,6 +389,11 @@ void Trainer::State::step(const std::string& trace_file) {
   p.batch++;
 }
 
+EpochPlan::EpochPlan(int64_t steps, int64_t samples, int64_t batch)
+    : batches((samples + batch - 1) / batch),
+      epochs(int64_t(std::floor(double(steps) / double(batches) + 0.5))),
+      last(samples - (batches - 1) * batch) {}
+
 Trainer::Trainer(const Config& config) : state_(std::make_unique<State>()) {
   State& s = *state_;
   s.config = config;
@@ -336,7 +406,10 @@ Trainer::Trainer(const Config& config) : state_(std::make_unique<State>()) {
 }
 Trainer::~Trainer() = default;
 
-void Trainer::step(const std::string& trace) { state_->step(trace); }
+void Trainer::step(const std::string& trace) {
+  if (state_->position.step == 0) state_->prepare();
+  state_->step(trace);
+}
 
 bool Trainer::epoch_done() const {
   const Position& p = state_->position;
@@ -355,9 +428,7 @@ const Config& Trainer::config() const { return state_->config; }
 Position& Trainer::position() { return state_->position; }
 int64_t Trainer::total_steps() const { return state_->total_steps; }
 int64_t Trainer::batches() const { return state_->loader->batches(); }
-double Trainer::learning_rate() const {
-  return state_->config.train.lr * state_->schedule(state_->position.step);
-}
+double Trainer::learning_rate() const { return state_->config.train.lr * state_->lr_factor(); }
 double Trainer::wait_seconds() const {
   return state_->reading ? state_->loader->wait_seconds() : 0;
 }
@@ -369,6 +440,20 @@ const data::Dataset* Trainer::validation_data() const {
   return state_->validation ? &*state_->validation : nullptr;
 }
 const data::Dataset* Trainer::test_data() const { return state_->test ? &*state_->test : nullptr; }
+std::vector<std::pair<std::string, std::vector<std::pair<std::string, double>>>>
+Trainer::statistics() const {
+  std::vector<std::pair<std::string, std::vector<std::pair<std::string, double>>>> all;
+  for (const methods::Term& term : state_->objective->terms())
+    if (term.instance.statistics) all.emplace_back(term.name, term.instance.statistics());
+  return all;
+}
+std::vector<std::string> Trainer::warnings() const {
+  std::vector<std::string> all;
+  for (const methods::Term& term : state_->objective->terms())
+    for (const std::string& text : term.instance.warnings)
+      all.push_back(concat("method ", term.name, ": ", text));
+  return all;
+}
 const std::vector<std::string>& Trainer::without_gradient() const {
   return state_->without_gradient;
 }
@@ -385,6 +470,7 @@ std::string Trainer::sources() const {
   j["teachers"] = Json::array();
   for (const LiveOrStored& teacher : s.teachers) {
     Json t{{"name", teacher.name}};
+    t["width"] = s.setup.teacher_widths[j["teachers"].size()];
     if (teacher.network) {
       t["model"] = teacher.network->model.name;
       t["parameters"] = teacher.network->store->count();
