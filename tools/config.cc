@@ -456,11 +456,12 @@ void check(const Config& c, const std::string& file) {
 // The tables of `over` replace or extend those of `base`; lists are replaced whole.
 void merge(toml::table& base, toml::table&& over) {
   for (auto&& [key, node] : over) {
-    toml::table* below = base[key.str()].as_table();
+    std::string name(key.str());  // clang 14 does not capture a structured binding
+    toml::table* below = base[name].as_table();
     if (below && node.is_table())
       merge(*below, std::move(*node.as_table()));
     else
-      node.visit([&](auto& value) { base.insert_or_assign(key.str(), std::move(value)); });
+      node.visit([&](auto& value) { base.insert_or_assign(name, std::move(value)); });
   }
 }
 
