@@ -90,24 +90,12 @@ void for_rows(const StoredTensor& t, F&& f) {
   }
 }
 
-bool converts(Stored from, DType to) {
-  bool floating = from <= Stored::BF16;
-  switch (to) {
-    case DType::f64:
-    case DType::f32:
-      return true;
-    case DType::i64:
-      return !floating;
-    case DType::i32:
-      return from == Stored::I32;
-    case DType::u8:
-      return from == Stored::U8 || from == Stored::BOOL;
-    case DType::bf16:
-      return from == Stored::BF16;
-    default:
-      return false;
-  }
-}
+// Every number becomes a float; integers widen to i64; the rest is read as what it is.
+template <class From, class To>
+constexpr bool converts = std::is_floating_point_v<To> || std::is_same_v<From, To> ||
+                          (std::is_same_v<To, int64_t> &&
+                           (std::is_integral_v<From> || std::is_same_v<From, Bool>)) ||
+                          (std::is_same_v<To, uint8_t> && std::is_same_v<From, Bool>);
 
 template <class To>
 Tensor convert_to(const StoredTensor& t, const std::string& what) {
@@ -115,23 +103,27 @@ Tensor convert_to(const StoredTensor& t, const std::string& what) {
   To* out = result.data<To>();
   dispatch_stored(t.type, [&](auto g) {
     using From = typename decltype(g)::type;
-    for_rows(t, [&](const uint8_t* p, int64_t n, int64_t step) {
-      if (std::is_same_v<From, To> && step == int64_t(sizeof(To))) {
-        memcpy(out, p, size_t(n) * sizeof(To));
-        out += n;
-        return;
-      }
-      for (int64_t i = 0; i < n; i++, p += step) {
-        From value;
-        memcpy(&value, p, sizeof value);
-        if constexpr (std::is_same_v<From, uint64_t> && std::is_same_v<To, int64_t>)
-          if (value > uint64_t(INT64_MAX)) fail_input(what, "a value does not fit into int64");
-        if constexpr (std::is_same_v<From, bf16> && !std::is_same_v<To, bf16>)
-          *out++ = To(float(value));
-        else
-          *out++ = To(value);
-      }
-    });
+    if constexpr (!converts<From, To>)
+      fail_input(what, "is stored as ", name_of(t.type), " and cannot be read as ",
+                 name_of(dtype_of<To>::value));
+    else
+      for_rows(t, [&](const uint8_t* p, int64_t n, int64_t step) {
+        if (std::is_same_v<From, To> && step == int64_t(sizeof(To))) {
+          memcpy(out, p, size_t(n) * sizeof(To));
+          out += n;
+          return;
+        }
+        for (int64_t i = 0; i < n; i++, p += step) {
+          From value;
+          memcpy(&value, p, sizeof value);
+          if constexpr (std::is_same_v<From, uint64_t> && std::is_same_v<To, int64_t>)
+            if (value > uint64_t(INT64_MAX)) fail_input(what, "a value does not fit into int64");
+          if constexpr (std::is_same_v<From, bf16> && !std::is_same_v<To, bf16>)
+            *out++ = To(float(value));
+          else
+            *out++ = To(value);
+        }
+      });
   });
   return result;
 }
@@ -249,8 +241,6 @@ uint64_t checked_bytes(const Shape& shape, size_t element, const std::string& wh
 }
 
 Tensor convert(const StoredTensor& t, DType dtype, const std::string& what) {
-  if (!converts(t.type, dtype))
-    fail_input(what, "is stored as ", name_of(t.type), " and cannot be read as ", name_of(dtype));
   switch (dtype) {
     case DType::f64:
       return convert_to<double>(t, what);

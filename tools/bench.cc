@@ -47,7 +47,7 @@ const std::vector<Workload>& workloads() {
   return list;
 }
 
-struct Arguments {
+struct BenchArguments {
   std::vector<std::string> names;
   int64_t batch = 128;
   int steps = 20, threads = 0;
@@ -90,7 +90,7 @@ struct Result {
   double loss_first, loss_last;
 };
 
-Result run(const Workload& work, const Arguments& a) {
+Result run(const Workload& work, const BenchArguments& a) {
   reset_peak();
   DType dtype = dtype_named(a.dtype);
   nn::Store store(0, dtype), teacher_store(1, dtype);
@@ -163,7 +163,7 @@ Result run(const Workload& work, const Arguments& a) {
   return result;
 }
 
-void bench(const Arguments& a) {
+void bench(const BenchArguments& a) {
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
   if (a.names.empty()) {
     for (const Workload& work : workloads()) {
@@ -217,7 +217,7 @@ void add_bench_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "bench", "speed of fixed training jobs on random images; without a name: lists them");
   command->footer("Example:\n  pupil bench resnet20_c10_train --steps 50 --json");
-  auto a = std::make_shared<Arguments>();
+  auto a = std::make_shared<BenchArguments>();
   command->add_option("NAME", a->names, "workloads");
   command->add_option("--batch", a->batch, "images per step")
       ->check(CLI::Range(2, 65536))

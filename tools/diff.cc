@@ -12,7 +12,7 @@
 namespace pupil {
 namespace {
 
-struct Arguments {
+struct DiffArguments {
   std::string a, b;
   double tolerance = 0, absolute = 0;
   bool all = false, json = false;
@@ -25,7 +25,8 @@ struct Row {
 };
 
 // Values that are not finite agree only with themselves.
-Row compare(const std::string& name, const Tensor& a, const Tensor& b, const Arguments& arguments) {
+Row compare(const std::string& name, const Tensor& a, const Tensor& b,
+            const DiffArguments& arguments) {
   std::vector<double> x = a.values(), y = b.values();
   Row row{name, "", 0, 0, true};
   double largest = 0;
@@ -43,7 +44,7 @@ Row compare(const std::string& name, const Tensor& a, const Tensor& b, const Arg
 
 // In the order of A, which is that of the forward pass in a trace; then what only B has.
 std::vector<Row> compare_files(const data::Weights& a, const data::Weights& b,
-                               const Arguments& arguments) {
+                               const DiffArguments& arguments) {
   std::map<std::string, Shape> in_b;
   for (const data::TensorInfo& info : b.list()) in_b[info.name] = info.shape;
   std::vector<Row> rows;
@@ -65,7 +66,7 @@ std::vector<Row> compare_files(const data::Weights& a, const data::Weights& b,
   return rows;
 }
 
-void diff(const Arguments& arguments) {
+void diff(const DiffArguments& arguments) {
   auto a = data::open_weights(arguments.a), b = data::open_weights(arguments.b);
   std::vector<Row> rows = compare_files(*a, *b, arguments);
   auto differs = [](const Row& r) { return !r.equal; };
@@ -108,7 +109,7 @@ void add_diff_command(CLI::App& app) {
       "largest\n"
       "value in A. Exit code 0: all are equal, 1: some differ, 2: a file cannot be read.\n"
       "Example:\n  pupil diff runs/a/trace-1.safetensors runs/b/trace-1.safetensors");
-  auto a = std::make_shared<Arguments>();
+  auto a = std::make_shared<DiffArguments>();
   command->add_option("A", a->a, "safetensors or PyTorch file; its order decides which is first")
       ->required();
   command->add_option("B", a->b, "the other file")->required();

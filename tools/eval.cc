@@ -10,6 +10,7 @@
 #include "../tensor/memory.h"
 #include "program.h"
 #include "run_folder.h"
+#include "text.h"
 
 namespace pupil {
 namespace {
@@ -24,19 +25,13 @@ int64_t rank_of_label(const float* row, int64_t classes, int64_t label) {
 
 Tensor host_rows(const Tensor& logits) { return logits.to(Device{}).to(DType::f32).contiguous(); }
 
-struct Arguments {
+struct EvalArguments {
   std::string what, data, confusion;
   int64_t batch = 256;
   int threads = 0;
   bool json = false, strict = false;
   std::string device = "cpu";
 };
-
-std::string percent(double share) {
-  char text[16];
-  std::snprintf(text, sizeof text, "%6.2f %%", 100 * share);
-  return text;
-}
 
 std::string class_name(const data::Dataset& set, int64_t c) {
   return set.class_names.empty() ? std::to_string(c) : set.class_names[size_t(c)];
@@ -49,7 +44,7 @@ std::string quoted(const std::string& text) {  // RFC 4180
   return out + "\"";
 }
 
-void eval(const Arguments& a) {
+void eval(const EvalArguments& a) {
   use_threads(a.threads);
   bool is_run = std::filesystem::is_directory(a.what);
   NetworkConfig config = parse_network(is_run ? best_checkpoint(a.what) : a.what);
@@ -95,8 +90,8 @@ void eval(const Arguments& a) {
             << "   cross-entropy " << scores.loss << "\n";
   for (int64_t c = 0; c < scores.classes; c++) {
     auto [right, all] = per_class[size_t(c)];
-    std::cout << (all ? percent(double(right) / double(all)) : "       -") << "  of " << all << "  "
-              << class_name(set, c) << "\n";
+    std::cout << std::setw(8) << (all ? percent(double(right) / double(all)) : "-") << "  of "
+              << all << "  " << class_name(set, c) << "\n";
   }
 }
 
@@ -157,7 +152,7 @@ void add_eval_command(CLI::App& app) {
   command->footer(
       "Examples:\n  pupil eval runs/kd --data fashion_mnist:DIR:test --confusion kd.csv\n"
       "  pupil eval resnet20_cifar:resnet20.th --data cifar10:DIR:test --json");
-  auto a = std::make_shared<Arguments>();
+  auto a = std::make_shared<EvalArguments>();
   command
       ->add_option("network", a->what,
                    "a run folder (its best checkpoint), CHECKPOINT of a run, or MODEL:CHECKPOINT")

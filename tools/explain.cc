@@ -92,12 +92,12 @@ void print(const Json& j) {
     std::cout << "  " << text(c, "function") << in_brackets(joined(c["installed"])) << "\n";
 }
 
-struct Arguments {
+struct ExplainArguments {
   std::string method;
   bool json = false;
 };
 
-void explain(const Arguments& a) {
+void explain(const ExplainArguments& a) {
   if (!a.method.empty()) {
     Json j = as_json(methods::find_method(a.method));
     if (a.json)
@@ -124,7 +124,7 @@ void add_explain_command(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("explain", "a method's formula, options, source lines and proofs");
   command->footer("Without METHOD the methods are listed.\nExample:\n  pupil explain aft");
-  auto a = std::make_shared<Arguments>();
+  auto a = std::make_shared<ExplainArguments>();
   command->add_option("METHOD", a->method, "name of a method");
   command->add_flag("--json", a->json, "for machines");
   command->callback([a] { explain(*a); });

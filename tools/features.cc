@@ -17,7 +17,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-struct Arguments {
+struct FeaturesArguments {
   std::string teacher, data, out, tap = "logits";
   int64_t image = 0, batch = 128, seed = 0;
   int threads = 0, workers = 1;
@@ -34,7 +34,7 @@ double since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-void features(const Arguments& a) {
+void features(const FeaturesArguments& a) {
   use_threads(a.threads);
   NetworkConfig config = parse_network(a.teacher);
   config.image = a.image;
@@ -105,7 +105,7 @@ void add_features_command(CLI::App& app) {
       "  pupil features --teacher runs/teacher/best.safetensors --data folder:DIR --tap features "
       "--out f.safetensors\n"
       "Then in the configuration: [[teacher]] features = [\"logits.safetensors\"]");
-  auto a = std::make_shared<Arguments>();
+  auto a = std::make_shared<FeaturesArguments>();
   command->add_option("--teacher", a->teacher, "MODEL:CHECKPOINT, or the CHECKPOINT of a run")
       ->required();
   command->add_option("--data", a->data, "KIND:PATH[:SPLIT[N]]")->required();

@@ -14,7 +14,7 @@
 namespace pupil {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 using Names = std::map<std::string, std::string>;
 
 constexpr int64_t kTries = 40000;  // of one function

@@ -8,12 +8,12 @@
 namespace pupil {
 namespace {
 
-struct Arguments {
+struct InitArguments {
   std::string student = "resnet8x4_kd", data = "fashion_mnist:/usr/share/datasets/fashion-mnist";
   std::vector<std::string> teachers, methods;
 };
 
-void init(const Arguments& arguments) {
+void init(const InitArguments& arguments) {
   Config config;
   // A set with a train and a test part is named once: KIND:PATH. With a split it is taken as it is.
   bool split = std::count(arguments.data.begin(), arguments.data.end(), ':') > 1;
@@ -50,7 +50,7 @@ void add_init_command(CLI::App& app) {
   command->footer(
       "Example:\n  pupil init --student resnet8x4_kd --data fashion_mnist:DIR \\\n"
       "    --teacher runs/teacher/best.safetensors --method kd > kd.toml");
-  auto a = std::make_shared<Arguments>();
+  auto a = std::make_shared<InitArguments>();
   command->add_option("--student", a->student, "network to train")->capture_default_str();
   command->add_option("--data", a->data, "KIND:PATH")->capture_default_str();
   command->add_option("--teacher", a->teachers, "[MODEL:]CHECKPOINT; may be repeated");

@@ -9,16 +9,12 @@
 #include "../data/file.h"
 #include "../data/sha256.h"
 #include "../data/weights.h"
+#include "text.h"
 
 namespace pupil {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-std::string padded(std::string text, size_t width) {
-  text.resize(std::max(width, text.size() + 2), ' ');
-  return text;
-}
 
 std::string size_text(uint64_t bytes) {
   std::ostringstream out;
@@ -30,10 +26,6 @@ std::string size_text(uint64_t bytes) {
   else
     out << double(bytes) / 1e6 << " MB";
   return out.str();
-}
-
-Json shape_list(const Shape& shape) {
-  return Json(std::vector<int64_t>(shape.dims, shape.dims + shape.rank));
 }
 
 // Names in a file need not be UTF-8 in every container.
@@ -48,7 +40,7 @@ void inspect_npy(const std::string& path, const data::MappedFile& file, bool as_
   if (as_json)
     return print({{"file", path},
                   {"container", "npy"},
-                  {"shape", shape_list(t.shape())},
+                  {"shape", sizes_of(t.shape())},
                   {"read_as", name_of(t.dtype())},
                   {"values", t.numel()},
                   {"bytes", file.size()},
@@ -79,7 +71,7 @@ void inspect_weights(const std::string& path, bool as_json) {
   if (as_json) {
     Json tensors = Json::array();
     for (const data::TensorInfo& t : weights->list())
-      tensors.push_back({{"name", t.name}, {"dtype", t.dtype}, {"shape", shape_list(t.shape)}});
+      tensors.push_back({{"name", t.name}, {"dtype", t.dtype}, {"shape", sizes_of(t.shape)}});
     Json all = {{"file", path},
                 {"container", weights->container()},
                 {"metadata", weights->metadata()},

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "../models/models.h"
+#include "text.h"
 
 namespace pupil {
 namespace {
@@ -17,11 +18,6 @@ struct Built {
   Built(const std::string& name, int64_t classes)
       : model(models::make_model(name, nn::Scope(store), {.classes = classes})) {}
 };
-
-std::string padded(std::string text, size_t width) {
-  text.resize(std::max(width, text.size() + 2), ' ');
-  return text;
-}
 
 void list(int64_t classes, bool as_json) {
   Json all = Json::array();
@@ -43,10 +39,6 @@ void list(int64_t classes, bool as_json) {
   if (as_json) std::cout << all.dump(2) << "\n";
 }
 
-Json shape_list(const Shape& shape) {
-  return Json(std::vector<int64_t>(shape.dims, shape.dims + shape.rank));
-}
-
 void show(const std::string& name, int64_t classes, bool as_json) {
   Built built(name, classes);
   const models::Model& model = built.model;
@@ -54,7 +46,7 @@ void show(const std::string& name, int64_t classes, bool as_json) {
     Json tensors = Json::array();
     for (const nn::Param& p : built.store.params())
       tensors.push_back(
-          {{"name", p.name}, {"shape", shape_list(p.value.shape())}, {"buffer", p.buffer}});
+          {{"name", p.name}, {"shape", sizes_of(p.value.shape())}, {"buffer", p.buffer}});
     std::cout << Json({{"name", model.name},
                        {"parameters", built.store.count()},
                        {"classes", model.classes},

@@ -127,7 +127,7 @@ struct Group {
   }
 };
 
-std::string percent(const Numbers& x) {
+std::string mean_percent(const Numbers& x) {
   if (x.empty()) return "-";
   if (x.size() == 1) return fmt::format("{:.2f}", 100 * x[0]);
   return fmt::format("{:.2f} ± {:.2f}", 100 * mean(x), 100 * deviation(x));
@@ -161,9 +161,9 @@ Table table_of(const std::vector<Group>& groups) {
     table.push_back({g.name(), student.empty() ? first.config.student.weights : student, g.method(),
                      std::to_string(first.parameters), fmt::format("{}", first.config.train.lr),
                      std::to_string(first.epochs.size()), std::to_string(g.runs.size()),
-                     percent(g.collect([](const RunRecord& r) { return r.validation; })),
-                     percent(g.collect([](const RunRecord& r) { return r.last; })),
-                     percent(g.collect([](const RunRecord& r) { return r.best; })),
+                     mean_percent(g.collect([](const RunRecord& r) { return r.validation; })),
+                     mean_percent(g.collect([](const RunRecord& r) { return r.last; })),
+                     mean_percent(g.collect([](const RunRecord& r) { return r.best; })),
                      train_seconds > 0 ? fmt::format("{:.0f}", images / train_seconds) : "-",
                      fmt::format("{:.1f}", seconds / double(g.runs.size()))});
   }
@@ -312,7 +312,7 @@ std::string html(const std::vector<Group>& groups) {
   return page + "</html>\n";
 }
 
-struct Arguments {
+struct ReportArguments {
   std::vector<std::string> runs;
   std::string out;
   bool json = false;
@@ -342,7 +342,7 @@ void collect(const std::string& folder, std::vector<RunRecord>& runs) {
   runs.insert(runs.end(), inside.begin(), inside.end());
 }
 
-void report(const Arguments& a) {
+void report(const ReportArguments& a) {
   std::vector<RunRecord> runs;
   for (const std::string& folder : a.runs) collect(folder, runs);
   std::vector<Group> groups = group(runs);
@@ -358,7 +358,7 @@ void report(const Arguments& a) {
 void add_report_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("report", "compare runs: a table, and curves as HTML");
   command->footer("Example:\n  pupil report runs/teacher runs/students --out report.html");
-  auto a = std::make_shared<Arguments>();
+  auto a = std::make_shared<ReportArguments>();
   command->add_option("runs", a->runs, "run folders, or folders of runs")->required();
   command->add_option("--out", a->out, "write one self-contained HTML file");
   command->add_flag("--json", a->json, "for machines");

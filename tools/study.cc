@@ -8,6 +8,7 @@
 #include "../tensor/runtime.h"
 #include "program.h"
 #include "run_folder.h"
+#include "text.h"
 
 namespace pupil {
 namespace {
@@ -18,13 +19,6 @@ void run_in(const Config& config, const RunOptions& options, const std::string& 
   one.folder = options.folder + "/" + name;
   one.resume = std::filesystem::exists(one.folder + "/config.toml");
   run(config, one);
-}
-
-std::string percent(double share) {
-  std::ostringstream out;
-  out.precision(2);
-  out << std::fixed << 100 * share << " %";
-  return out.str();
 }
 
 // The best accuracy on the validation samples, as the last epoch's line of metrics.jsonl says.

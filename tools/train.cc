@@ -323,14 +323,14 @@ std::set<int64_t> parse_steps(const std::string& text) {
   return steps;
 }
 
-struct Arguments {
+struct TrainArguments {
   std::string config, folder, device = "cpu", trace;
   std::vector<std::string> settings;
   bool resume = false;
   int threads = -1;
 };
 
-void train(const Arguments& a) {
+void train(const TrainArguments& a) {
   if (a.config.empty() && !(a.resume && !a.folder.empty()))
     fail_input("train: which configuration? pupil train CONFIG.toml, or --run DIR --resume");
   RunOptions options{a.folder, a.resume, a.threads, parse_steps(a.trace)};
@@ -390,7 +390,7 @@ void add_train_command(CLI::App& app) {
   command->footer(
       "Examples:\n  pupil train kd.toml --set train.lr=0.1 --run runs/kd-0.1\n"
       "  pupil train --run runs/kd-0.1 --resume");
-  auto a = std::make_shared<Arguments>();
+  auto a = std::make_shared<TrainArguments>();
   command->add_option("config", a->config, "CONFIG.toml, as `pupil init` prints it");
   command
       ->add_option("--set", a->settings, "SECTION.KEY=VALUE instead of the file's; may be repeated")

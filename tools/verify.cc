@@ -75,14 +75,14 @@ nlohmann::ordered_json to_json(const VerifyResult& r) {
   return j;
 }
 
-struct Arguments {
+struct VerifyArguments {
   std::vector<std::string> paths;
   std::string dtype = "f32", device = "cpu";
   bool strict = false, json = false;
   int threads = 0;
 };
 
-void run(const Arguments& a) {
+void run(const VerifyArguments& a) {
   use_threads(a.threads);
   VerifyOptions options;
   options.dtype = a.dtype == "f64" ? DType::f64 : DType::f32;
@@ -201,7 +201,7 @@ void add_verify_command(CLI::App& app) {
   command->footer(
       "Without PATH the cases that were installed with the program are replayed.\n"
       "Example:\n  pupil verify --dtype f64 reference/");
-  auto a = std::make_shared<Arguments>();
+  auto a = std::make_shared<VerifyArguments>();
   command->add_option("PATH", a->paths, "case files or folders");
   command->add_option("--dtype", a->dtype, "f32 or f64")->check(CLI::IsMember({"f32", "f64"}));
   command->add_option("--device", a->device, "cpu")->check(CLI::IsMember({"cpu"}));
