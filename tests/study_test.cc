@@ -15,6 +15,7 @@ using Json = nlohmann::json;
 const char* kStudy = R"([study]
 seeds = [3, 4]
 lr = [0.00001, 0.01]
+lr_epochs = 8
 [[arm]]
 name = "plain"
 [[arm]]
@@ -121,6 +122,7 @@ TEST_F(StudyTest, ChoosesTheLearningRateOnValidationAndTrainsEverySeed) {
       Config config = read_config(folder / (trial + "/config.toml"));
       EXPECT_EQ(config.train.seed, 3);
       EXPECT_EQ(config.data.test, "");  // a choice never sees the test set
+      EXPECT_EQ(config.train.epochs, 8);
       std::vector<Json> lines = metrics(trial);
       EXPECT_FALSE(lines.back().contains("test"));
       best[config.train.lr] = lines[lines.size() - 2]["best"]["top1"];
@@ -133,6 +135,7 @@ TEST_F(StudyTest, ChoosesTheLearningRateOnValidationAndTrainsEverySeed) {
       Config config = read_config(folder / (run + "/config.toml"));
       EXPECT_EQ(config.train.seed, seed);
       EXPECT_EQ(config.train.lr, chosen);
+      EXPECT_EQ(config.train.epochs, arm == std::string("smooth") ? 12 : 10);
       EXPECT_EQ(config.train.label_smoothing, arm == std::string("smooth") ? 0.2 : 0);
       EXPECT_TRUE(metrics(run).back().contains("test"));
     }

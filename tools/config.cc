@@ -512,6 +512,7 @@ Study study_of(const std::function<toml::table()>& parse, const std::string& pat
     Reader reader(*table, "study", path);
     reader("seeds", study.seeds, "", Range{0});
     reader("lr", study.lr, "", Range{0, kInf, true});
+    reader("lr_epochs", study.lr_epochs, "", Range{0});
     reader.finish();
     if (!root.contains("arm")) fail_input(path, ": [study] needs at least one [[arm]]");
   }
@@ -670,6 +671,7 @@ std::string to_toml(const Study& study) {
   writer.section("[study]");
   writer("seeds", study.seeds, "");
   writer("lr", study.lr, "");
+  writer("lr_epochs", study.lr_epochs, "");
   for (const Study::Arm& arm : study.arms) {
     writer.section("[[arm]]");
     writer("name", arm.name, "");

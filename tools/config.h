@@ -68,7 +68,8 @@ Config read_config(const std::string& path, const std::vector<std::string>& sett
 
 // One file with several arms: each [[arm]] has a name and any of the sections above, which are
 // merged over the rest of the file. [study] says seeds = [...], each arm is trained once with each,
-// and lr = [...], the learning rates that an arm chooses from on the validation samples.
+// and lr = [...], the learning rates that an arm chooses from on the validation samples, in runs of
+// lr_epochs epochs (0: as long as the arm's own).
 struct Study {
   struct Arm {
     std::string name;
@@ -77,6 +78,7 @@ struct Study {
   std::vector<Arm> arms;  // empty: the file is a plain configuration
   std::vector<int64_t> seeds;
   std::vector<double> lr;
+  int64_t lr_epochs = 0;
 };
 Study read_study(const std::string& path, const std::vector<std::string>& settings = {});
 

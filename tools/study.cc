@@ -43,6 +43,7 @@ double choose_lr(const Study& study, const Study::Arm& arm, const RunOptions& op
     config.data.test.clear();
     config.train.lr = lr;
     config.train.seed = study.seeds[0];
+    if (study.lr_epochs) config.train.epochs = study.lr_epochs;
     std::string name = concat(arm.name, "/lr", lr);
     run_in(config, options, name);
     double top1 = best_validation(options.folder + "/" + name);
