@@ -40,7 +40,7 @@ namespace pupil::lapack {
 namespace {
 
 // OpenBLAS built with OpenMP works on our pool; one with threads of its own would fight it
-// (cpu pinning), so it gets a single thread.
+// for the CPUs, so it gets a single thread.
 void prepare() {
   static const bool ready = [] {
     cpu_threads();
@@ -52,8 +52,9 @@ void prepare() {
 
 // Many small steps: meeting of threads costs more than they save.
 struct OneThread {
-  OneThread() : before(omp_get_max_threads()) {
+  OneThread() {
     prepare();
+    before = omp_get_max_threads();
     omp_set_num_threads(1);
   }
   ~OneThread() { omp_set_num_threads(before); }

@@ -37,6 +37,8 @@ set(CPACK_STRIP_FILES ON)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+# Any build of OpenBLAS works; this one shares our threads.
+set(CPACK_DEBIAN_PACKAGE_DEPENDS libopenblas0-openmp)
 # For programs that are built against the library.
 set(CPACK_DEBIAN_PACKAGE_SUGGESTS "cmake, g++, libdnnl-dev, libopenblas-openmp-dev, ocl-icd-opencl-dev, libfmt-dev, libtomlplusplus-dev, libjpeg-dev, zlib1g-dev")
 include(CPack)
