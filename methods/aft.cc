@@ -2,6 +2,7 @@
 
 #include "../autograd/samples.h"
 #include "../tensor/launch.h"
+#include "aft_cpu.h"
 #include "method.h"
 
 namespace pupil::methods {
@@ -159,6 +160,13 @@ struct ScaleGradient {
   PUPIL_HD void store(int64_t col, A sum) const { ds[col] = logistic(-s[col]) * sum; }
 };
 
+template <class A>
+struct Unsaturated {  // times 1 - sigmoid(s)
+  const A* s;
+  A* ds;
+  PUPIL_HD void operator()(int64_t i) const { ds[i] *= logistic(-s[i]); }
+};
+
 namespace {
 
 struct Side {  // the unit rows of one net and what their backward needs
@@ -256,6 +264,128 @@ Tensor fused_delta(const Tensor& phi, const Tensor& target, const Tensor& s, Aft
   });
 }
 
+// What the fast node keeps of one net: features and their column means, 1 / (norm + eps), norms,
+// and per row sum_j M_ij <u_i, u_j>.
+struct FastSide {
+  Tensor features, weights, mean, gram, norm, inverse, along;
+};
+
+FastSide fast_side(const Tensor& x, const Tensor& w) {
+  int64_t n = x.dim(0);
+  FastSide side{x, w, empty({x.dim(1)}), empty({n, n}), empty({n}), empty({n}), empty({n})};
+  centred_gram(x, w, side.mean, side.gram);  // [aft 3] [aft 5]
+  float *g = side.gram.data<float>(), *norm = side.norm.data<float>();
+  float* inverse = side.inverse.data<float>();
+  for (int64_t i = 0; i < n; i++) {
+    norm[i] = std::sqrt(g[i * n + i]);
+    inverse[i] = 1 / (norm[i] + float(kNormEps));  // [aft 4]
+  }
+  for (int64_t i = 0; i < n; i++)
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) g[i * n + j] *= inverse[i] * inverse[j];
+  return side;
+}
+
+bool all_finite(const Tensor& x) {
+  const float* v = x.data<float>();
+  return std::all_of(v, v + x.numel(), [](float f) { return std::isfinite(f); });
+}
+
+// Gram matrices become M, as CompareGrams says; returns delta.
+double fast_compare(FastSide& s, FastSide& t, bool rbf) {
+  int64_t n = s.gram.dim(0);
+  CompareGrams<float> kernel{nullptr, nullptr, s.norm.data<float>(), t.norm.data<float>(), nullptr,
+                             n,       rbf};
+  std::vector<float> linear_s(static_cast<size_t>(n)), linear_t = linear_s;
+  Tensor squares = empty({n});
+  double total = 0;
+  for (int64_t i = 0; i < n; i++) {
+    float *ms = s.gram.data<float>() + i * n, *mt = t.gram.data<float>() + i * n;
+    std::copy_n(ms, n, linear_s.data());
+    std::copy_n(mt, n, linear_t.data());
+    if (rbf) {
+      kernel.student = s.gram.data<float>();
+      kernel.teacher = t.gram.data<float>();
+      kernel.squares = squares.data<float>();
+      kernel(SerialTeam{}, i);
+      total += double(squares.data<float>()[i]);
+    } else {
+      float row = 0;
+#pragma omp simd reduction(+ : row)
+      for (int64_t j = 0; j < n; j++) {
+        float d = ms[j] - mt[j];  // [aft 6]
+        ms[j] = mt[j] = d;
+        row += d * d;
+      }
+      total += double(row);
+    }
+    float along_s = 0, along_t = 0;
+#pragma omp simd reduction(+ : along_s, along_t)
+    for (int64_t j = 0; j < n; j++) {
+      along_s += ms[j] * linear_s[size_t(j)];
+      along_t += mt[j] * linear_t[size_t(j)];
+    }
+    s.along.data<float>()[i] = along_s;
+    t.along.data<float>()[i] = along_t;
+  }
+  return std::sqrt(total / (double(n) * double(n)) + kDeltaEps);  // [aft 7]
+}
+
+// A with dX = A X for the centred rows X: the derivative of x / (|x| + eps), that of |x| at 0 being
+// 0, applied to c M Z, all of it n x n. [aft 8]
+Tensor fast_matrix(const FastSide& side, const Tensor& m, double c) {
+  int64_t n = m.dim(0);
+  Tensor a = empty({n, n});
+  const float *inverse = side.inverse.data<float>(), *norm = side.norm.data<float>();
+  for (int64_t i = 0; i < n; i++) {
+    const float* from = m.data<float>() + i * n;
+    float *to = a.data<float>() + i * n, factor = float(c) * inverse[i];
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) to[j] = factor * inverse[j] * from[j];
+    if (norm[i] > 0) to[i] -= float(c) * side.along.data<float>()[i] * inverse[i] / norm[i];
+  }
+  return a;
+}
+
+// The gradient of the features themselves: (A - its column means) X.
+Tensor fast_gradient(const FastSide& side, const Tensor& a) {
+  return matmul(sub(a, mean(a, {0}, true)), sub(side.features, side.mean));
+}
+
+// The same node in float32 on the CPU: products of the features with themselves are the only work
+// that grows with their width, and nothing of the teachers' size is stored.
+Tensor fast_delta(const Tensor& phi, const Tensor& target, const Tensor& s, AftKernel kernel) {
+  int64_t n = phi.dim(0);
+  Tensor s_values = s ? s.detach().contiguous() : Tensor(), w;
+  if (s) {
+    w = empty(s.shape());
+    map({}, s.numel(), Weights<float>{s_values.data<float>(), w.data<float>()});
+  }
+  FastSide student = fast_side(phi.detach().contiguous(), {});
+  FastSide teacher = fast_side(target.detach().contiguous(), w);
+  if (!all_finite(teacher.norm)) require_finite("aft_delta", "teacher features", target);
+  double value = fast_compare(student, teacher, kernel == AftKernel::rbf);
+  std::vector<Tensor> inputs{phi, target};
+  if (s) inputs.push_back(s);
+  return record("aft_delta", full({}, value, DType::f32), inputs, [=](Backward& b) {
+    double c = 2 / (double(n) * double(n) * value) * b.gy.item();
+    if (b[0].needed)
+      b[0].give(fast_gradient(student, fast_matrix(student, student.gram, c)));
+    else
+      b[0].none();
+    bool weighted = bool(s_values);
+    if (weighted) b[1].none();  // teacher features are constants
+    Grad& of_teacher = b[weighted ? 2 : 1];
+    if (!of_teacher.needed) return of_teacher.none();
+    Tensor a = fast_matrix(teacher, teacher.gram, -c);
+    if (!weighted) return of_teacher.give(fast_gradient(teacher, a));
+    Tensor ds = empty(s_values.shape());
+    centred_quadratic(teacher.features, teacher.weights, teacher.mean, a, ds);
+    map({}, ds.numel(), Unsaturated<float>{s_values.data<float>(), ds.data<float>()});  // [aft 9]
+    of_teacher.give(std::move(ds));
+  });
+}
+
 Tensor in_dtype(const Tensor& x, DType dtype) {
   return x.dtype() == dtype ? x : to_dtype(x, dtype);
 }
@@ -270,7 +400,6 @@ void check(const Tensor& phi, const Tensor& psi, const Tensor& s, const AftOptio
   PUPIL_CHECK(s || o.map == AftMap::diag, "aft_delta: only the map diag may go without weights");
   PUPIL_CHECK(!s || s.shape() == expected, "aft_delta: s ", s.shape(), " for teacher features ",
               psi.shape(), ", expected ", expected);
-  require_finite("aft_delta", "teacher features", psi);
 }
 
 }  // namespace
@@ -313,6 +442,7 @@ Tensor aft_kernel(const Tensor& x, AftKernel kernel) {
 
 Tensor aft_delta_plain(const Tensor& phi, const Tensor& psi, const Tensor& s, const AftOptions& o) {
   check(phi, psi, s, o);
+  require_finite("aft_delta", "teacher features", psi);
   DType dtype = acc_dtype(phi.dtype());
   Tensor k = aft_kernel(in_dtype(phi, dtype), o.kernel);
   Tensor target = psi.detach().to(dtype);
@@ -330,6 +460,8 @@ Tensor aft_delta(const Tensor& phi, const Tensor& psi, const Tensor& s, const Af
   bool diagonal = o.map == AftMap::diag;
   if (!diagonal) teacher = aft_map(teacher, weights, o);
   if (!diagonal) weights = Tensor();
+  if (cpu_fast(dtype, phi.device())) return fast_delta(student, teacher, weights, o.kernel);
+  require_finite("aft_delta", "teacher features", psi);
   return dtype == DType::f64 ? fused_delta<double>(student, teacher, weights, o.kernel)
                              : fused_delta<float>(student, teacher, weights, o.kernel);
 }

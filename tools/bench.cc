@@ -9,6 +9,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "../methods/aft.h"
 #include "../methods/objective.h"
 #include "../tensor/memory.h"
 #include "../tensor/runtime.h"
@@ -37,6 +38,11 @@ const std::vector<Workload>& workloads() {
       {"vit_tiny4_32_train",
        "ViT-Tiny with patches of 4 on 32x32 images",
        "vit(dim=192,depth=12,heads=3,patch=4,image=32)",
+       "",
+       {}},
+      {"aft_loss",
+       "the AFT loss alone, forward and backward, student 192 and teacher 3200 wide",
+       "",
        "",
        {}},
       {"aft_vit_tiny4_32_train",
@@ -90,8 +96,45 @@ struct Result {
   double loss_first, loss_last;
 };
 
+// `step` gives its loss.
+Result time_steps(const std::string& name, const BenchArguments& a, int steps,
+                  const std::function<double()>& step) {
+  Result result{};
+  for (int i = 0; i < kWarmUp + steps; i++) {
+    auto start = std::chrono::steady_clock::now();
+    double loss = step();
+    std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+    if (i == 0) result.loss_first = loss;
+    result.loss_last = loss;
+    if (i >= kWarmUp) result.images_per_s.push_back(double(a.batch) / time.count());
+  }
+  if (!std::isfinite(result.loss_last)) throw Error("bench: " + name + ": the loss diverged");
+  std::sort(result.images_per_s.begin(), result.images_per_s.end());
+  result.peak_rss_bytes = peak_resident_bytes();
+  return result;
+}
+
+Result run_aft_loss(const BenchArguments& a) {
+  DType dtype = dtype_named(a.dtype);
+  Tensor phi = random_normal({a.batch, 192}, "bench phi", dtype).requires_grad_();
+  Tensor psi = random_normal({a.batch, 3200}, "bench psi", dtype);
+  Tensor s = zeros({3200}, acc_dtype(dtype)).requires_grad_();
+  return time_steps("aft_loss", a, 10 * a.steps, [&] {
+    StepScope scope;
+    phi.zero_grad();
+    s.zero_grad();
+    Tensor loss = scale(methods::aft_delta(phi, psi, s), 10);
+    backward(loss);
+    double value = loss.item();
+    phi.zero_grad();
+    s.zero_grad();
+    return value;
+  });
+}
+
 Result run(const Workload& work, const BenchArguments& a) {
   reset_peak();
+  if (work.name == "aft_loss") return run_aft_loss(a);
   DType dtype = dtype_named(a.dtype);
   nn::Store store(0, dtype), teacher_store(1, dtype);
   nn::Scope scope(store);
@@ -148,19 +191,7 @@ Result run(const Workload& work, const BenchArguments& a) {
     return loss.total.item();
   };
 
-  Result result{};
-  for (int i = 0; i < kWarmUp + a.steps; i++) {
-    auto start = std::chrono::steady_clock::now();
-    double loss = step();
-    std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
-    if (i == 0) result.loss_first = loss;
-    result.loss_last = loss;
-    if (i >= kWarmUp) result.images_per_s.push_back(double(a.batch) / time.count());
-  }
-  if (!std::isfinite(result.loss_last)) throw Error("bench: " + work.name + ": the loss diverged");
-  std::sort(result.images_per_s.begin(), result.images_per_s.end());
-  result.peak_rss_bytes = peak_resident_bytes();
-  return result;
+  return time_steps(work.name, a, a.steps, step);
 }
 
 void bench(const BenchArguments& a) {

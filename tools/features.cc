@@ -5,9 +5,12 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <iostream>
 
 #include "../data/file.h"
+#include "../data/sha256.h"
+#include "../data/weights.h"
 #include "../tensor/memory.h"
 #include "network.h"
 #include "program.h"
@@ -18,7 +21,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 struct FeaturesArguments {
-  std::string teacher, data, out, tap = "logits";
+  std::string teacher, from, data, out, tap = "logits";
   int64_t image = 0, batch = 128, seed = 0;
   int threads = 0, workers = 1;
   bool strict = false;
@@ -34,7 +37,35 @@ double since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
+// Rows that somebody else computed, in the order of the samples.
+void import_rows(const FeaturesArguments& a) {
+  data::Dataset set = data::open_dataset(a.data, a.strict, uint64_t(a.seed));
+  Tensor rows = data::read_npy(a.from);
+  if (!is_floating(rows.dtype()) || rows.rank() != 2 || rows.dim(1) < 1)
+    fail_input("features: ", a.from, " has the shape ", rows.shape(),
+               "; floats (samples, width) are expected");
+  if (rows.dim(0) != set.size())
+    fail_input("features: ", a.from, " has ", rows.dim(0), " rows and ", set.spec, " has ",
+               set.size(), " samples; give the rows of these samples in their order");
+  rows = rows.to(DType::f32).contiguous();
+  data::Sha256 sha;
+  sha.add(rows.raw(), rows.bytes());
+  data::FeatureHeader header;
+  header.teacher = std::filesystem::path(a.from).stem().string();
+  header.weight_hash = sha.hex();
+  header.preprocessing = "unknown: rows of an array";
+  header.tap = a.tap;
+  header.data_hash = set.hash;
+  header.samples = set.whole;
+  header.width = rows.dim(1);
+  data::write_features(a.out, header, rows, set.rows);
+  std::cout << a.out << ": " << a.tap << " of " << header.teacher << " for " << set.size() << " of "
+            << set.whole << " samples of " << set.spec << ", " << header.width << " values each"
+            << std::endl;
+}
+
 void features(const FeaturesArguments& a) {
+  if (!a.from.empty()) return import_rows(a);
   use_threads(a.threads);
   NetworkConfig config = parse_network(a.teacher);
   config.image = a.image;
@@ -104,10 +135,13 @@ void add_features_command(CLI::App& app) {
       "logits.safetensors\n"
       "  pupil features --teacher runs/teacher/best.safetensors --data folder:DIR --tap features "
       "--out f.safetensors\n"
+      "  pupil features --from clip.npy --data npy:X.npy+Y.npy --tap features --out f.safetensors\n"
       "Then in the configuration: [[teacher]] features = [\"logits.safetensors\"]");
   auto a = std::make_shared<FeaturesArguments>();
-  command->add_option("--teacher", a->teacher, "MODEL:CHECKPOINT, or the CHECKPOINT of a run")
-      ->required();
+  auto* source = command->add_option_group("source");
+  source->add_option("--teacher", a->teacher, "MODEL:CHECKPOINT, or the CHECKPOINT of a run");
+  source->add_option("--from", a->from, "or ROWS.npy, one row of floats for each sample in order");
+  source->require_option(1);
   command->add_option("--data", a->data, "KIND:PATH[:SPLIT[N]]")->required();
   command->add_option("--out", a->out, "the file to write")->required();
   command

@@ -10,6 +10,7 @@
 
 #include "../data/file.h"
 #include "config.h"
+#include "kept.h"
 #include "program.h"
 #include "run_folder.h"
 
@@ -170,6 +171,22 @@ Table table_of(const std::vector<Group>& groups) {
   return table;
 }
 
+// One row per teacher of a group's first run, empty where no run has weights.
+Table kept_table(const std::vector<Group>& groups) {
+  Table table{{"run", "teacher", "dimensions", "mean sigmoid(s)", "deviation", "least", "largest",
+               "above 0.5 %"}};
+  for (const Group& g : groups)
+    for (const KeptFeatures& kept : kept_features(g.runs[0]->folder)) {
+      auto [least, largest] = std::minmax_element(kept.weights.begin(), kept.weights.end());
+      table.push_back({g.runs[0]->folder, kept.teacher, std::to_string(kept.weights.size()),
+                       fmt::format("{:.3f}", kept.mean()), fmt::format("{:.3f}", kept.deviation()),
+                       fmt::format("{:.3f}", *least), fmt::format("{:.3f}", *largest),
+                       fmt::format("{:.1f}", 100 * kept.share())});
+    }
+  if (table.size() == 1) table.clear();
+  return table;
+}
+
 size_t width_of(const std::string& utf8) {
   return size_t(std::count_if(utf8.begin(), utf8.end(), [](char c) { return (c & 0xc0) != 0x80; }));
 }
@@ -202,6 +219,11 @@ Json as_json(const std::vector<Group>& groups) {
     j["parameters"] = g.runs[0]->parameters;
     j["validation"] = numbers(g.collect([](const RunRecord& r) { return r.validation; }));
     j["test_last"] = numbers(g.collect([](const RunRecord& r) { return r.last; }));
+    for (const KeptFeatures& kept : kept_features(g.runs[0]->folder))
+      j["kept"].push_back({{"teacher", kept.teacher},
+                           {"mean", kept.mean()},
+                           {"above_half", kept.share()},
+                           {"weights", kept.weights}});
     j["test_best"] = numbers(g.collect([](const RunRecord& r) { return r.best; }));
     list.push_back(j);
   }
@@ -306,6 +328,24 @@ std::string html(const std::vector<Group>& groups) {
   });
   page +=
       chart("Training loss by epoch", groups, [](const Epoch& e) { return std::optional(e.loss); });
+  Table kept = kept_table(groups);
+  if (!kept.empty()) page += "<h2>Teacher features kept by AFT</h2>\n<table>\n";
+  for (const auto& row : kept) {
+    page += "<tr>";
+    for (const std::string& cell : row)
+      page += fmt::format("<{0}>{1}</{0}>", &row == &kept[0] ? "th" : "td", escaped(cell));
+    page += "</tr>\n";
+  }
+  if (!kept.empty())
+    page +=
+        "</table>\n<p>The weight sigmoid(s) of each dimension starts at 0.5; only ratios of "
+        "weights "
+        "matter. Pictures: how many dimensions have which weight, and all dimensions from left to "
+        "right, dark where the weight is large.</p>\n";
+  for (const Group& g : groups)
+    for (const KeptFeatures& of : kept_features(g.runs[0]->folder))
+      page += fmt::format("<h3>{}: {}</h3>\n{}", escaped(g.runs[0]->folder), escaped(of.teacher),
+                          kept_picture(of));
   for (const Group& g : groups)
     page += fmt::format("<details><summary>{}: configuration</summary><pre>{}</pre></details>\n",
                         escaped(g.name()), escaped(to_toml(g.runs[0]->config, false)));
@@ -349,8 +389,13 @@ void report(const ReportArguments& a) {
   if (!a.out.empty()) data::write_file(a.out, html(groups));
   if (a.json)
     std::cout << as_json(groups).dump(2) << "\n";
-  else
+  else {
     print(table_of(groups));
+    Table kept = kept_table(groups);
+    if (kept.empty()) return;
+    std::cout << "\nTeacher features kept by AFT\n";
+    print(kept);
+  }
 }
 
 }  // namespace

@@ -1,0 +1,315 @@
+// AFT's ablations, baselines and training protocol: golden values of aft.md section 16 and its bad
+// input.
+#include "methods/aft.h"
+
+#include <cmath>
+
+#include "methods/baselines.h"
+#include "methods/method.h"
+#include "program.h"
+#include "tensor/runtime.h"
+#include "tools/kept.h"
+#include "tools/train.h"
+
+namespace pupil::methods {
+namespace {
+
+using test::expect_refused;
+using test::TemporaryFolder;
+
+Tensor f64(const std::vector<double>& values, const Shape& shape) {
+  return from(std::span<const double>(values), shape);
+}
+
+nn::Linear linear_of(const Tensor& weight, const Tensor& bias) {
+  nn::Store store(0, weight.dtype());
+  nn::Linear layer(nn::Scope(store), weight.dim(1), weight.dim(0));
+  layer.weight = weight;
+  layer.bias = bias;
+  return layer;
+}
+
+struct Baselines : testing::TestWithParam<bool> {
+  void SetUp() override { set_plain_mode(GetParam()); }
+  void TearDown() override { set_plain_mode(false); }
+  Tensor phi = f64({1, 0, 0, 2, -1, 1, 2, -1}, {4, 2});
+  Tensor psi = f64({1, 2, 0, 0, 1, 1, -1, 0, 2, 3, 1, -1}, {4, 3});
+  Tensor v = f64({1, 0, 0, 1, 1, -1}, {3, 2}), c = f64({0, 0.5, 0}, {3});
+};
+INSTANTIATE_TEST_SUITE_P(Both, Baselines, testing::Bool(),
+                         [](auto& info) { return info.param ? "plain" : "fused"; });
+
+TEST_P(Baselines, GoldenA12ToA15) {
+  EXPECT_NEAR(kd_feature_loss({phi}, psi, {linear_of(v, c)}).item(), 52.0 / 12, 1e-12);
+  Tensor w = f64({1, 0, 0, 0, 1, -1}, {2, 3});
+  for (double bias : {0.0, 3.5})
+    EXPECT_NEAR(aft_no_kernel_loss(phi, psi, linear_of(w, f64({bias, -bias}, {2}))).item(), 3.34375,
+                1e-12);
+  EXPECT_NEAR(rkd_distance_plain(phi, psi).item(), 0.022012069875, 1e-11);
+  EXPECT_NEAR(rkd_angle_plain(phi, psi).item(), 0.065282786751, 1e-11);
+  EXPECT_NEAR(rkd_loss(phi, psi).item(), 0.076288821689, 1e-11);
+  EXPECT_NEAR(factor_transfer_loss(linear_of(v, c)(phi), psi).item(), 1.760633336154, 1e-11);
+}
+
+TEST(LogMeTest, GoldenA16AndA17) {
+  std::vector<double> pi = btuning_weights({0.95, 0.94, 0.93}, 0.1);
+  EXPECT_NEAR(pi[0], 0.367165401111, 1e-11);
+  EXPECT_NEAR(pi[1], 0.332224993533, 1e-11);
+  EXPECT_NEAR(pi[2], 0.300609605356, 1e-11);
+  std::vector<int64_t> labels{1, 1, 0, 0};
+  LogMe r = logme(f64({1, 1, -1, -1}, {4, 1}), from(std::span<const int64_t>(labels), {4}));
+  EXPECT_NEAR(r.score, -1.006958934470, 1e-10);
+  EXPECT_NEAR(r.alpha.values()[1], 5.997707234504, 1e-8);
+  EXPECT_NEAR(r.beta.values()[1], 3.000148293447, 1e-8);
+  EXPECT_NEAR(r.weights.values()[1], 0.33343077, 1e-7);
+}
+
+// aft.md, section 15: equal rows, one row, too few columns.
+TEST_P(Baselines, DegenerateBatches) {
+  for (int64_t n : {1, 2, 5}) {
+    Tensor same = full({n, 3}, 0.1, DType::f64).requires_grad_();
+    Tensor loss = rkd_loss(same, full({n, 4}, 2, DType::f64));
+    EXPECT_EQ(loss.item(), 0);
+    backward(loss);
+    for (double g : same.grad().values()) EXPECT_EQ(g, 0);
+  }
+  Tensor nan = psi.clone();
+  nan.data<double>()[4] = NAN;
+  EXPECT_THROW(rkd_loss(phi, nan), Error);
+  EXPECT_THROW(kd_feature_loss({phi}, nan, {linear_of(v, c)}), Error);
+  EXPECT_THROW(aft_delta(phi, nan, {}), Error);
+  EXPECT_THROW(rkd_loss(phi, f64({1, 2, 3}, {3, 1})), Error);
+  std::vector<int64_t> labels{0, 1, -1, 0};
+  EXPECT_THROW(logme(psi, from(std::span<const int64_t>(labels), {4})), Error);
+}
+
+// The fused node against the definition on sizes around the blocks of the kernel, in float32.
+TEST(AftFloat32, FusedAgreesWithTheDefinition) {
+  for (auto [n, p, q] : {std::tuple{3, 1, 1},
+                         {4, 33, 31},
+                         {16, 32, 64},
+                         {17, 5, 100},
+                         {64, 7, 513},
+                         {130, 192, 700}})
+    for (AftKernel kernel : {AftKernel::linear, AftKernel::rbf})
+      for (bool weighted : {true, false}) {
+        auto random = [&](const Shape& shape, uint64_t seed) {
+          std::vector<double> x(size_t(shape.numel()));
+          for (size_t i = 0; i < x.size(); i++) x[i] = 2 + normal({seed, 0, 0}, int64_t(i));
+          return from(std::span<const double>(x), shape);
+        };
+        Tensor phi = random({n, p}, 1), psi = random({n, q}, 2), s = random({q}, 3);
+        std::vector<Tensor> leaves;
+        double value[2];
+        for (DType dtype : {DType::f64, DType::f32}) {
+          Tensor a = phi.to(dtype).clone().requires_grad_(), b = s.to(dtype).clone();
+          b.requires_grad_();
+          Tensor delta = aft_delta(a, psi.to(dtype), weighted ? b : Tensor(), {kernel, {}, {}});
+          value[leaves.size() / 2] = delta.item();
+          backward(delta);
+          leaves.push_back(a.grad());
+          leaves.push_back(weighted ? b.grad() : Tensor());
+        }
+        EXPECT_NEAR(value[0], value[1], 1e-5) << n << " " << p << " " << q;
+        for (size_t k = 0; k < 2; k++) {
+          if (!leaves[k]) continue;
+          std::vector<double> want = leaves[k].values(), got = leaves[k + 2].values();
+          double largest = 0;
+          for (double x : want) largest = std::max(largest, std::fabs(x));
+          for (size_t i = 0; i < want.size(); i++)
+            ASSERT_NEAR(got[i], want[i], 1e-6 + 1e-4 * largest)
+                << n << " " << p << " " << q << " rbf " << int(kernel) << " input " << k;
+        }
+      }
+}
+
+TEST(EpochPlanTest, TableOfSectionSeven) {
+  struct Row {
+    int64_t n, batches, last, epochs;
+    bool few;
+  };
+  for (Row r : {Row{50000, 391, 80, 13, false},
+                {1020, 8, 124, 625, true},
+                {3680, 29, 96, 172, true},
+                {1880, 15, 88, 333, true},
+                {6667, 53, 11, 94, true},
+                {75750, 592, 102, 8, false}}) {
+    EpochPlan plan(5000, r.n, 128);
+    EXPECT_EQ(plan.batches, r.batches);
+    EXPECT_EQ(plan.last, r.last);
+    EXPECT_EQ(plan.epochs, r.epochs);
+    EXPECT_EQ(plan.few(), r.few);
+  }
+}
+
+// Rows of features with 4 classes and stored teacher features beside them.
+struct Trained : testing::Test {
+  TemporaryFolder folder;
+  void SetUp() override {
+    std::vector<float> x, teacher;
+    std::vector<int64_t> y;
+    for (int64_t i = 0; i < 50; i++) {
+      y.push_back(i % 4);
+      for (int64_t k = 0; k < 6; k++)
+        x.push_back(float(0.5 * normal({1, 0, 0}, i * 6 + k)) + (k == i % 4 ? 5 : 0));
+      for (int64_t k = 0; k < 8; k++)
+        teacher.push_back(k < 4 ? float(0.3 * normal({2, 0, 0}, i * 8 + k)) +
+                                      (k == i % 4 ? 1.7f : -0.6f)
+                                : float(normal({2, 0, 0}, i * 8 + k)));  // noise of variance 1
+    }
+    data::save_npy(folder / "x.npy", from(std::span<const float>(x), {50, 6}));
+    data::save_npy(folder / "y.npy", from(std::span<const int64_t>(y), {50}));
+    data::save_npy(folder / "t.npy", from(std::span<const float>(teacher), {50, 8}));
+    data::save_npy(folder / "short.npy",
+                   from(std::span<const float>(teacher).first(49 * 8), {49, 8}));
+    test::Outcome stored =
+        test::run_program({"features", "--from", "t.npy", "--data", "npy:x.npy+y.npy", "--tap",
+                           "features", "--out", "t.safetensors"},
+                          folder);
+    ASSERT_EQ(stored.code, 0) << stored.err;
+    test::write_text(folder / "c.toml", R"toml([data]
+train = "npy:x.npy+y.npy"
+test = "npy:x.npy+y.npy"
+[student]
+model = "mlp(inputs=6,hidden=12,standardize=1)"
+[[teacher]]
+name = "vectors"
+features = ["t.safetensors"]
+[train]
+epochs = 4
+batch = 16
+optimizer = "adam"
+lr = 0.01
+schedule_per = "epoch"
+[[method]]
+name = "aft"
+)toml");
+  }
+  test::Outcome train(const std::string& run, std::vector<std::string> settings,
+                      std::vector<std::string> more = {}) {
+    std::vector<std::string> arguments{"train", "c.toml", "--run", run, "--threads", "1"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    for (const std::string& s : settings) {
+      arguments.push_back("--set");
+      arguments.push_back(s);
+    }
+    return test::run_program(arguments, folder);
+  }
+  void refused(std::vector<std::string> settings, std::vector<std::string> words) {
+    test::Outcome outcome = train("bad", settings);
+    EXPECT_EQ(outcome.code, 2) << outcome.err;
+    for (const std::string& word : words)
+      EXPECT_NE(outcome.err.find(word), std::string::npos) << word << " in " << outcome.err;
+    EXPECT_FALSE(std::filesystem::exists(folder / "bad"));
+  }
+};
+
+TEST_F(Trained, EveryMethodRunsAndLearns) {
+  for (const char* method :
+       {"aft", "aft_no_kernel", "kernel_kd", "kd_feature", "rkd", "ft", "btuning"}) {
+    test::Outcome outcome = train(std::string("runs/") + method,
+                                  {std::string("method.0.name=") + method, "method.0.beta=1"});
+    EXPECT_EQ(outcome.code, 0) << method << ": " << outcome.err;
+    EXPECT_EQ(outcome.err, "") << method;
+  }
+}
+
+// What stage 1 of B-Tuning and of factor transfer found is in the checkpoint.
+TEST_F(Trained, ResumedRunsAreTheSame) {
+  for (const char* method : {"btuning", "ft"}) {
+    std::string name = std::string("method.0.name=") + method, run = std::string("r/") + method;
+    std::vector<std::string> settings{name, "train.epochs=0", "train.steps=8"};
+    EXPECT_EQ(train(run, settings).code, 0);
+    std::string whole = test::read_text(folder / (run + "/last.safetensors"));
+    test::Process process(
+        {"train", "c.toml", "--run", run + "2", "--threads", "1", "--set", name, "--set",
+         "train.epochs=0", "--set", "train.steps=8", "--set", "train.checkpoint_every=1"},
+        folder);
+    process.wait_for(folder / (run + "2/checkpoint.safetensors"));
+    process.send(SIGKILL);
+    process.wait();
+    settings.push_back("train.checkpoint_every=1");
+    EXPECT_EQ(train(run + "2", settings, {"--resume"}).code, 0);
+    EXPECT_EQ(test::read_text(folder / (run + "2/last.safetensors")), whole) << method;
+  }
+}
+
+TEST_F(Trained, FrozenBatchesAndPriorFrequency) {
+  auto weights = [&](const std::string& run) {
+    return test::read_text(folder / (run + "/last.safetensors"));
+  };
+  ASSERT_EQ(train("never", {}).code, 0);
+  ASSERT_EQ(train("always", {"train.freeze_batches=always"}).code, 0);
+  ASSERT_EQ(train("auto", {"train.freeze_batches=auto"}).code, 0);
+  EXPECT_NE(weights("never"), weights("always"));
+  EXPECT_EQ(weights("auto"), weights("always"));  // 4 batches are few
+  // Only the first of the 4 batches of an epoch trains the student, all of them train s.
+  ASSERT_EQ(train("prior", {"train.prior_freq=4"}).code, 0);
+  auto file = data::open_safetensors(folder / "prior/checkpoint.safetensors");
+  EXPECT_EQ(file->read("optimizer.head.weight.step", DType::i64).item(), 4);
+  EXPECT_EQ(file->read("optimizer.loss.aft.s.step", DType::i64).item(), 16);
+}
+
+TEST_F(Trained, ReportShowsWhichFeaturesWereKept) {
+  ASSERT_EQ(train("runs/a", {"train.epochs=60", "method.0.s_lr=0.1"}).code, 0);
+  std::vector<KeptFeatures> kept = kept_features(folder / "runs/a");
+  ASSERT_EQ(kept.size(), 1u);
+  EXPECT_EQ(kept[0].teacher, "vectors");
+  ASSERT_EQ(kept[0].weights.size(), 8u);
+  double relevant = 0, noise = 0;  // section 16 (i): dimensions 0 to 3 know the class
+  for (size_t k = 0; k < 8; k++) (k < 4 ? relevant : noise) += kept[0].weights[k];
+  EXPECT_GT(relevant, noise);
+  test::Outcome report = test::run_program({"report", "runs/a", "--out", "r.html"}, folder);
+  EXPECT_EQ(report.code, 0) << report.err;
+  EXPECT_NE(report.out.find("Teacher features kept by AFT"), std::string::npos);
+  EXPECT_NE(report.out.find("vectors"), std::string::npos);
+  std::string page = test::read_text(folder / "r.html");
+  EXPECT_NE(page.find("<title>weights of the teacher's dimensions</title>"), std::string::npos);
+  EXPECT_EQ(page.find("src="), std::string::npos);  // one file
+}
+
+TEST_F(Trained, WarnsAboutIdleRegularisers) {
+  test::Outcome zero = train("zero", {"method.0.beta=0"});
+  EXPECT_EQ(zero.code, 0);
+  EXPECT_NE(zero.err.find("beta is 0"), std::string::npos) << zero.err;
+  EXPECT_EQ(std::count(zero.err.begin(), zero.err.end(), '\n'), 1);
+  test::Outcome pairs = train("pairs", {"train.batch=2", "train.epochs=1"});
+  EXPECT_EQ(pairs.code, 0) << pairs.err;
+  EXPECT_NE(pairs.err.find("batch of 2"), std::string::npos) << pairs.err;
+  EXPECT_EQ(train("single", {"train.batch=1", "train.epochs=1"}).code, 0);
+}
+
+TEST_F(Trained, BadInput) {
+  refused({"method.0.beta=-1"}, {"beta"});
+  refused({"method.0.beta=nan"}, {"beta"});
+  refused({"method.0.s_lr=0"}, {"s_lr"});
+  refused({"train.lr=0"}, {"train.lr"});
+  refused({"train.batch=0"}, {"train.batch"});
+  refused({"train.prior_freq=0"}, {"train.prior_freq"});
+  refused({"train.freeze_batches=sometimes"}, {"freeze_batches"});
+  refused({"train.epochs=0", "train.steps=1"}, {"train.steps is 1", "4 batches"});
+  refused({"student.model=mlp(inputs=7)"}, {"6", "7"});
+  refused({"student.model=mlp(hidden=7)"}, {"inputs="});
+  refused({"method.0.name=ft", "method.0.code_epochs=0"}, {"code_epochs"});
+  refused({"method.0.name=btuning", "method.0.temperature=0"}, {"temperature"});
+  auto import = [&](const std::string& rows) {
+    return test::run_program({"features", "--from", rows, "--data", "npy:x.npy+y.npy", "--tap",
+                              "features", "--out", "bad.safetensors"},
+                             folder);
+  };
+  test::Outcome counts = import("short.npy");
+  EXPECT_EQ(counts.code, 2);
+  EXPECT_NE(counts.err.find("49 rows"), std::string::npos) << counts.err;
+  EXPECT_NE(counts.err.find("50 samples"), std::string::npos) << counts.err;
+  Tensor nan = data::read_npy(folder / "t.npy");
+  nan.data<float>()[8 * 7 + 3] = NAN;
+  data::save_npy(folder / "nan.npy", nan);
+  test::Outcome broken = import("nan.npy");
+  EXPECT_EQ(broken.code, 2);
+  EXPECT_NE(broken.err.find("row 7, column 3"), std::string::npos) << broken.err;
+  EXPECT_EQ(import("y.npy").code, 2);
+  EXPECT_FALSE(std::filesystem::exists(folder / "bad.safetensors"));
+}
+
+}  // namespace
+}  // namespace pupil::methods
