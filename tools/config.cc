@@ -1,29 +1,15 @@
 #include "config.h"
 
-#include <toml++/toml.h>
-
-#include <charconv>
-#include <cmath>
 #include <filesystem>
-#include <fstream>
-#include <limits>
 
 #include "program.h"
+#include "toml_fields.h"
 
 namespace pupil {
+
+using namespace toml_fields;
+
 namespace {
-
-constexpr double kInf = std::numeric_limits<double>::infinity();
-
-// What a value may be, beyond its type.
-struct Any {};
-struct Range {
-  double low, high = kInf;
-  bool low_open = false;
-};
-struct OneOf {
-  std::vector<std::string> names;
-};
 
 // Every key once: name, field, help, limit. V is the reader or the writer.
 template <class V, class C>
@@ -105,256 +91,6 @@ void augment_fields(V& v, C& c) {
   v("cutmix", c.cutmix, "a of Beta(a, a); 0: off", Range{0});
 }
 
-// "kd.toml:12" or the setting of the command line that the node came from.
-std::string where(const toml::node& node, const std::string& file) {
-  const toml::source_region& source = node.source();
-  if (source.path && source.path->starts_with("--set")) return *source.path;
-  return source.begin ? concat(file, ":", source.begin.line) : file;
-}
-
-template <class T>
-constexpr const char* kTypeName = "";
-template <>
-constexpr const char* kTypeName<bool> = "true or false";
-template <>
-constexpr const char* kTypeName<int64_t> = "a whole number";
-template <>
-constexpr const char* kTypeName<double> = "a number";
-template <>
-constexpr const char* kTypeName<std::string> = "a text in quotes";
-
-// One table: takes the keys that are declared, then complains about any other.
-class Reader {
- public:
-  Reader(const toml::table& table, std::string section, const std::string& file)
-      : table_(table), section_(std::move(section)), file_(file) {}
-
-  template <class T, class Limit = Any>
-  void operator()(const char* key, T& field, const char*, const Limit& limit = {}) {
-    known_.push_back(key);
-    if (const toml::node* node = table_.get(key)) read(*node, key, field, limit);
-  }
-
-  void known(std::string key) { known_.push_back(std::move(key)); }
-
-  void finish() const {
-    for (auto&& [key, node] : table_) {
-      std::string name(key.str());
-      if (std::find(known_.begin(), known_.end(), name) == known_.end())
-        fail_input(where(node, file_), ": unknown key ", path(name), "; did you mean ",
-                   path(nearest_name(name, known_)), "?");
-    }
-  }
-
- private:
-  std::string path(const std::string& key) const {
-    return section_.empty() ? key : concat(section_, ".", key);
-  }
-
-  template <class T, class Limit>
-  void read(const toml::node& node, const std::string& key, T& field, const Limit& limit) const {
-    std::optional<T> value;
-    if constexpr (std::is_same_v<T, double>) {
-      if (node.is_number()) value = node.value<double>();
-    } else {
-      value = node.value_exact<T>();
-    }
-    if (!value) fail_input(where(node, file_), ": ", path(key), " must be ", kTypeName<T>);
-    check(node, key, *value, limit);
-    field = *value;
-  }
-
-  template <class Limit>
-  void read(const toml::node& node, const std::string& key, int& field, const Limit& limit) const {
-    int64_t value = field;
-    read(node, key, value, limit);
-    field = int(value);
-  }
-
-  template <class T, class Limit>
-  void read(const toml::node& node, const std::string& key, std::optional<T>& field,
-            const Limit& limit) const {
-    T value{};
-    read(node, key, value, limit);
-    field = value;
-  }
-
-  template <class T, class Limit>
-  void read(const toml::node& node, const std::string& key, std::vector<T>& field,
-            const Limit& limit) const {
-    field.clear();
-    const toml::array* list = node.as_array();
-    if (!list) fail_input(where(node, file_), ": ", path(key), " must be a list, as [...]");
-    for (const toml::node& item : *list) {
-      T value{};
-      read(item, key, value, limit);
-      field.push_back(value);
-    }
-  }
-
-  template <class T>
-  void check(const toml::node& node, const std::string& key, const T& value,
-             const Range& range) const {
-    double x = double(value);
-    if (!std::isfinite(x) || x < range.low || x > range.high || (range.low_open && x == range.low))
-      fail_input(where(node, file_), ": ", path(key), " is ", value, "; it must be ",
-                 range.low_open ? "above " : "at least ", range.low,
-                 range.high < kInf ? concat(" and at most ", range.high) : "");
-  }
-  void check(const toml::node& node, const std::string& key, const std::string& value,
-             const OneOf& choices) const {
-    if (std::find(choices.names.begin(), choices.names.end(), value) != choices.names.end()) return;
-    fail_input(where(node, file_), ": ", path(key), " is \"", value, "\"; did you mean \"",
-               nearest_name(value, choices.names), "\"?");
-  }
-  template <class T>
-  void check(const toml::node& node, const std::string& key, const T& value, const Any&) const {
-    if constexpr (std::is_same_v<T, double>)
-      if (!std::isfinite(value))
-        fail_input(where(node, file_), ": ", path(key), " is not a finite number");
-  }
-
-  const toml::table& table_;
-  std::string section_;
-  const std::string& file_;
-  std::vector<std::string> known_;
-};
-
-class Writer {
- public:
-  Writer(std::ostream& out, bool commented) : out_(out), commented_(commented) {}
-
-  template <class T, class Limit = Any>
-  void operator()(const std::string& key, const T& field, const std::string& help,
-                  const Limit& = {}) {
-    std::ostringstream line;
-    line << key << " = ";
-    write(line, field);
-    out_ << line.str();
-    if (commented_ && !help.empty()) {
-      size_t column = line.str().size();
-      out_ << std::string(column < 34 ? 34 - column : 2, ' ') << "# " << help;
-    }
-    out_ << "\n";
-  }
-
-  void section(const std::string& header, const std::string& help = "") {
-    out_ << "\n" << header;
-    if (commented_ && !help.empty()) out_ << "  # " << help;
-    out_ << "\n";
-  }
-
- private:
-  static void write(std::ostream& out, bool value) { out << (value ? "true" : "false"); }
-  static void write(std::ostream& out, int64_t value) { out << value; }
-  static void write(std::ostream& out, int value) { out << value; }
-  static void write(std::ostream& out, double value) {
-    char digits[32];  // the shortest text that reads back to the same number
-    std::string text(digits, std::to_chars(digits, digits + sizeof digits, value).ptr);
-    out << text << (text.find_first_of(".e") == std::string::npos ? ".0" : "");
-  }
-  static void write(std::ostream& out, const std::string& value) {
-    toml::value<std::string> node(value);
-    out << toml::toml_formatter(node, toml::format_flags::none);
-  }
-  template <class T>
-  static void write(std::ostream& out, const std::vector<T>& list) {
-    out << "[";
-    for (size_t i = 0; i < list.size(); i++) {
-      if (i) out << ", ";
-      write(out, list[i]);
-    }
-    out << "]";
-  }
-  static void write(std::ostream& out, const std::optional<double>& value) {
-    write(out, value.value_or(1));
-  }
-  static void write(std::ostream& out, const methods::Value& value) {
-    std::visit([&](const auto& v) { write(out, v); }, value);
-  }
-
-  std::ostream& out_;
-  bool commented_;
-};
-
-// Puts `value` at the dotted path of a "--set" argument; lists are addressed by number or name.
-void apply_setting(toml::table& root, const std::string& setting) {
-  size_t equals = setting.find('=');
-  if (equals == std::string::npos || equals == 0)
-    fail_input("--set ", setting, ": expected section.key=value");
-  std::string text = setting.substr(equals + 1), source = "--set " + setting;
-  toml::table parsed;
-  try {
-    parsed = toml::parse("value = " + text, source);
-  } catch (const toml::parse_error&) {  // not TOML: a text without its quotes
-    parsed.insert_or_assign("value", text);
-  }
-  std::vector<std::string> path;
-  std::istringstream parts(setting.substr(0, equals));
-  for (std::string part; std::getline(parts, part, '.');) path.push_back(part);
-
-  toml::node* at = &root;
-  for (size_t i = 0; i < path.size(); i++) {
-    bool last = i + 1 == path.size();
-    if (toml::table* table = at->as_table()) {
-      if (last) {
-        std::move(*parsed.get("value")).visit([&](auto&& node) {
-          table->insert_or_assign(path[i], std::move(node));
-        });
-        return;
-      }
-      if (!table->contains(path[i])) {
-        if (i == 0 && (path[i] == "teacher" || path[i] == "method"))
-          table->insert(path[i], toml::array());
-        else
-          table->insert(path[i], toml::table());
-      }
-      at = table->get(path[i]);
-    } else if (toml::array* list = at->as_array(); list && !last) {
-      toml::node* found = nullptr;
-      for (size_t k = 0; k < list->size(); k++)
-        if (toml::table* item = list->get(k)->as_table())
-          if (path[i] == std::to_string(k) || path[i] == item->get("name")->value_or(std::string()))
-            found = item;
-      if (!found && path[i] == std::to_string(list->size())) {
-        list->push_back(toml::table());
-        found = &list->back();
-      }
-      if (!found)
-        fail_input(source, ": there is no ", path[i - 1], " \"", path[i],
-                   "\"; use its name or its number from 0");
-      at = found;
-    } else {
-      fail_input(source, ": ", path[i - 1], " is a value, not a section");
-    }
-  }
-}
-
-const toml::table* section_of(const toml::table& root, const char* name, const std::string& file) {
-  const toml::node* node = root.get(name);
-  if (!node) return nullptr;
-  if (!node->is_table())
-    fail_input(where(*node, file), ": ", name, " must be a section, as [", name, "]");
-  return node->as_table();
-}
-
-std::vector<const toml::table*> list_of(const toml::table& root, const char* name,
-                                        const std::string& file) {
-  std::vector<const toml::table*> tables;
-  const toml::node* node = root.get(name);
-  if (!node) return tables;
-  const toml::array* list = node->as_array();
-  if (!list)
-    fail_input(where(*node, file), ": ", name, " is a list: write [[", name,
-               "]] with two brackets");
-  for (const toml::node& item : *list) {
-    if (!item.is_table())
-      fail_input(where(item, file), ": every ", name, " is a table: write [[", name, "]]");
-    tables.push_back(item.as_table());
-  }
-  return tables;
-}
-
 // A method's keys besides name and weight are the options that it declares.
 methods::Choice read_method(const toml::table& table, const std::string& file) {
   methods::Choice choice;
@@ -388,14 +124,7 @@ methods::Choice read_method(const toml::table& table, const std::string& file) {
 
 Config read_table(const toml::table& root, const std::string& file) {
   Config config;
-  for (auto&& [key, node] : root) {
-    const std::vector<std::string> known{"data",   "student", "teacher",
-                                         "method", "train",   "augment"};
-    std::string name(key.str());
-    if (std::find(known.begin(), known.end(), name) == known.end())
-      fail_input(where(node, file), ": unknown section ", name, "; did you mean ",
-                 nearest_name(name, known), "?");
-  }
+  require_sections(root, {"data", "student", "teacher", "method", "train", "augment"}, file);
   auto read = [&](const char* name, auto fields, auto& section) {
     const toml::table* table = section_of(root, name, file);
     if (!table) return;
@@ -451,34 +180,6 @@ void check(const Config& c, const std::string& file) {
   for (const methods::Choice& m : c.methods)
     if (methods::find_method(m.method).needs_teacher && c.teachers.empty())
       fail_input(file, ": method ", m.method, " needs a teacher: add a [[teacher]] section");
-}
-
-// The tables of `over` replace or extend those of `base`; lists are replaced whole.
-void merge(toml::table& base, toml::table&& over) {
-  for (auto&& [key, node] : over) {
-    std::string name(key.str());  // clang 14 does not capture a structured binding
-    toml::table* below = base[name].as_table();
-    if (below && node.is_table())
-      merge(*below, std::move(*node.as_table()));
-    else
-      node.visit([&](auto& value) { base.insert_or_assign(name, std::move(value)); });
-  }
-}
-
-toml::table parse_table(const std::string& text, const std::string& name) {
-  try {
-    return toml::parse(text, name);
-  } catch (const toml::parse_error& error) {
-    fail_input(name, ":", error.source().begin.line, ": ", error.description());
-  }
-}
-
-std::string read_text(const std::string& path) {
-  std::ifstream file(path);
-  std::stringstream text;
-  if (!file || !(text << file.rdbuf()))
-    fail_input("cannot read the configuration ", path, "; `pupil init > ", path, "` writes one");
-  return text.str();
 }
 
 Config config_of(toml::table root, const std::string& name,
