@@ -211,13 +211,14 @@ Tensor kd_loss(const Tensor& student, const Tensor& teacher, const Tensor& label
   return with_labels(loss, student, labels, label_weight(o, bool(labels)));
 }
 
-Tensor standardize_logits(const Tensor& logits, double eps) {
+StandardizedLogits standardize_logits(const Tensor& logits, double eps) {
   PUPIL_CHECK(logits.rank() == 2 && logits.dim(1) > 1,
               "standardize_logits: (n, classes) with at least 2 classes expected, got ",
               logits.shape());
-  Tensor centred = sub(logits, mean(logits, {1}, true));  // [kd 2]
+  Tensor average = mean(logits, {1}, true), centred = sub(logits, average);  // [kd 2]
   Tensor variance = scale(sum(square(centred), {1}, true), 1 / double(logits.dim(1) - 1));
-  return div(centred, add_scalar(sqrt(variance), eps));
+  Tensor deviation = sqrt(variance);
+  return {div(centred, add_scalar(deviation, eps)), average, deviation};
 }
 
 Tensor kd_loss_plain(const Tensor& student, const Tensor& teacher, const Tensor& labels,
@@ -228,8 +229,8 @@ Tensor kd_loss_plain(const Tensor& student, const Tensor& teacher, const Tensor&
   Tensor s = student.dtype() == acc ? student : to_dtype(student, acc);
   Tensor t = teacher.detach().to(acc);
   if (o.logit_standardization) {
-    s = standardize_logits(s, o.eps);
-    t = standardize_logits(t, o.eps);
+    s = standardize_logits(s, o.eps).values;
+    t = standardize_logits(t, o.eps).values;
   }
   // [kd 1]
   Tensor log_ps = log_softmax(s, o.temperature), log_pt = log_softmax(t, o.temperature);

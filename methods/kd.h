@@ -37,8 +37,12 @@ Tensor kd_loss(const Tensor& student, const Tensor& teacher, const Tensor& label
 Tensor kd_loss_plain(const Tensor& student, const Tensor& teacher, const Tensor& labels,
                      const KdOptions& = {});
 
-// (z - mean) / (eps + unbiased deviation) of each row. The gradient of a deviation of 0 is 0.
-Tensor standardize_logits(const Tensor& logits, double eps = 1e-7);
+// Each row (z - mean) / (eps + unbiased deviation), its mean and its deviation, (n, 1). The gradient
+// of a deviation of 0 is 0.
+struct StandardizedLogits {
+  Tensor values, mean, deviation;
+};
+StandardizedLogits standardize_logits(const Tensor& logits, double eps = 1e-7);
 
 KdReduction kd_reduction(const std::string& name);  // InputError with the nearest name
 

@@ -17,6 +17,7 @@
 #include "report.h"
 #include "reproduce.h"
 #include "train.h"
+#include "transmiter.h"
 #include "verify.h"
 
 namespace pupil {
@@ -53,6 +54,7 @@ void add_commands(CLI::App& app) {
   add_reproduce_command(app);
   add_bench_command(app);
   add_features_command(app);
+  add_transmiter_command(app);
   add_report_command(app);
   add_info_command(app);
 }

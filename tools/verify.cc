@@ -22,6 +22,7 @@ const Adapters& adapters() {
     add_kd(list);
     add_linalg(list);
     add_models(list);
+    add_transmiter(list);
     return list;
   }();
   return all;

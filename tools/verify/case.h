@@ -113,5 +113,6 @@ void add_kd(Adapters&);
 void add_linalg(Adapters&);
 void add_models(Adapters&);
 void add_image(Adapters&);
+void add_transmiter(Adapters&);
 
 }  // namespace pupil::verify

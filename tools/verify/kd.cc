@@ -25,7 +25,7 @@ void hinton(Case& c) {
 }
 
 void logit_standardization(Case& c) {
-  c.result("z", methods::standardize_logits(c.get("in.logits"), c.number("eps", 1e-7)));
+  c.result("z", methods::standardize_logits(c.get("in.logits"), c.number("eps", 1e-7)).values);
 }
 
 void label_cross_entropy(Case& c) {

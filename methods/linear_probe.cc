@@ -1,0 +1,154 @@
+#include "linear_probe.h"
+
+#include <deque>
+
+#include "../tensor/lapack.h"
+#include "../tensor/launch.h"
+
+namespace pupil::methods {
+namespace {
+
+using Vector = std::vector<double>;
+
+double dot(const Vector& a, const Vector& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); i++) sum += a[i] * b[i];
+  return sum;
+}
+
+Vector moved(const Vector& from, double step, const Vector& direction) {
+  Vector to(from.size());
+  for (size_t i = 0; i < to.size(); i++) to[i] = from[i] + step * direction[i];
+  return to;
+}
+
+// The objective and its gradient at v = [W row by row, b].
+struct Objective {
+  Tensor x, labels;  // (n, d) f64; i64 (n)
+  int64_t classes;
+  double c;
+
+  double operator()(const Vector& v, Vector& gradient) const {
+    int64_t n = x.dim(0), d = x.dim(1), k = classes;
+    Tensor weight = map_memory(const_cast<double*>(v.data()), {k, d}, DType::f64, nullptr);
+    Tensor z = empty({n, k}, DType::f64);
+    lapack::product(x, alias(weight, {d, k}, {1, d}), z);
+    Vector losses(static_cast<size_t>(n));
+    const double* bias = v.data() + k * d;
+    const int64_t* label = labels.data<int64_t>();
+    double *zs = z.data<double>(), *loss = losses.data(), weight_of_data = c;
+    parallel_for(n, n * k * 8, [=](int64_t i) {  // z becomes c (softmax(z + b) - onehot)
+      double* row = zs + i * k;
+      double top = -INFINITY, sum = 0;
+      for (int64_t j = 0; j < k; j++) top = std::max(top, row[j] += bias[j]);
+      double own = row[label[i]];
+      for (int64_t j = 0; j < k; j++) sum += row[j] = std::exp(row[j] - top);
+      loss[i] = std::log(sum) + top - own;
+      for (int64_t j = 0; j < k; j++) row[j] *= weight_of_data / sum;
+      row[label[i]] -= weight_of_data;
+    });
+    gradient.assign(v.size(), 0);
+    Tensor to = map_memory(gradient.data(), {k, d}, DType::f64, nullptr);
+    lapack::product(alias(z, {k, n}, {1, k}), x, to);
+    double value = 0;
+    for (int64_t i = 0; i < n; i++) {
+      value += c * losses[size_t(i)];
+      for (int64_t j = 0; j < k; j++) gradient[size_t(k * d + j)] += zs[i * k + j];
+    }
+    for (size_t i = 0; i < size_t(k * d); i++) {
+      value += 0.5 * v[i] * v[i];
+      gradient[i] += v[i];
+    }
+    return value;
+  }
+};
+
+// The inverse Hessian of the last steps times -gradient: the two-loop recursion.
+struct Memory {
+  struct Pair {
+    Vector step, change;
+    double inverse;  // 1 / <step, change>
+  };
+  std::deque<Pair> pairs;
+
+  void add(Vector step, Vector change) {
+    double product = dot(step, change);
+    if (!(product > 0)) return;
+    pairs.push_back({std::move(step), std::move(change), 1 / product});
+    if (pairs.size() > 20) pairs.pop_front();
+  }
+
+  Vector direction(const Vector& gradient) const {
+    Vector r = moved(Vector(gradient.size(), 0), -1, gradient);
+    Vector weight(pairs.size());
+    for (size_t i = pairs.size(); i-- > 0;) {
+      weight[i] = pairs[i].inverse * dot(pairs[i].step, r);
+      r = moved(r, -weight[i], pairs[i].change);
+    }
+    double first = pairs.empty()
+                       ? 1 / std::sqrt(dot(gradient, gradient))
+                       : 1 / (pairs.back().inverse * dot(pairs.back().change, pairs.back().change));
+    for (double& value : r) value *= first;
+    for (size_t i = 0; i < pairs.size(); i++)
+      r = moved(r, weight[i] - pairs[i].inverse * dot(pairs[i].change, r), pairs[i].step);
+    return r;
+  }
+};
+
+}  // namespace
+
+LinearProbe fit_linear_probe(const Tensor& features, const Tensor& labels, int64_t classes,
+                             const LinearProbeOptions& o) {
+  PUPIL_CHECK(features.rank() == 2 && features.numel() > 0 && labels.rank() == 1 &&
+                  labels.dim(0) == features.dim(0) && classes > 0 && o.c > 0,
+              "linear_probe: features ", features.shape(), ", labels ", labels.shape(), ", ",
+              classes, " classes, c ", o.c);
+  Objective objective{features.detach().to(DType::f64).contiguous(), labels.contiguous(), classes,
+                      o.c};
+  for (double label : labels.values())
+    PUPIL_CHECK(label >= 0 && label < double(classes), "linear_probe: label ", label, " of ",
+                classes, " classes");
+  int64_t d = features.dim(1);
+  Vector v(size_t(classes * d + classes), 0), gradient, next_gradient;
+  double value = objective(v, gradient), norm = std::sqrt(dot(gradient, gradient));
+  double enough = o.tolerance * norm;
+  Memory memory;
+  LinearProbe result;
+  while (norm > enough) {
+    PUPIL_CHECK(result.iterations++ < o.max_iterations, "linear_probe: after ", o.max_iterations,
+                " iterations the gradient is ", norm, ", wanted ", enough);
+    Vector direction = memory.direction(gradient);
+    double slope = dot(direction, gradient);
+    // Bisection to a step with the weak Wolfe conditions (Lewis and Overton 2013).
+    double low = 0, high = INFINITY, step = 1, next = value;
+    double noise = 1e-15 * (1 + std::fabs(value));  // of the objective in f64
+    Vector at;
+    for (int trial = 0; trial < 60; trial++) {
+      at = moved(v, step, direction);
+      next = objective(at, next_gradient);
+      if (!(next <= value + 1e-4 * step * slope + noise))
+        high = step;
+      else if (dot(next_gradient, direction) < 0.9 * slope)
+        low = step;
+      else
+        break;
+      step = high < INFINITY ? (low + high) / 2 : 2 * low;
+    }
+    memory.add(moved(at, -1, v), moved(next_gradient, -1, gradient));
+    v = std::move(at);
+    value = next;
+    std::swap(gradient, next_gradient);
+    norm = std::sqrt(dot(gradient, gradient));
+  }
+  double shift = 0;
+  for (int64_t j = 0; j < classes; j++) shift += v[size_t(classes * d + j)] / double(classes);
+  for (int64_t j = 0; j < classes; j++) v[size_t(classes * d + j)] -= shift;
+  std::span<const double> all(v);
+  result.weight = from(all.subspan(0, size_t(classes * d)), {classes, d});
+  result.bias = from(all.subspan(size_t(classes * d)), {classes});
+  result.objective = value;
+  result.gradient_norm = norm;
+  return result;
+}
+
+}  // namespace pupil::methods

@@ -1,0 +1,521 @@
+#include "transmiter.h"
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <iomanip>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "../data/file.h"
+#include "../data/python_random.h"
+#include "../methods/eft.h"
+#include "../methods/linear_probe.h"
+#include "../methods/procrustes.h"
+#include "../methods/tip_adapter.h"
+#include "../methods/zero_shot.h"
+#include "../tensor/runtime.h"
+#include "machine.h"
+#include "program.h"
+#include "run_folder.h"
+#include "transmiter_job.h"
+
+namespace pupil {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using methods::Adapter;
+using methods::BaseNovel;
+using methods::Basis;
+using Rows = std::vector<int64_t>;
+
+double stopwatch() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+Tensor as_tensor(const Rows& rows) {
+  return from(std::span<const int64_t>(rows), {int64_t(rows.size())});
+}
+
+// An adapter and the store that holds its parameters.
+struct AdapterModel {
+  nn::Store store;
+  std::optional<Adapter> adapter;
+  explicit AdapterModel(uint64_t seed) : store(seed) {}
+
+  Tensor logits(const Tensor& z, int64_t classes) const {
+    NoGrad no_grad;
+    constexpr int64_t kBlock = 8192;
+    std::vector<Tensor> blocks;
+    for (int64_t begin = 0; begin < z.dim(0); begin += kBlock)
+      blocks.push_back(
+          slice((*adapter)(slice(z, 0, begin, std::min(z.dim(0), begin + kBlock))), 1, 0, classes));
+    return cat(blocks, 0);
+  }
+};
+
+// One line of the table: the scores of every seed, or of one when no seed matters.
+struct ScoreLine {
+  std::string model;
+  std::vector<BaseNovel> scores;  // base is the accuracy over all classes in base_to_base
+};
+
+struct ScoreSummary {
+  double mean = 0, deviation = 0;
+  int64_t count = 0;
+};
+
+std::optional<ScoreSummary> summary(const ScoreLine& line, std::optional<double> BaseNovel::*part) {
+  ScoreSummary s;
+  for (const BaseNovel& score : line.scores) {
+    if (!(score.*part)) return {};
+    s.mean += *(score.*part) / double(line.scores.size());
+  }
+  s.count = int64_t(line.scores.size());
+  for (const BaseNovel& score : line.scores)
+    s.deviation += (*(score.*part) - s.mean) * (*(score.*part) - s.mean);
+  if (s.count > 1) s.deviation = std::sqrt(s.deviation / double(s.count - 1));
+  return s;
+}
+
+std::string two_digits(double value) {
+  std::ostringstream out;
+  out << std::fixed << std::setprecision(2) << value;
+  return out.str();
+}
+
+std::string shown_score(const std::optional<ScoreSummary>& s) {
+  if (!s) return "n/a";
+  return s->count > 1 ? two_digits(s->mean) + " ± " + two_digits(s->deviation)
+                      : two_digits(s->mean);
+}
+
+class TransmiterJob {
+ public:
+  TransmiterJob(const TransmiterConfig& config, const std::string& folder)
+      : c_(config),
+        d_(open_transmiter_data(config)),
+        m_(config.transmiter.logits),
+        latent_(config.transmiter.latent ? config.transmiter.latent : m_),
+        hidden_(config.transmiter.hidden ? config.transmiter.hidden : 4 * latent_),
+        weak_train_(d_.weak.zero_shot(d_.weak.train)),
+        weak_test_(d_.weak.zero_shot(d_.weak.test)),
+        strong_train_(d_.strong.zero_shot(d_.strong.train)),
+        strong_test_(d_.strong.zero_shot(d_.strong.test)) {
+    if (!c_.transmiter.adapter.empty()) check_adapter_file();
+    if (folder.empty()) return;
+    folder_.emplace(folder, false);
+    folder_->write_config(to_toml(c_));
+    Json environment;
+    environment["version"] = version();
+    environment["cpu"] = cpu_name();
+    environment["cpu_features"] = cpu_features();
+    environment["threads"] = cpu_threads();
+    environment["plain_mode"] = plain_mode();
+    environment["sources"] = d_.sources;
+    data::write_file(folder_->file("environment.json"), environment.dump(2) + "\n");
+  }
+
+  void go(bool quiet) {
+    quiet_ = quiet;
+    say(concat(d_.classes, " task and ", m_ - d_.classes, " auxiliary classes, ",
+               d_.train_labels.dim(0), " training and ", d_.test_labels.dim(0),
+               " test samples, latent ", latent_, ", hidden ", hidden_));
+    for (int64_t seed : c_.seeds) one_seed(uint64_t(seed));
+    if (folder_) data::write_file(folder_->file("table.txt"), table());
+  }
+
+  std::string table() const {
+    std::vector<std::vector<std::string>> cells;
+    bool novel = !d_.novel.empty();
+    cells.push_back(novel ? std::vector<std::string>{"", "base %", "novel %", "HM %"}
+                          : std::vector<std::string>{"", "accuracy %"});
+    cells[0].push_back("seeds");
+    for (const ScoreLine& line : lines_) {
+      std::vector<std::string> row{line.model, shown_score(summary(line, &BaseNovel::base))};
+      if (novel) {
+        row.push_back(shown_score(summary(line, &BaseNovel::novel)));
+        auto base = summary(line, &BaseNovel::base), other = summary(line, &BaseNovel::novel);
+        std::optional<double> of_means;  // as in Tables 2 and 3 of the paper
+        if (base && other) of_means = methods::harmonic_mean(base->mean, other->mean);
+        row.push_back(of_means ? two_digits(*of_means) : "n/a");
+      }
+      std::string seeds;
+      for (const BaseNovel& score : line.scores) {
+        auto value = novel ? score.harmonic_mean : score.base;
+        if (line.scores.size() > 1)
+          seeds += (seeds.empty() ? "" : " / ") + (value ? two_digits(*value) : std::string("n/a"));
+      }
+      row.push_back(seeds);
+      cells.push_back(row);
+    }
+    std::vector<size_t> width(cells[0].size());
+    auto columns = [](const std::string& text) {  // of a terminal: one for a UTF-8 character
+      size_t n = 0;
+      for (char ch : text) n += (ch & 0xc0) != 0x80;
+      return n;
+    };
+    for (auto& row : cells)
+      for (size_t k = 0; k < row.size(); k++) width[k] = std::max(width[k], columns(row[k]));
+    std::string text;
+    for (auto& row : cells) {
+      std::string line;
+      for (size_t k = 0; k < row.size(); k++) {
+        std::string pad(width[k] - columns(row[k]), ' ');
+        line += k == 0 ? row[k] + pad : "  " + (k + 1 == row.size() ? row[k] : pad + row[k]);
+      }
+      text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
+    }
+    return text;
+  }
+
+  Json json() const {
+    Json list = Json::array();
+    for (const ScoreLine& line : lines_)
+      for (const BaseNovel& score : line.scores) list.push_back(score_json(line.model, score));
+    return list;
+  }
+
+ private:
+  void say(const std::string& line) const {
+    if (!quiet_) std::cout << line << std::endl;
+  }
+
+  Json score_json(const std::string& model, const BaseNovel& score) const {
+    auto value = [](std::optional<double> x) { return x ? Json(*x) : Json(nullptr); };
+    Json j{{"model", model}};
+    if (d_.novel.empty())
+      j["accuracy"] = value(score.base);
+    else
+      j.update({{"base", value(score.base)},
+                {"novel", value(score.novel)},
+                {"harmonic_mean", value(score.harmonic_mean)}});
+    return j;
+  }
+
+  BaseNovel add(const std::string& model, const Tensor& logits, const std::optional<uint64_t>& seed,
+                bool base_only = false) {
+    BaseNovel score = methods::base_to_novel(logits, d_.test_labels, d_.base, d_.novel);
+    if (base_only) score.novel = score.harmonic_mean = {};
+    auto line = std::find_if(lines_.begin(), lines_.end(),
+                             [&](const ScoreLine& l) { return l.model == model; });
+    if (line == lines_.end()) line = lines_.insert(lines_.end(), {model, {}});
+    line->scores.push_back(score);
+    if (folder_) {
+      Json j = score_json(model, score);
+      j["seed"] = seed ? Json(*seed) : Json(nullptr);
+      folder_->append("metrics.jsonl", j.dump());
+    }
+    return score;
+  }
+
+  void one_seed(uint64_t seed) {
+    Rows labelled = labelled_rows(seed), unlabelled = labelled;
+    if (c_.data.unlabelled == "train") {
+      unlabelled.clear();
+      for (int64_t i = 0; i < d_.train_labels.dim(0); i++) unlabelled.push_back(i);
+    }
+    bool first = seed == uint64_t(c_.seeds[0]), depends = c_.data.shots > 0;
+    if (first || depends) {
+      fine_tune(labelled);
+      baselines(labelled, depends ? std::optional(seed) : std::nullopt);
+    }
+    transmiter(labelled, unlabelled, seed);
+  }
+
+  // Rows of base classes, `shots` of each class.
+  Rows labelled_rows(uint64_t seed) const {
+    Rows rows, labels;
+    for (int64_t i = 0; i < d_.train_labels.dim(0); i++) {
+      int64_t label = d_.train_labels.data<int64_t>()[i];
+      if (std::find(d_.base.begin(), d_.base.end(), label) == d_.base.end()) continue;
+      rows.push_back(i);
+      labels.push_back(label);
+    }
+    if (rows.empty()) fail_input("no training sample of a base class");
+    if (c_.data.shots == 0) return rows;
+    Rows chosen;
+    for (int64_t i : data::few_shot(labels, c_.data.shots, seed)) chosen.push_back(rows[size_t(i)]);
+    return chosen;
+  }
+
+  // Labels of these rows as positions in `base`.
+  Tensor base_labels(const Rows& rows) const {
+    Rows labels;
+    for (int64_t row : rows) {
+      int64_t label = d_.train_labels.data<int64_t>()[row];
+      labels.push_back(std::find(d_.base.begin(), d_.base.end(), label) - d_.base.begin());
+    }
+    return as_tensor(labels);
+  }
+
+  Tensor directions(const ModelData& model) const {  // (C, d) rows of length 1
+    return normalize(slice(model.head, 0, 0, d_.classes));
+  }
+
+  // Fine-tuned logits of a model that came without: a linear head on its features.
+  void fine_tune(const Rows& labelled) {
+    for (auto [model, files] : {std::pair{&d_.weak, &c_.weak}, std::pair{&d_.strong, &c_.strong}}) {
+      bool upper_bound =
+          model == &d_.strong && (!c_.weak.head.empty() || !c_.weak.train_logits.empty());
+      if (!files->head.empty() || !files->train_logits.empty() || upper_bound) continue;
+      methods::HeadOptions o;
+      o.logit_scale = model->logit_scale;
+      Tensor head = methods::fine_tune_head(index_select(model->train, as_tensor(labelled)),
+                                            base_labels(labelled), directions(*model), d_.base, o);
+      head = scale(head, o.logit_scale);
+      model->tuned_train = methods::zero_shot_logits(model->train, head);
+      model->tuned_test = methods::zero_shot_logits(model->test, head);
+    }
+  }
+
+  void baselines(const Rows& labelled, const std::optional<uint64_t>& seed) {
+    NoGrad no_grad;
+    int64_t classes = d_.classes;
+    Tensor weak = slice(weak_test_, 1, 0, classes), strong = slice(strong_test_, 1, 0, classes);
+    add("weak, zero-shot", weak, seed);
+    add("weak, fine-tuned", d_.weak.tuned_test, seed);
+    add("strong, zero-shot", strong, seed);
+    if (d_.strong.tuned_test) add("strong, fine-tuned (upper bound)", d_.strong.tuned_test, seed);
+    for (double alpha : c_.eft.alpha)
+      add(concat(c_.eft.mode == "proxy" ? "EFT" : c_.eft.mode, ", alpha ", alpha),
+          methods::eft_logits(weak, d_.weak.tuned_test, strong,
+                              methods::logit_mode_named(c_.eft.mode), alpha),
+          seed);
+    if (c_.eft.dynamic) {
+      Tensor experts = view(d_.weak.tuned_test.contiguous(), {1, weak.dim(0), classes});
+      add("dynamic logit fusion", methods::dynamic_fusion(weak, experts, strong).logits, seed);
+    }
+    Tensor labels = base_labels(labelled), values = zeros({int64_t(labelled.size()), classes});
+    for (size_t i = 0; i < labelled.size(); i++)
+      values.data<float>()[int64_t(i) * classes + d_.train_labels.data<int64_t>()[labelled[i]]] = 1;
+    for (const ModelData* model : {&d_.weak, &d_.strong}) {
+      std::string name = model == &d_.weak ? "weak" : "strong";
+      Tensor keys = normalize(index_select(model->train, as_tensor(labelled)));
+      Tensor test = normalize(model->test);
+      for (size_t k = 0; k < c_.tip_adapter.alpha.size(); k++) {
+        methods::TipAdapterOptions o{c_.tip_adapter.alpha[k], c_.tip_adapter.beta[k],
+                                     model->logit_scale};
+        add(concat(name, ", Tip-Adapter, alpha ", o.alpha, ", beta ", o.beta),
+            methods::tip_adapter_logits(test, keys, values, directions(*model), o), seed);
+      }
+      for (double c : c_.linear_probe.c) {
+        methods::LinearProbeOptions o;
+        o.c = c;
+        methods::LinearProbe probe =
+            methods::fit_linear_probe(keys, labels, int64_t(d_.base.size()), o);
+        Tensor z = linear(test.to(DType::f64), probe.weight, probe.bias);
+        Tensor wide = full({z.dim(0), classes}, -INFINITY, DType::f64);
+        for (int64_t i = 0; i < z.dim(0); i++)
+          for (size_t j = 0; j < d_.base.size(); j++)
+            wide.data<double>()[i * classes + d_.base[j]] =
+                z.data<double>()[i * z.dim(1) + int64_t(j)];
+        add(concat(name, ", linear probe, c ", c), wide, seed, true);
+      }
+    }
+  }
+
+  methods::AdapterOptions adapter_options() const {
+    return {m_, latent_, hidden_, methods::basis_named(c_.transmiter.basis), c_.transmiter.alpha};
+  }
+
+  void new_adapter(AdapterModel& model) const {
+    model.adapter.emplace(nn::Scope(model.store), adapter_options());
+    model.adapter->draw_base();
+  }
+
+  void transmiter(const Rows& labelled, const Rows& unlabelled, uint64_t seed) {
+    const auto& t = c_.transmiter;
+    double begin = stopwatch();
+    AdapterModel weak(seed);
+    Tensor rows = as_tensor(unlabelled), z_weak = index_select(weak_train_, rows);
+    std::string news = concat("seed ", seed, ": ");
+    if (t.adapter.empty()) {
+      new_adapter(weak);
+      methods::ExtractionOptions o;
+      o.loss.temperature = t.temperature;
+      o.loss.teacher_temperature = t.teacher_temperature;
+      o.noise = t.noise;
+      o.lr = t.lr;
+      o.weight_decay = t.weight_decay;
+      o.warmup = t.warmup;
+      o.epochs = t.epochs;
+      o.seed = seed;
+      methods::Curve curve = methods::extract(
+          weak.store, *weak.adapter, z_weak, index_select(d_.weak.tuned_train, rows), o,
+          methods::shuffled_batches(rows.dim(0), t.batch, seed));
+      news += concat("extracted in ", two_digits(stopwatch() - begin), " s");
+      if (!curve.loss.empty())
+        news += concat(", loss ", curve.loss.front(), " -> ", curve.loss.back());
+      save(weak, seed, "weak");
+    } else {
+      weak.store.source(data::open_safetensors(t.adapter));
+      weak.adapter.emplace(nn::Scope(weak.store), adapter_options());
+      weak.store.require_complete();
+      news += "adapter from " + t.adapter;
+    }
+    add("weak, adapter", weak.logits(weak_test_, d_.classes), seed);
+    add("strong, adapter without basis change", weak.logits(strong_test_, d_.classes), seed);
+
+    double extracted = stopwatch();
+    std::vector<Tensor> rotations;
+    Tensor z_strong = index_select(strong_train_, rows);
+    for (double beta : t.beta) {
+      methods::ProcrustesOptions o;
+      o.beta = beta;
+      o.rotation = t.rotation;
+      rotations.push_back(methods::logit_rotation(z_weak, z_strong, o));
+      AdapterModel moved(seed);
+      moved.adapter = weak.adapter->rotated(nn::Scope(moved.store), rotations.back(), Basis::free);
+      add(concat("TransMiter, beta ", beta), moved.logits(strong_test_, d_.classes), seed);
+      if (beta == t.beta[0]) {
+        news += concat("; transferred in ", two_digits(stopwatch() - extracted),
+                       " s, beta / (n (M - 1)) = ", beta / (double(rows.dim(0)) * double(m_ - 1)));
+        if (beta == 0 && rows.dim(0) < latent_)
+          std::cerr << "pupil: warning: transmiter.beta = 0 with " << rows.dim(0) << " samples for "
+                    << latent_
+                    << " dimensions: the basis change is arbitrary where there are no samples\n";
+        save(moved, seed, "transferred");
+      }
+    }
+    double transferred = stopwatch();
+    Tensor strong_rows = index_select(strong_train_, as_tensor(labelled));
+    Tensor labels = base_labels(labelled);
+    for (const std::string& mode : c_.plus.modes) {
+      AdapterModel plus(seed);
+      plus.adapter = weak.adapter->rotated(nn::Scope(plus.store), rotations[0],
+                                           mode == "orthogonal" ? trained_basis() : Basis::free);
+      if (mode == "mlp_only") plus.store.freeze("network.0.*_proj.*");
+      polish(plus, strong_rows, labels, seed);
+      add(concat("TransMiter+, ", mode), plus.logits(strong_test_, d_.classes), seed);
+      save(plus, seed, "plus_" + mode);
+    }
+    if (c_.plus.from_scratch) {
+      AdapterModel plus(seed);
+      new_adapter(plus);
+      polish(plus, strong_rows, labels, seed);
+      add("TransMiter+ without extraction", plus.logits(strong_test_, d_.classes), seed);
+    }
+    if (!c_.plus.modes.empty() || c_.plus.from_scratch)
+      news += concat("; TransMiter+ in ", two_digits(stopwatch() - transferred), " s");
+    say(news);
+    if (folder_)
+      folder_->append("timing.jsonl", Json{{"seed", seed},
+                                           {"extraction_seconds", extracted - begin},
+                                           {"transfer_seconds", transferred - extracted},
+                                           {"plus_seconds", stopwatch() - transferred}}
+                                          .dump());
+  }
+
+  Basis trained_basis() const { return adapter_options().basis; }
+
+  void polish(AdapterModel& model, const Tensor& z, const Tensor& labels, uint64_t seed) const {
+    methods::PolishOptions o;
+    o.lr = c_.plus.lr;
+    o.weight_decay = c_.plus.weight_decay;
+    o.epochs = c_.plus.epochs;
+    o.columns = d_.base;
+    methods::polish(model.store, *model.adapter, z, labels, d_.classes, o,
+                    methods::shuffled_batches(z.dim(0), c_.plus.batch, seed));
+  }
+
+  // What an adapter was made for: it fits only the same classes in the same order.
+  Json identity() const {
+    Json j;
+    j["classes"] = d_.classes;
+    j["logits"] = m_;
+    j["latent"] = latent_;
+    j["hidden"] = hidden_;
+    j["basis"] = c_.transmiter.basis;
+    j["names"] = d_.names;
+    j["templates"] = c_.classes.templates;
+    return j;
+  }
+
+  void save(const AdapterModel& model, uint64_t seed, const std::string& name) const {
+    if (!folder_) return;
+    std::string folder = folder_->file(concat("seed", seed));
+    std::filesystem::create_directories(folder);
+    std::vector<std::pair<std::string, Tensor>> tensors;
+    for (const nn::Param& p : model.store.params()) tensors.emplace_back(p.name, p.value.detach());
+    data::save_safetensors(folder + "/" + name + ".safetensors", tensors,
+                           {{"transmiter", identity().dump()},
+                            {"seed", std::to_string(seed)},
+                            {"config", to_toml(c_)}});
+  }
+
+  void check_adapter_file() const {
+    const std::string& path = c_.transmiter.adapter;
+    auto file = data::open_safetensors(path);
+    if (file->has("network.0.in_proj.weight"))
+      fail_input(path,
+                 " is an adapter after its transfer; transmiter.adapter needs one before it "
+                 "(weak.safetensors)");
+    auto text = file->metadata().find("transmiter");
+    if (text == file->metadata().end()) {
+      std::cerr << "pupil: warning: " << path
+                << " does not say for which classes it was made; taken as it is\n";
+      return;
+    }
+    Json then = Json::parse(text->second, nullptr, false), here = identity();
+    if (!then.is_object()) fail_input(path, ": its metadata is not readable");
+    std::string differences;
+    for (auto& [key, value] : here.items()) {
+      if (then.contains(key) && then[key] == value) continue;
+      differences += (differences.empty() ? "" : ", ") + key;
+      if (value.is_primitive())
+        differences +=
+            concat(" ", then.value(key, Json(nullptr)).dump(), " (here ", value.dump(), ")");
+    }
+    if (!differences.empty())
+      fail_input(path, " was made for another job; these differ: ", differences);
+  }
+
+  TransmiterConfig c_;
+  TransmiterData d_;
+  int64_t m_, latent_, hidden_;
+  Tensor weak_train_, weak_test_, strong_train_, strong_test_;  // zero-shot logits (N, M)
+  std::optional<RunFolder> folder_;
+  std::vector<ScoreLine> lines_;
+  bool quiet_ = false;
+};
+
+struct TransmiterArguments {
+  std::string config, folder;
+  std::vector<std::string> settings;
+  bool json = false;
+  int threads = 0;
+};
+
+void run_transmiter(const TransmiterArguments& a) {
+  use_threads(a.threads);
+  TransmiterConfig config = read_transmiter_config(a.config, a.settings);
+  TransmiterJob job(config, a.folder);
+  job.go(a.json);
+  if (a.json)
+    std::cout << job.json().dump(1) << std::endl;
+  else
+    std::cout << job.table() << std::flush;
+}
+
+}  // namespace
+
+void add_transmiter_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand(
+      "transmiter", "carry the adaptation of a weak vision-language model to a strong one");
+  command->footer(
+      "Works on stored features: zero-shot heads, extraction, transfer, TransMiter+, and as\n"
+      "baselines EFT, dynamic logit fusion, Tip-Adapter and the linear probe.\n"
+      "Example:\n  pupil transmiter tools/recipes/caltech_transmiter.toml --run runs/transmiter");
+  auto a = std::make_shared<TransmiterArguments>();
+  command->add_option("CONFIG", a->config, "TOML file")->required();
+  command->add_option("--set", a->settings, "section.key=value, replaces what the file says");
+  command->add_option("--run", a->folder,
+                      "folder for results and adapters; without: only the table");
+  command->add_flag("--json", a->json, "for machines");
+  add_threads_option(*command, a->threads);
+  command->callback([a] { run_transmiter(*a); });
+}
+
+}  // namespace pupil
