@@ -35,7 +35,7 @@ PUPIL_SAMPLES(solve) {
     int64_t n = v[0].dim(0);
     std::vector<double> shift(static_cast<size_t>(n * n));
     for (int64_t i = 0; i < n; i++) shift[size_t(i * (n + 1))] = 3;
-    return solve(add(v[0], from(shift, {n, n}, v[0].dtype())), v[1]);
+    return solve(add(v[0], from(shift, {n, n}, v[0].dtype()).to(v[0].device())), v[1]);
   };
   test::SampleOptions floats{.bf16 = false};
   s.add("square", {{4, 4}, {4, 4}}, f, floats);

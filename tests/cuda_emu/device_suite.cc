@@ -36,7 +36,10 @@ Result run(const test::Sample& sample, DType dtype, Device device) {
   std::vector<Tensor> inputs;
   for (size_t k = 0; k < sample.inputs.size(); k++) {
     auto values = random_values(sample.inputs[k], 1 + k, sample.options.low, sample.options.high);
-    inputs.push_back(from(values, sample.inputs[k], dtype).to(device).requires_grad_());
+    inputs.push_back(from(values, sample.inputs[k], dtype).to(device));
+    const std::vector<int>& constants = sample.options.constants;
+    if (std::find(constants.begin(), constants.end(), int(k)) == constants.end())
+      inputs.back().requires_grad_();
   }
   Tensor y = sample.f(inputs);
   PUPIL_CHECK(y.device() == device, "the output is on another device than the inputs");
