@@ -3,6 +3,7 @@
 #include "../autograd/samples.h"
 #include "../tensor/launch.h"
 #include "method.h"
+#include "row_loss.h"
 
 namespace pupil::methods {
 namespace {
@@ -146,25 +147,6 @@ struct KdRow {
   }
 };
 
-template <class A>
-struct SumOfRows {
-  const A* loss;
-  A* out;
-  int64_t n;
-  template <class Team>
-  PUPIL_HD void operator()(const Team& team, int64_t) const {
-    A value = team.reduce(n, A(0), Add{}, [&](int64_t i) { return loss[i]; });
-    team.each(1, [&](int64_t) { out[0] = value; });
-  }
-};
-
-template <class T>
-struct ScaleInPlace {
-  T* x;
-  const acc_t<T>* factor;
-  PUPIL_HD void operator()(int64_t i) const { x[i] = T(acc_t<T>(x[i]) * factor[0]); }
-};
-
 namespace {
 
 Tensor kd_rows(const Tensor& student, const Tensor& teacher, const KdOptions& o, RowPlan row_plan) {
@@ -172,7 +154,7 @@ Tensor kd_rows(const Tensor& student, const Tensor& teacher, const KdOptions& o,
   int64_t n = s.dim(0), classes = s.dim(1);
   DType acc = acc_dtype(s.dtype());
   Device device = s.device();
-  Tensor gradient = empty_like(s), losses = empty({n}, acc, device), out = empty({}, acc, device);
+  Tensor gradient = empty_like(s), losses = empty({n}, acc, device);
   dispatch(s.dtype(), [&](auto type) {
     using T = typename decltype(type)::type;
     using A = acc_t<T>;
@@ -180,17 +162,8 @@ Tensor kd_rows(const Tensor& student, const Tensor& teacher, const KdOptions& o,
          KdRow<T>{s.data<T>(), t.data<T>(), gradient.data<T>(), losses.data<A>(), classes,
                   o.temperature, row_plan.factor, o.eps, o.logit_standardization, row_plan.kind},
          8 * classes);
-    rows(device, 1, SumOfRows<A>{losses.data<A>(), out.data<A>(), n});
   });
-  return record("kd_loss", out, {student, teacher}, [gradient](Backward& b) mutable {
-    b[1].none();  // a teacher is a constant
-    dispatch(gradient.dtype(), [&](auto type) {
-      using T = typename decltype(type)::type;
-      map(gradient.device(), gradient.numel(),
-          ScaleInPlace<T>{gradient.data<T>(), b.gy.data<acc_t<T>>()});
-    });
-    b[0].give(std::move(gradient));
-  });
+  return row_loss("kd_loss", student, teacher, losses, std::move(gradient));
 }
 
 // [kd 5] + weight * CE(student, labels) where the reduction says so

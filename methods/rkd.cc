@@ -12,6 +12,7 @@
 #include "../tensor/launch.h"
 #include "baselines.h"
 #include "method.h"
+#include "row_loss.h"
 
 namespace pupil::methods {
 
@@ -152,17 +153,6 @@ struct GradientMatrix {
   }
 };
 
-struct SumRows {
-  const double* x;
-  double* out;
-  int64_t n;
-  template <class Team>
-  PUPIL_HD void operator()(const Team& team, int64_t) const {
-    double s = team.reduce(n, 0.0, Add{}, [&](int64_t i) { return x[i]; });
-    team.each(1, [&](int64_t) { out[0] = s; });
-  }
-};
-
 namespace {
 
 struct Relations {  // of one side
@@ -209,7 +199,7 @@ Tensor fused(const Tensor& phi, const Tensor& psi) {
        CompareRelations{p(s.squared), p(t.squared), p(s.length), p(t.length), p(s.inverse),
                         p(t.inverse), p(s.mean), p(t.mean), p(loss), p(slope), p(along), p(r), n},
        8 * n * n);
-  rows(device, 1, SumRows{p(loss), p(total), n});
+  rows(device, 1, SumOfRows<double>{p(loss), p(total), n});
   rows(device, n,
        GradientMatrix{p(s.length), p(s.inverse), p(slope), p(r), p(s.mean), p(along), p(m), n}, n);
   DType dtype = acc_dtype(phi.dtype());

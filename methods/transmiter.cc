@@ -8,6 +8,7 @@
 #include "../tensor/memory.h"
 #include "kd.h"
 #include "method.h"
+#include "row_loss.h"
 
 namespace pupil::methods {
 
@@ -143,25 +144,6 @@ struct ExtractionRow {
   }
 };
 
-template <class A>
-struct SumOfRows {
-  const A* loss;
-  A* out;
-  int64_t n;
-  template <class Team>
-  PUPIL_HD void operator()(const Team& team, int64_t) const {
-    A value = team.reduce(n, A(0), Add{}, [&](int64_t i) { return loss[i]; });
-    team.each(1, [&](int64_t) { out[0] = value; });
-  }
-};
-
-template <class T>
-struct ScaleInPlace {
-  T* x;
-  const acc_t<T>* factor;
-  PUPIL_HD void operator()(int64_t i) const { x[i] = T(acc_t<T>(x[i]) * factor[0]); }
-};
-
 namespace {
 
 void check_extraction(const Tensor& pred, const Tensor& teacher, const ExtractionLossOptions& o) {
@@ -189,8 +171,7 @@ Tensor extraction_loss(const Tensor& pred, const Tensor& teacher, const Extracti
   Tensor z = pred.contiguous().detach(), t = teacher.detach().to(z.dtype()).contiguous();
   int64_t n = z.dim(0);
   DType acc = acc_dtype(z.dtype());
-  Tensor gradient = empty_like(z), losses = empty({n}, acc, z.device()),
-         out = empty({}, acc, z.device());
+  Tensor gradient = empty_like(z), losses = empty({n}, acc, z.device());
   Factors factor(teacher, o);
   dispatch(z.dtype(), [&](auto type) {
     using T = typename decltype(type)::type;
@@ -200,17 +181,8 @@ Tensor extraction_loss(const Tensor& pred, const Tensor& teacher, const Extracti
                           t.dim(1), 1 / o.temperature, 1 / (o.temperature * o.teacher_temperature),
                           factor.kl, factor.mse},
          8 * z.dim(1));
-    rows(z.device(), 1, SumOfRows<A>{losses.data<A>(), out.data<A>(), n});
   });
-  return record("extraction_loss", out, {pred, teacher}, [gradient](Backward& b) mutable {
-    b[1].none();  // a teacher is a constant
-    dispatch(gradient.dtype(), [&](auto type) {
-      using T = typename decltype(type)::type;
-      map(gradient.device(), gradient.numel(),
-          ScaleInPlace<T>{gradient.data<T>(), b.gy.data<acc_t<T>>()});
-    });
-    b[0].give(std::move(gradient));
-  });
+  return row_loss("extraction_loss", pred, teacher, losses, std::move(gradient));
 }
 
 Tensor extraction_loss_plain(const Tensor& pred, const Tensor& teacher,
