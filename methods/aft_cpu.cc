@@ -12,38 +12,55 @@
 namespace pupil::methods {
 namespace {
 
-constexpr int64_t kBlock = 32;  // columns that are transposed at a time: they stay in the L1 cache
+constexpr int64_t kBlock = 48;  // columns at a time: they stay in the L1 cache
 constexpr int64_t kParts = 4;   // partial Gram matrices, whatever the thread count
 constexpr int64_t kWide = 16;   // a tile is 4 x 16
 
 int64_t padded(int64_t n) { return (n + kWide - 1) / kWide * kWide; }
 
-// c[r][0..16) += sum over k < count of a[r * row_step + k * step] * b[k * b_step + 0..16)
+// c[r][0..16) += sum over k < count of a[r * row_step + k * step] * b[k * b_step + 0..16), r < R.
+// R = 6: twelve sums hide the latency of a multiply-add and fit into the registers.
+template <int R>
 inline void tile(const float* a, int64_t row_step, int64_t step, const float* b, int64_t b_step,
                  int64_t count, float* c, int64_t c_step) {
 #if PUPIL_AFT_AVX2
-  __m256 sum[4][2];
-  for (int r = 0; r < 4; r++)
-    for (int h = 0; h < 2; h++) sum[r][h] = _mm256_loadu_ps(c + r * c_step + 8 * h);
+  __m256 sum[R][2];  // registers only where every loop over it is unrolled
+#pragma GCC unroll 6
+  for (int r = 0; r < R; r++) {
+    sum[r][0] = _mm256_loadu_ps(c + r * c_step);
+    sum[r][1] = _mm256_loadu_ps(c + r * c_step + 8);
+  }
   for (int64_t k = 0; k < count; k++) {
     __m256 low = _mm256_loadu_ps(b + k * b_step), high = _mm256_loadu_ps(b + k * b_step + 8);
-    for (int r = 0; r < 4; r++) {
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++) {
       __m256 x = _mm256_broadcast_ss(a + r * row_step + k * step);
       sum[r][0] = _mm256_fmadd_ps(x, low, sum[r][0]);
       sum[r][1] = _mm256_fmadd_ps(x, high, sum[r][1]);
     }
   }
-  for (int r = 0; r < 4; r++)
-    for (int h = 0; h < 2; h++) _mm256_storeu_ps(c + r * c_step + 8 * h, sum[r][h]);
+#pragma GCC unroll 6
+  for (int r = 0; r < R; r++) {
+    _mm256_storeu_ps(c + r * c_step, sum[r][0]);
+    _mm256_storeu_ps(c + r * c_step + 8, sum[r][1]);
+  }
 #else
   for (int64_t k = 0; k < count; k++)
-    for (int64_t r = 0; r < 4; r++)
+    for (int64_t r = 0; r < R; r++)
       for (int64_t j = 0; j < kWide; j++)
         c[r * c_step + j] += a[r * row_step + k * step] * b[k * b_step + j];
 #endif
 }
 
-// Columns begin .. begin + kBlock of X, transposed: t[k * stride + i]. Places beyond n and d are 0.
+// f(i, rows) for all rows of a tile each: six of them while there are six, then two.
+template <class F>
+void for_rows(int64_t n, F f) {
+  int64_t i = 0;
+  for (; i + 6 <= n; i += 6) f(i, std::integral_constant<int, 6>{});
+  for (; i < n; i += 2) f(i, std::integral_constant<int, 2>{});
+}
+
+// Columns begin .. begin + kBlock of X, centred and weighted; what lies beyond n and d is 0.
 struct Columns {
   const float *f, *w;
   int64_t n, d, stride;
@@ -57,19 +74,52 @@ struct Columns {
     }
     for (int64_t k = 0; k < count; k++) to[begin + k] = f[begin + k] + sum[k] / float(n);
   }
-  void load(int64_t begin, const float* means, float* t) const {
+  // x[i * kBlock + k]
+  void load(int64_t begin, const float* means, float* x) const {
     int64_t count = std::min(kBlock, d - begin);
-    float row[kBlock] = {};
     for (int64_t i = 0; i < n; i++) {
       const float* from = f + i * d + begin;
+      float* row = x + i * kBlock;
 #pragma omp simd
       for (int64_t k = 0; k < count; k++)
         row[k] = (from[k] - means[begin + k]) * (w ? w[begin + k] : 1.0f);
-      for (int64_t k = 0; k < kBlock; k++) t[k * stride + i] = row[k];
+      std::fill(row + count, row + kBlock, 0.0f);
     }
-    for (int64_t k = 0; k < kBlock; k++) std::fill(t + k * stride + n, t + (k + 1) * stride, 0.0f);
+    std::fill(x + n * kBlock, x + stride * kBlock, 0.0f);
   }
 };
+
+// t[k * n + i] = x[i * kBlock + k]
+void transpose(const float* x, int64_t n, float* t) {
+#if PUPIL_AFT_AVX2
+  for (int64_t i = 0; i < n; i += 8)
+    for (int64_t k = 0; k < kBlock; k += 8) {
+      __m256 a[8], b[8];
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; r++) a[r] = _mm256_loadu_ps(x + (i + r) * kBlock + k);
+#pragma GCC unroll 4
+      for (int r = 0; r < 8; r += 2) {
+        b[r] = _mm256_unpacklo_ps(a[r], a[r + 1]);
+        b[r + 1] = _mm256_unpackhi_ps(a[r], a[r + 1]);
+      }
+#pragma GCC unroll 2
+      for (int r = 0; r < 8; r += 4) {
+        a[r] = _mm256_shuffle_ps(b[r], b[r + 2], 0x44);
+        a[r + 1] = _mm256_shuffle_ps(b[r], b[r + 2], 0xee);
+        a[r + 2] = _mm256_shuffle_ps(b[r + 1], b[r + 3], 0x44);
+        a[r + 3] = _mm256_shuffle_ps(b[r + 1], b[r + 3], 0xee);
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < 4; r++) {
+        _mm256_storeu_ps(t + (k + r) * n + i, _mm256_permute2f128_ps(a[r], a[r + 4], 0x20));
+        _mm256_storeu_ps(t + (k + r + 4) * n + i, _mm256_permute2f128_ps(a[r], a[r + 4], 0x31));
+      }
+    }
+#else
+  for (int64_t i = 0; i < n; i++)
+    for (int64_t k = 0; k < kBlock; k++) t[k * n + i] = x[i * kBlock + k];
+#endif
+}
 
 Columns columns(const Tensor& f, const Tensor& w) {
   return {f.data<float>(), w ? w.data<float>() : nullptr, f.dim(0), f.dim(1), padded(f.dim(0))};
@@ -81,17 +131,20 @@ void centred_gram(const Tensor& f, const Tensor& w, const Tensor& mean, const Te
   Columns x = columns(f, w);
   int64_t n = x.n, s = x.stride, blocks = (x.d + kBlock - 1) / kBlock;
   int64_t parts = std::min(kParts, blocks);
-  Tensor partial = empty({parts, s, s}), scratch = empty({parts, kBlock, s});
+  Tensor partial = empty({parts, s, s}), scratch = empty({parts, 2, s, kBlock});
   float *sums = partial.data<float>(), *space = scratch.data<float>(), *means = mean.data<float>();
   parallel_for(parts, n * n * x.d, [=](int64_t part) {
-    float *sum = sums + part * s * s, *t = space + part * kBlock * s;
+    float *sum = sums + part * s * s, *block = space + part * 2 * s * kBlock;
+    float* t = block + s * kBlock;
     std::fill(sum, sum + s * s, 0.0f);
     for (int64_t b = blocks * part / parts; b < blocks * (part + 1) / parts; b++) {
       x.mean(b * kBlock, means);
-      x.load(b * kBlock, means, t);
-      for (int64_t i = 0; i < n; i += 4)  // the upper triangle
+      x.load(b * kBlock, means, block);
+      transpose(block, s, t);
+      for_rows(s, [&](int64_t i, auto rows) {  // the upper triangle
         for (int64_t j = i / kWide * kWide; j < n; j += kWide)
-          tile(t + i, 1, s, t + j, s, kBlock, sum + i * s + j, s);
+          tile<rows>(t + i, 1, s, t + j, s, kBlock, sum + i * s + j, s);
+      });
     }
   });
   float* to = gram.data<float>();
@@ -110,32 +163,30 @@ void centred_quadratic(const Tensor& f, const Tensor& w, const Tensor& mean, con
   Columns x = columns(f, w);
   int64_t n = x.n, s = x.stride, blocks = (x.d + kBlock - 1) / kBlock;
   int64_t parts = std::min(kParts, blocks);
-  // The lower triangle counts twice; panels of 16 columns, each with its rows one after another.
-  Tensor panels = zeros({s, s}), scratch = empty({parts, kBlock, s});
-  float *panel = panels.data<float>(), *space = scratch.data<float>(), *to = out.data<float>();
+  // The upper triangle, counted twice.
+  Tensor triangle = zeros({s, s}), scratch = empty({parts, s, kBlock});
+  float *upper = triangle.data<float>(), *space = scratch.data<float>(), *to = out.data<float>();
   const float *from = m.data<float>(), *means = mean.data<float>();
-  for (int64_t j = 0; j < n; j++)
-    for (int64_t i = j; i < n; i++)
-      panel[(j / kWide * s + i) * kWide + j % kWide] = from[i * n + j] * (i == j ? 1.0f : 2.0f);
+  for (int64_t i = 0; i < n; i++)
+    for (int64_t j = i; j < n; j++)
+      upper[i * s + j] = i == j ? from[i * n + i] : 2 * from[j * n + i];
   parallel_for(parts, n * n * x.d, [=](int64_t part) {
-    float* t = space + part * kBlock * s;
+    float* block = space + part * s * kBlock;
     for (int64_t b = blocks * part / parts; b < blocks * (part + 1) / parts; b++) {
-      x.load(b * kBlock, means, t);
-      for (int64_t k = 0; k < kBlock; k += 4) {
-        float sum[4][kWide] = {};
-        for (int64_t j = 0; j < n; j += kWide) {
-          float product[4][kWide] = {};
-          tile(t + k * s + j, s, 1, panel + (j / kWide * s + j) * kWide, kWide, s - j, product[0],
-               kWide);
-          for (int64_t r = 0; r < 4; r++)
+      x.load(b * kBlock, means, block);
+      for (int64_t k = 0; k < kBlock; k += kWide) {
+        float total[kWide] = {};
+        for_rows(s, [&](int64_t i, auto rows) {
+          float product[rows][kWide] = {};
+          tile<rows>(upper + i * s + i, s, 1, block + i * kBlock + k, kBlock, s - i, product[0],
+                     kWide);
+          for (int64_t r = 0; r < rows; r++)
 #pragma omp simd
-            for (int64_t c = 0; c < kWide; c++) sum[r][c] += product[r][c] * t[(k + r) * s + j + c];
-        }
-        for (int64_t r = 0; r < 4 && b * kBlock + k + r < x.d; r++) {
-          float total = 0;
-          for (int64_t c = 0; c < kWide; c++) total += sum[r][c];
-          to[b * kBlock + k + r] = total;
-        }
+            for (int64_t c = 0; c < kWide; c++)
+              total[c] += product[r][c] * block[(i + r) * kBlock + k + c];
+        });
+        std::copy_n(total, std::clamp<int64_t>(x.d - b * kBlock - k, 0, kWide),
+                    to + b * kBlock + k);
       }
     }
   });
