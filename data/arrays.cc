@@ -82,8 +82,8 @@ Dataset from_arrays(Tensor x, const Tensor& label_tensor, const std::string& whe
 }
 
 Dataset open_npy(const std::string& images, const std::string& labels) {
-  Tensor x = read_npy(images);
-  return from_arrays(x.dtype() == DType::f64 ? x.to(DType::f32) : x, read_npy(labels), images,
+  Tensor x = read_npy_rows(images);
+  return from_arrays(x.dtype() == DType::f64 ? x.to(DType::f32) : x, read_npy_rows(labels), images,
                      labels);
 }
 
@@ -128,14 +128,16 @@ Dataset open_arrays(const Spec& spec) {
                    : "train.safetensors and test.safetensors",
                ", or leave :", spec.split, " out");
   if (!npy) return open_named(spec.path);
-  size_t plus = spec.path.rfind(".npy+");
+  size_t plus = spec.path.find(".npy+");
+  if (plus == std::string::npos) plus = spec.path.find(".npy]+");
   if (plus == std::string::npos)
     fail_input("data: ", spec.path,
                fs::exists(spec.path, error) ? " is no folder" : " does not exist", ", and '",
                spec.text,
                "' names no labels; write npy:IMAGES.npy+LABELS.npy, or npy:DIR:SPLIT for ",
                "SPLIT_images.npy and SPLIT_labels.npy in DIR");
-  return open_npy(spec.path.substr(0, plus + 4), spec.path.substr(plus + 5));
+  plus = spec.path.find('+', plus);
+  return open_npy(spec.path.substr(0, plus), spec.path.substr(plus + 1));
 }
 
 }  // namespace pupil::data

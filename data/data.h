@@ -35,7 +35,7 @@ struct Dataset {
 //   PATH;
 //                          strict: an unreadable file is an error instead of a warning
 //   npy                    IMAGES.npy+LABELS.npy, or a folder with SPLIT_images.npy and
-//                          SPLIT_labels.npy
+//                          SPLIT_labels.npy; FILE.npy[ROWS.npy] takes those rows of a file
 //   safetensors            a file with the tensors images (or x) and labels, or a folder with
 //                          SPLIT.safetensors
 // Arrays are u8 (n, h, w) or (n, h, w, c), or f32 (n, features), (n, h, w) or (n, c, h, w) taken as

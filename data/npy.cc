@@ -150,6 +150,30 @@ Tensor read_npy(const std::string& path) {
   return convert({"", type->stored, shape, strides, file.data() + begin}, type->read_as, where);
 }
 
+Tensor read_npy_rows(const std::string& name) {
+  size_t bracket = name.rfind(".npy[");
+  if (bracket == std::string::npos || !name.ends_with(".npy]")) return read_npy(name);
+  std::string path = name.substr(0, bracket + 4);
+  std::string rows_path = name.substr(bracket + 5, name.size() - bracket - 6);
+  Tensor whole = read_npy(path).contiguous(), rows = read_npy(rows_path);
+  if (rows.dtype() != DType::i64 || rows.rank() != 1 || !rows.numel() || !whole.rank())
+    fail_input("npy: ", rows_path, " holds ", name_of(rows.dtype()), " ", rows.shape(),
+               "; save the numbers of the rows of ", path, " as one row of integers");
+  Shape shape = whole.shape();
+  shape[0] = rows.dim(0);
+  Tensor chosen = empty(shape, whole.dtype());
+  int64_t row_bytes = int64_t(chosen.bytes()) / rows.dim(0);
+  for (int64_t i = 0; i < rows.dim(0); i++) {
+    int64_t row = rows.data<int64_t>()[i];
+    if (row < 0 || row >= whole.dim(0))
+      fail_input("npy: ", rows_path, ": value ", i, " is ", row, ", but ", path, " has ",
+                 whole.dim(0), " rows, counted from 0");
+    memcpy(static_cast<char*>(chosen.raw()) + i * row_bytes,
+           static_cast<const char*>(whole.raw()) + row * row_bytes, size_t(row_bytes));
+  }
+  return chosen;
+}
+
 void save_npy(const std::string& path, const Tensor& tensor) {
   Tensor t = tensor.dtype() == DType::bf16 ? tensor.to(DType::f32) : tensor;
   t = t.contiguous().to(Device{});

@@ -48,6 +48,9 @@ void save_safetensors(const std::string& path,
 
 // .npy (format 1 to 3, C order): f16 becomes f32, small integers become i64 unless u8.
 Tensor read_npy(const std::string& path);
+// The same, or FILE.npy[ROWS.npy]: the rows of FILE with the numbers in ROWS (integers), in their
+// order.
+Tensor read_npy_rows(const std::string& name);
 void save_npy(const std::string& path, const Tensor&);
 
 }  // namespace pupil::data

@@ -445,6 +445,34 @@ TEST(Arrays, ImagesAndVectors) {
     EXPECT_EQ(floats.values.data<float>()[i * 7 + 2], float(floats.rows[size_t(i)] * 7 + 2));
 }
 
+TEST(Arrays, RowsOfAFile) {
+  TemporaryFolder folder;
+  auto save_integers = [&](const char* name, std::vector<int64_t> values) {
+    save_npy(folder / name, from(std::span<const int64_t>(values), {int64_t(values.size())}));
+  };
+  Tensor vectors = zeros({5, 2});
+  for (int64_t i = 0; i < 10; i++) vectors.data<float>()[i] = float(i);
+  save_npy(folder / "v.npy", vectors);
+  save_integers("y.npy", {0, 1, 2, 1, 0});
+  save_integers("r.npy", {4, 1, 4});
+  auto part = [&](const char* name) { return (folder / name) + "[" + (folder / "r.npy") + "]"; };
+  auto open = [&] { return open_dataset("npy:" + part("v.npy") + "+" + part("y.npy")); };
+  Dataset set = open();
+  EXPECT_EQ(set.labels, (std::vector<int64_t>{0, 1, 0}));
+  EXPECT_EQ(set.values.values(), (std::vector<double>{8, 9, 2, 3, 8, 9}));
+  // Images stored apart, labels of the whole.
+  save_npy(folder / "x.npy", zeros({3, 2}));
+  EXPECT_EQ(open_dataset("npy:" + (folder / "x.npy") + "+" + part("y.npy")).labels, set.labels);
+  save_integers("r.npy", {0, 5});
+  expect_refused([&] { open(); }, {"r.npy: value 1 is 5", "v.npy has 5 rows"});
+  save_integers("r.npy", {-1});
+  expect_refused([&] { open(); }, {"value 0 is -1"});
+  save_integers("r.npy", {});
+  expect_refused([&] { open(); }, {"r.npy", "integers"});
+  save_npy(folder / "r.npy", zeros({2}));
+  expect_refused([&] { open(); }, {"r.npy", "f32", "integers"});
+}
+
 TEST(Arrays, BadOnesAreRefused) {
   TemporaryFolder folder;
   std::string x = folder / "x.npy", y = folder / "y.npy", spec = "npy:" + x + "+" + y;

@@ -40,7 +40,7 @@ double since(Clock::time_point begin) {
 // Rows that somebody else computed, in the order of the samples.
 void import_rows(const FeaturesArguments& a) {
   data::Dataset set = data::open_dataset(a.data, a.strict, uint64_t(a.seed));
-  Tensor rows = data::read_npy(a.from);
+  Tensor rows = data::read_npy_rows(a.from);
   if (!is_floating(rows.dtype()) || rows.rank() != 2 || rows.dim(1) < 1)
     fail_input("features: ", a.from, " has the shape ", rows.shape(),
                "; floats (samples, width) are expected");
@@ -140,7 +140,10 @@ void add_features_command(CLI::App& app) {
   auto a = std::make_shared<FeaturesArguments>();
   auto* source = command->add_option_group("source");
   source->add_option("--teacher", a->teacher, "MODEL:CHECKPOINT, or the CHECKPOINT of a run");
-  source->add_option("--from", a->from, "or ROWS.npy, one row of floats for each sample in order");
+  source->add_option(
+      "--from", a->from,
+      "or ROWS.npy, one row of floats for each sample in order (FILE.npy[NUMBERS.npy]: "
+      "the rows with these numbers)");
   source->require_option(1);
   command->add_option("--data", a->data, "KIND:PATH[:SPLIT[N]]")->required();
   command->add_option("--out", a->out, "the file to write")->required();
