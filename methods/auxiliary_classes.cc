@@ -6,6 +6,8 @@
 
 #include "../data/python_random.h"
 #include "../tensor/launch.h"
+#include "../tensor/random.h"
+#include "method.h"
 
 namespace pupil::methods {
 
@@ -64,7 +66,7 @@ std::vector<double> nearness(const Matrix& candidates, const Matrix& selected,
 // Farthest-point sampling: the candidate least similar to all that was selected, `count` times.
 std::vector<int64_t> farthest(const Matrix& candidates, const Matrix& selected, int64_t count,
                               Similarity similarity) {
-  std::vector<double> near = nearness(candidates, selected, similarity);
+  std::vector<double> near = nearness(candidates, selected, similarity);  // [auxiliary_classes 3]
   std::vector<int64_t> chosen;
   std::vector<bool> taken(near.size());
   while (int64_t(chosen.size()) < count) {
@@ -159,6 +161,7 @@ std::vector<int64_t> choose(const AuxiliaryRequest& r, Matrix words) {
     make_unit_rows(images);
     Matrix columns = logit_columns(words, images);
     std::vector<double> spread = deviations(columns);
+    // [auxiliary_classes 4]
     if (r.strategy == AuxiliaryStrategy::top_std) return largest(spread, r.count);
     enough(r.count);
     std::vector<int64_t> part = largest(spread, quarter);
@@ -168,7 +171,7 @@ std::vector<int64_t> choose(const AuxiliaryRequest& r, Matrix words) {
   make_unit_rows(words);
   make_unit_rows(task);
   if (r.strategy == AuxiliaryStrategy::fps) return farthest(words, task, r.count, dot);
-  std::vector<double> similarity = nearness(words, task, dot);
+  std::vector<double> similarity = nearness(words, task, dot);  // [auxiliary_classes 2]
   if (r.strategy == AuxiliaryStrategy::hard_neg) return largest(similarity, r.count);
   auto sample = [&](const std::vector<int64_t>& part, int64_t count) {
     return at(part, farthest(rows_at(words, part), task, count, dot));
@@ -203,7 +206,7 @@ std::vector<int64_t> auxiliary_classes(const std::vector<std::string>& pool,
     fail_input("asked for ", r.count, " auxiliary classes, but the pool has only ", size,
                " names that are no task class");
   if (r.strategy == AuxiliaryStrategy::random)
-    return at(words, data::PythonRandom(r.seed).sample(size, r.count));
+    return at(words, data::PythonRandom(r.seed).sample(size, r.count));  // [auxiliary_classes 1]
   PUPIL_CHECK(r.task_embeddings && r.word_embeddings && r.task_embeddings.rank() == 2 &&
                   r.word_embeddings.rank() == 2 &&
                   r.task_embeddings.dim(0) == int64_t(task.size()) &&
@@ -212,6 +215,46 @@ std::vector<int64_t> auxiliary_classes(const std::vector<std::string>& pool,
               "auxiliary_classes: embeddings of ", task.size(), " task classes and ", pool.size(),
               " words expected");
   return at(words, choose(r, rows_at(matrix(r.word_embeddings), words)));
+}
+
+Tensor random_directions(int64_t count, int64_t width, uint64_t seed) {
+  RngKey key{seed, stream_id("auxiliary directions"), 0};
+  std::vector<double> values(size_t(count * width));
+  for (size_t i = 0; i < values.size(); i++) values[i] = normal(key, int64_t(i));
+  // [auxiliary_classes 5]
+  return normalize(from(std::span<const double>(values), {count, width}, DType::f32));
+}
+
+Method auxiliary_classes_pipeline() {
+  Method m;
+  m.name = "auxiliary_classes";
+  m.summary = "names that widen C task classes to M logits";
+  m.source = "Park et al., AAAI 2026; mlvlab/TransMiter@f58085c, models/negative_class.py";
+  m.options = {
+      {"classes.auxiliary", std::string("random"),
+       "random, hard_neg, fps, easy_fps, mix_fps, top_std, std_fps or random_vectors", "paper"},
+      {"classes.seed", int64_t(AuxiliaryRequest().seed), "of random and random_vectors",
+       "official code"},
+      {"classes.clean_names", false,
+       "repair names that are UTF-8 read as Latin-1, straighten quotes",
+       "CLIP's tokenizer does so with every text"}};
+  m.explanation.symbols = {
+      {"P", "", "the pool without task names, sorted by code point; K = M - C are drawn"},
+      {"s", "(P)", "similarity of a word: its largest cosine with a task class"}};
+  m.explanation.equations = {
+      {"1", "random: CPython's random.Random(seed).sample(P, K)"},
+      {"2",
+       "hard_neg: the K largest s; easy_fps, mix_fps: 3 among the quarter of largest s, or half "
+       "from the quarter of smallest"},
+      {"3",
+       "fps: K times the word whose largest similarity to task classes and chosen words is "
+       "smallest"},
+      {"4",
+       "top_std: the K largest deviations of the word's logit over unlabelled images; std_fps: "
+       "3 among the quarter of largest, by distance of logit columns"},
+      {"5", "random_vectors: normal numbers divided by their length, no names"}};
+  m.explanation.cases = {"transmiter.sample_indices", "transmiter.auxiliary_classes"};
+  return m;
 }
 
 }  // namespace pupil::methods

@@ -37,4 +37,8 @@ std::vector<int64_t> auxiliary_classes(const std::vector<std::string>& pool,
                                        const std::vector<std::string>& task,
                                        const AuxiliaryRequest&);
 
+// Directions instead of names, a control: (count, width) f32, uniform on the unit sphere. Models of
+// one width share them, those of another width cannot.
+Tensor random_directions(int64_t count, int64_t width, uint64_t seed);
+
 }  // namespace pupil::methods

@@ -55,24 +55,24 @@ Tensor Adapter::basis() const {
     case Basis::free:
       return in_weight_;
     case Basis::frozen:
-      return slice(base_, 1, 0, options_.logits);
+      return slice(base_, 1, 0, options_.logits);  // [transmiter 2]
     case Basis::cayley:
-      return orthogonal(skew_, base_, OrthogonalMap::cayley);
+      return orthogonal(skew_, base_, OrthogonalMap::cayley);  // [transmiter 2]
     default:
-      return orthogonal(skew_, base_, OrthogonalMap::expm);
+      return orthogonal(skew_, base_, OrthogonalMap::expm);  // [transmiter 2]
   }
 }
 
 Tensor Adapter::operator()(const Tensor& logits) const {
   PUPIL_CHECK(logits.rank() == 2 && logits.dim(1) == options_.logits, "adapter: logits (n, ",
               options_.logits, ") expected, got ", logits.shape());
-  StandardizedLogits z = standardize_logits(logits, kDeviationEps);
+  StandardizedLogits z = standardize_logits(logits, kDeviationEps);  // [transmiter 1]
   Tensor in = basis(), out = out_weight_ ? out_weight_ : in;
-  Tensor h = linear(z.values, in, in_bias_);                          // eq. 5
-  Tensor r = scale(second_(gelu(first_(norm_(h)))), options_.alpha);  // eq. 6
+  Tensor h = linear(z.values, in, in_bias_);                          // [transmiter 3]
+  Tensor r = scale(second_(gelu(first_(norm_(h)))), options_.alpha);  // [transmiter 4]
   Tensor latent = add(h, r);
   if (in_bias_) latent = sub(latent, in_bias_);
-  return add(mul(matmul(latent, out), z.deviation), z.mean);
+  return add(mul(matmul(latent, out), z.deviation), z.mean);  // [transmiter 5]
 }
 
 Adapter Adapter::rotated(const nn::Scope& to, const Tensor& rotation, Basis form) const {
@@ -95,7 +95,7 @@ Adapter Adapter::rotated(const nn::Scope& to, const Tensor& rotation, Basis form
                    options_.basis == Basis::cayley ? OrthogonalMap::cayley : OrthogonalMap::expm);
   Tensor turned =
       matmul(slice(whole, 1, 0, m).to(DType::f64), rotation.to(DType::f64), false, true);
-  turned = turned.to(skew_.dtype());  // W R^T, equation 12
+  turned = turned.to(skew_.dtype());  // [transmiter 10]
   if (form == Basis::free) {
     copy_into(result.in_weight_, turned);
     copy_into(result.out_weight_, turned);
@@ -105,7 +105,8 @@ Adapter Adapter::rotated(const nn::Scope& to, const Tensor& rotation, Basis form
   return result;
 }
 
-// One row: both soft-maxes, the loss and its gradient; columns from `classes` on get 0.
+// [transmiter 6] [transmiter 7] One row: both soft-maxes, the loss and its gradient; columns from
+// `classes` on get 0.
 template <class T>
 struct ExtractionRow {
   const T *pred, *teacher;
@@ -194,19 +195,19 @@ Tensor extraction_loss_plain(const Tensor& pred, const Tensor& teacher,
   Factors factor(teacher, o);
   Tensor log_p = log_softmax(t, o.temperature * o.teacher_temperature);
   Tensor log_q = log_softmax(z, o.temperature);
-  Tensor loss = scale(sum(mul(exp(log_p), sub(log_p, log_q))), factor.kl);  // eq. 7
+  Tensor loss = scale(sum(mul(exp(log_p), sub(log_p, log_q))), factor.kl);  // [transmiter 6]
   if (o.mse_weight != 0) loss = add(loss, scale(sum(square(sub(z, t))), factor.mse));
   return loss;
 }
 
 Tensor logit_noise(const Tensor& logits, const Tensor& normal, double u, double alpha) {
-  if (!(u > 0.5)) return logits;
+  if (!(u > 0.5)) return logits;  // [transmiter 8]
   return add(logits, mul(normal, scale(standardize_logits(logits).deviation, alpha)));
 }
 
 double warmup_cosine(int64_t step, double warmup, int64_t total) {
   double k = double(step);
-  if (k < warmup) return (k + 1) / warmup;
+  if (k < warmup) return (k + 1) / warmup;  // [transmiter 9]
   return 0.5 * (1 + std::cos(M_PI * (k - warmup) / (double(total) - warmup)));
 }
 
@@ -246,6 +247,7 @@ struct Plan {
   double lr, weight_decay, warmup;  // warmup: a share of all steps
   bool whole_warmup;                // rounded down to whole steps
   int64_t epochs;
+  const std::function<void()>& before_step;
 };
 
 // AdamW on everything that `store` trains; loss(rows of the batch, step).
@@ -268,6 +270,7 @@ Curve train(nn::Store& store, const Plan& plan, const Batches& batches, const Lo
       if (plan.whole_warmup) warmup = std::floor(warmup);
     }
     for (const Tensor& rows : order) {
+      if (plan.before_step) plan.before_step();
       int64_t step = int64_t(curve.loss.size());
       double factor = warmup_cosine(step, warmup, total);
       StepScope arena;
@@ -289,7 +292,7 @@ Curve train(nn::Store& store, const Plan& plan, const Batches& batches, const Lo
 
 Curve extract(nn::Store& store, const Adapter& adapter, const Tensor& weak, const Tensor& tuned,
               const ExtractionOptions& o, const Batches& batches) {
-  Plan plan{o.lr, o.weight_decay, o.warmup, false, o.epochs};
+  Plan plan{o.lr, o.weight_decay, o.warmup, false, o.epochs, o.before_step};
   return train(store, plan, batches, [&](const Tensor& rows, int64_t step) {
     Tensor z = index_select(weak, rows);
     if (o.noise > 0) {
@@ -310,14 +313,72 @@ Curve polish(nn::Store& store, const Adapter& adapter, const Tensor& strong, con
     std::iota(columns.begin(), columns.end(), 0);
   }
   Tensor kept = from(std::span<const int64_t>(columns), {int64_t(columns.size())});
-  Plan plan{o.lr, o.weight_decay, 0.1, true, o.epochs};
+  Plan plan{o.lr, o.weight_decay, 0.1, true, o.epochs, o.before_step};
   return train(store, plan, batches, [&](const Tensor& rows, int64_t) {
     Tensor z = permute(adapter(index_select(strong, rows)), {1, 0});
     Tensor wanted = empty({rows.dim(0)}, DType::i64);
     for (int64_t i = 0; i < rows.dim(0); i++)
       wanted.data<int64_t>()[i] = labels.data<int64_t>()[rows.data<int64_t>()[i]];
-    return cross_entropy(permute(index_select(z, kept), {1, 0}), wanted);
+    return cross_entropy(permute(index_select(z, kept), {1, 0}), wanted);  // [transmiter 11]
   });
+}
+
+Method transmiter_pipeline() {
+  AdapterOptions a;
+  ExtractionOptions e;
+  PolishOptions p;
+  Method m;
+  m.name = "transmiter";
+  m.summary = "a weak model's adaptation as an adapter on logits, carried to a strong model";
+  m.source = "Park et al., AAAI 2026, arXiv 2508.08604; code mlvlab/TransMiter@f58085c";
+  const std::string code = "official code", script = "official script", ours = "ours";
+  m.options = {
+      {"transmiter.logits", a.logits, "M: task and auxiliary classes", "paper"},
+      {"transmiter.latent", int64_t(0), "D, at least M; 0: M", script},
+      {"transmiter.hidden", int64_t(0), "H; 0: 4 D", code},
+      {"transmiter.basis", std::string("expm"), "how W is held: expm, cayley or frozen",
+       "expm: official code"},
+      {"transmiter.alpha", a.alpha, "factor of the MLP", code},
+      {"transmiter.temperature", e.loss.temperature, "tau", script},
+      {"transmiter.teacher_temperature", e.loss.teacher_temperature, "tau'", script},
+      {"transmiter.noise", e.noise, "strength in 8; 0: none", script},
+      {"transmiter.lr", e.lr, "of AdamW", script},
+      {"transmiter.weight_decay", e.weight_decay, "of every parameter", script},
+      {"transmiter.warmup", e.warmup, "w as a share of all steps", code},
+      {"transmiter.epochs", e.epochs, "of extraction", script},
+      {"transmiter.batch", int64_t(128), "samples in a step", script},
+      {"plus.lr", p.lr, "of TransMiter+", ours},
+      {"plus.weight_decay", p.weight_decay, "of TransMiter+", ours},
+      {"plus.epochs", p.epochs, "of TransMiter+; its warm-up is a tenth of the steps", ours},
+      {"plus.batch", int64_t(128), "of TransMiter+", ours}};
+  m.explanation.symbols = {
+      {"z, z_ft", "(n, M), (n, C)", "zero-shot and fine-tuned logits of the weak model, constants"},
+      {"W", "(D, M)",
+       "orthonormal columns; B (D, D) a random rotation, X (D, M) trained, 0 at first"},
+      {"mu, sd", "(n, 1)", "mean and deviation of a row of z, divisor M - 1"},
+      {"A1, b1, A2, b2", "(H, D), (H), (D, H), (D)", "the MLP; A2 and b2 are 0 at first: z' = z"},
+      {"R", "(M, M)", "basis change, see procrustes"}};
+  m.explanation.equations = {
+      {"1", "x = (z - mu) / (sd + 1e-6)"},
+      {"2",
+       "W = first M columns of B expm(A), A = tril(X, -1) - tril(X, -1)'; cayley: "
+       "B (I - A/2)^-1 (I + A/2); frozen: B"},
+      {"3", "h = x W' (eq. 5)"},
+      {"4", "r = A2 GELU(A1 LayerNorm(h) + b1) + b2 (eq. 6)"},
+      {"5", "z' = ((h + alpha r) W) sd + mu, without the 1e-6"},
+      {"6",
+       "L = tau^2 tau' / n sum_ic p (log p - log q), p = softmax(z_ft / (tau tau')), "
+       "q = softmax(z'[:, :C] / tau) (eq. 7)"},
+      {"7", "dL/dz' = tau tau' / n (q - p), 0 on auxiliary columns"},
+      {"8", "in half of the batches z <- z + noise sd N(0, 1) before 1"},
+      {"9", "lr_k = lr (k + 1) / w for k < w, then lr (1 + cos(pi (k - w) / (T - w))) / 2"},
+      {"10", "for the strong model W <- W R' (eq. 12), the MLP unchanged"},
+      {"11", "TransMiter+: cross-entropy of z'[:, base classes] of the strong model, with labels"}};
+  m.explanation.cases = {
+      "transmiter.standardise", "transmiter.adapter",  "transmiter.extract_loss",
+      "transmiter.noise",       "transmiter.schedule", "transmiter.train_step",
+      "transmiter.trajectory",  "transmiter.transfer", "transmiter.plus_trajectory"};
+  return m;
 }
 
 PUPIL_SAMPLES(extraction_loss) {

@@ -90,7 +90,8 @@ struct ExtractionOptions {
   double lr = 1e-3, weight_decay = 1e-3;
   double warmup = 0.05;  // share of all steps
   int64_t epochs = 10;
-  uint64_t seed = 0;  // of the noise
+  uint64_t seed = 0;                  // of the noise
+  std::function<void()> before_step;  // may throw to stop; may be empty
 };
 // Trains the adapter in `store` so that it turns the weak model's zero-shot logits (n, M) into its
 // fine-tuned ones (n, C). No labels.
@@ -101,6 +102,7 @@ struct PolishOptions {
   double lr = 1e-4, weight_decay = 1e-3;
   int64_t epochs = 50;
   std::vector<int64_t> columns;  // classes that compete; a label is a position here. Empty: all C
+  std::function<void()> before_step;  // as of extract
 };
 // TransMiter+: cross-entropy on the adapted logits of the strong model, warm-up of a tenth of the
 // steps. What is trained is what `store` does not freeze. labels i64 (n).

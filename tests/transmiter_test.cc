@@ -5,6 +5,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "data/clean_name.h"
 #include "data/python_random.h"
 #include "methods/auxiliary_classes.h"
 #include "methods/eft.h"
@@ -645,6 +646,52 @@ TEST(TransmiterData, FitsTogether) {
   EXPECT_EQ(mapped.train_labels.values()[0], 5);
 }
 
+TEST(TransmiterData, RandomVectorsInsteadOfNames) {
+  Scene scene;
+  TransmiterData d = scene.open({"classes.auxiliary=random_vectors"});
+  ASSERT_EQ(d.names.size(), 16u);
+  EXPECT_EQ(d.names[6], "direction 6");
+  TransmiterData named = scene.open();
+  for (auto [model, width] : {std::pair{&d.weak, 16}, {&d.strong, 20}}) {
+    ASSERT_EQ(model->head.shape(), (Shape{16, width}));
+    Tensor directions = slice(model->head, 0, 6, 16);
+    Numbers lengths = sum(square(directions), {1}).values();
+    for (double squared : lengths) EXPECT_NEAR(squared, 1e4, 1e-2);  // logit_scale 100
+    EXPECT_GT(distance(slice(directions, 0, 0, 5), slice(directions, 0, 5, 10)), 100);
+  }
+  EXPECT_EQ(slice(d.weak.head, 0, 0, 6).values(), slice(named.weak.head, 0, 0, 6).values());
+  EXPECT_EQ(scene.open({"classes.auxiliary=random_vectors"}).weak.head.values(),
+            d.weak.head.values());
+  EXPECT_NE(scene.open({"classes.auxiliary=random_vectors", "classes.seed=2"}).weak.head.values(),
+            d.weak.head.values());
+  // More of them than the pool has names.
+  EXPECT_EQ(scene.open({"classes.auxiliary=random_vectors", "transmiter.logits=40"}).names.size(),
+            40u);
+  EXPECT_EQ(random_directions(3, 5, 1).values(), random_directions(3, 5, 1).values());
+}
+
+TEST(TransmiterData, CleansNames) {
+  using data::clean_name;
+  EXPECT_EQ(clean_name("Ad\u00c3\u00a9lie penguin"), "Ad\u00e9lie penguin");
+  EXPECT_EQ(clean_name("Ad\u00e9lie penguin"), "Ad\u00e9lie penguin");
+  EXPECT_EQ(clean_name("Ad\u00c3\u0192\u00c2\u00a9lie"), "Ad\u00e9lie");  // twice
+  EXPECT_EQ(clean_name("Shepherd\u2019s pie"), "Shepherd's pie");
+  EXPECT_EQ(clean_name("Shepherd\u00e2\u20ac\u2122s pie"), "Shepherd's pie");
+  EXPECT_EQ(clean_name("\u2018a\u201b \u201cb\u201f"), "'a' \"b\"");
+  EXPECT_EQ(clean_name("Ad\u00c3\u00a9lie\u2019s"), "Ad\u00e9lie's");
+  for (const char* kept : {"", "cat", "\u00c3", "\u00abCAF\u00c9\u00bb", "\u732b",
+                           "\u00c3\u00a9\u732b", "\xff\xfe", "\xc3", "a_(b)", "\u20ac", "\u2013"})
+    EXPECT_EQ(clean_name(kept), kept);
+  Scene scene;
+  std::string names = test::read_text(scene.folder / "names.txt");
+  names.replace(names.find("worda"), 5, "Ad\u00c3\u00a9lie");
+  test::write_text(scene.folder / "names.txt", names);
+  std::string task =
+      "classes.task=[\"Ad\u00e9lie\", \"wordb\", \"wordc\", \"wordd\", \"worde\", \"wordf\"]";
+  scene.refused({task}, {"Ad\u00e9lie", "did you mean"});
+  EXPECT_EQ(scene.open({task, "classes.clean_names=true"}).names[0], "Ad\u00e9lie");
+}
+
 TEST(TransmiterData, BadInput) {
   Scene scene;
   scene.refused({"classes.task=[\"worda\", \"wordz\"]"}, {"wordz", "did you mean"});
@@ -723,10 +770,11 @@ TEST(TransmiterProgram, RunsSavesAndTakesItsAdapter) {
                         scene.folder);
   ASSERT_EQ(again.code, 0) << again.err;
   std::string wanted;
-  std::istringstream lines(test::read_text(scene.folder / "out/metrics.jsonl"));
+  std::istringstream lines(test::read_text(scene.folder / "out/seed2/metrics.jsonl"));
   for (std::string line; std::getline(lines, line);) {
     auto j = nlohmann::json::parse(line);
-    if (j["model"] == "TransMiter, beta 500" && j["seed"] == 2) wanted = j["harmonic_mean"].dump();
+    EXPECT_EQ(j["seed"], 2);
+    if (j["model"] == "TransMiter, beta 500") wanted = j["harmonic_mean"].dump();
   }
   bool found = false;
   for (auto& j : nlohmann::json::parse(again.out))
@@ -752,6 +800,184 @@ TEST(TransmiterProgram, RunsSavesAndTakesItsAdapter) {
       {"transferred.safetensors", "weak.safetensors"});
   bad({"--run", "fresh", "--set", "weak.text=strong_text.npy"}, {"widths"});
   bad({"--run", "out"}, {"already holds a run"});
+}
+
+TEST(TransmiterProgram, StoppedGoesOnFromItsFolder) {
+  Scene scene;
+  std::vector<std::string> job{"transmiter", "job.toml",
+                               "--threads",  "1",
+                               "--set",      "transmiter.epochs=300",
+                               "--set",      "plus.epochs=300",
+                               "--set",      "run.seeds=[1, 2, 3]",
+                               "--run"};
+  auto started = [&](const std::string& run) {
+    std::vector<std::string> arguments = job;
+    arguments.push_back(run);
+    return arguments;
+  };
+  auto results = [&](const std::string& run) {
+    std::map<std::string, std::string> files;
+    std::filesystem::path top = scene.folder / run;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(top)) {
+      std::string path = entry.path().lexically_relative(top).string();
+      if (entry.is_regular_file() && path != "timing.jsonl" && path != "lock")
+        files[path] = test::read_text(entry.path().string());
+    }
+    return files;
+  };
+  auto whole = test::run_program(started("whole"), scene.folder);
+  ASSERT_EQ(whole.code, 0) << whole.err;
+  auto expected = results("whole");
+  ASSERT_EQ(expected.count("seed3/metrics.jsonl"), 1u);
+  int round = 0;
+  for (const char* until : {"seed1/weak.safetensors", "seed1/metrics.jsonl"})
+    for (int signal : {SIGKILL, SIGINT}) {
+      std::string run = concat("stopped", round++);
+      test::Process process(started(run), scene.folder);
+      ASSERT_TRUE(process.wait_for(scene.folder / concat(run, "/", until)));
+      process.send(signal);
+      auto stopped = process.wait();
+      ASSERT_EQ(stopped.code, signal == SIGKILL ? 128 + SIGKILL : 130) << stopped.err;
+      if (signal == SIGINT) {
+        EXPECT_NE(stopped.err.find("pupil transmiter --run " + run + " --resume"),
+                  std::string::npos)
+            << stopped.err;
+      }
+      EXPECT_FALSE(std::filesystem::exists(scene.folder / (run + "/table.txt")));
+      bool first_done = std::filesystem::exists(scene.folder / (run + "/seed1/metrics.jsonl"));
+      auto end = test::run_program({"transmiter", "--run", run, "--resume"}, scene.folder);
+      ASSERT_EQ(end.code, 0) << end.err;
+      EXPECT_EQ(end.out.find("seed 1: finished before") != std::string::npos, first_done);
+      EXPECT_EQ(end.out.substr(end.out.find("accuracy %")),
+                whole.out.substr(whole.out.find("accuracy %")));
+      EXPECT_TRUE(results(run) == expected) << until;
+    }
+  auto refused = [&](std::vector<std::string> arguments, const std::string& words) {
+    arguments.insert(arguments.begin(), "transmiter");
+    auto outcome = test::run_program(arguments, scene.folder);
+    EXPECT_EQ(outcome.code, 2) << outcome.out;
+    EXPECT_NE(outcome.err.find(words), std::string::npos) << outcome.err;
+  };
+  refused({"--run", "whole", "--resume", "--set", "transmiter.lr=0.5"}, "lr = 0.5");
+  refused({"--run", "nowhere", "--resume"}, "nowhere/config.toml");
+  refused({"--run", "whole"}, "which configuration");
+  change(scene.path("weak", "test"), [](Tensor x) { return scale(x, 2); });
+  refused({"--run", "whole", "--resume"}, "began with");
+}
+
+struct ReproducedScene : Scene {
+  int rounds = 0;
+  void mine(const std::string& results, const std::string& more = "") {
+    test::write_text(folder / "mine.toml",
+                     "[reproduce]\ntitle = \"t\"\nrecipe = \"job.toml\"\n" + results + more);
+  }
+  static std::string result(const std::string& row, const std::string& band,
+                            const std::string& more = "") {
+    return concat("[[reproduce.result]]\narm = \"", row, "\"\nband = ", band, "\n", more, "\n");
+  }
+  test::Outcome reproduce(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"reproduce", "mine.toml"});
+    return test::run_program(arguments, folder);
+  }
+  void refused(const std::string& words) {
+    auto outcome = reproduce({"--run", concat("refused", rounds++)});
+    EXPECT_EQ(outcome.code, 2) << outcome.out;
+    EXPECT_NE(outcome.err.find(words), std::string::npos) << outcome.err;
+  }
+};
+
+TEST(TransmiterProgram, IsReproduced) {
+  ReproducedScene scene;
+  std::string minus = "minus = \"strong, zero-shot\"\n";
+  scene.mine(scene.result("TransMiter, beta 500", "[0, 100]",
+                          "published = \"90.1\"\nseed_band = [0, 100]\nsigma = 50.0") +
+                 scene.result("TransMiter, beta 500", "[-100, 100]", minus) +
+                 scene.result("weak, adapter", "[-100, 100]",
+                              "error_over = \"strong, adapter without basis change\""),
+             "[transmiter]\nlogits = 12\n");
+  auto dry = scene.reproduce({"--dry-run"});
+  ASSERT_EQ(dry.code, 0) << dry.err;
+  for (const char* part : {"90 samples, 4 steps x 2 runs", "peak memory"})
+    EXPECT_NE(dry.out.find(part), std::string::npos) << dry.out;
+  auto outcome = scene.reproduce({"--run", "out"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  auto j = nlohmann::json::parse(test::read_text(scene.folder / "out/reproduction.json"));
+  EXPECT_EQ(j["seeds"], nlohmann::json({1, 2}));
+  std::map<std::string, Numbers> rows;
+  for (const char* seed : {"1", "2"}) {
+    std::istringstream lines(
+        test::read_text(scene.folder / concat("out/study/seed", seed, "/metrics.jsonl")));
+    for (std::string line; std::getline(lines, line);) {
+      auto row = nlohmann::json::parse(line);
+      rows[row["model"]].push_back(row["accuracy"]);
+    }
+  }
+  const Numbers &moved = rows["TransMiter, beta 500"], &fixed = rows["strong, zero-shot"];
+  ASSERT_EQ(moved.size(), 2u);
+  ASSERT_EQ(fixed.size(), 1u);
+  EXPECT_EQ(j["results"][0]["last"]["values"], nlohmann::json(moved));
+  EXPECT_TRUE(j["results"][0]["best"].is_null());
+  EXPECT_NEAR(j["results"][1]["last"]["values"][1].get<double>(), moved[1] - fixed[0], 1e-9);
+  EXPECT_NEAR(
+      j["results"][2]["last"]["values"][0].get<double>(),
+      (100 - rows["weak, adapter"][0]) / (100 - rows["strong, adapter without basis change"][0]),
+      1e-9);
+  std::string before = test::read_text(scene.folder / "out/reproduction.md");
+  EXPECT_NE(before.find("error of weak, adapter / error of strong"), std::string::npos) << before;
+  auto again = scene.reproduce({"--run", "out", "--resume"});
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_NE(again.out.find("seed 2: finished before"), std::string::npos) << again.out;
+  EXPECT_EQ(test::read_text(scene.folder / "out/reproduction.md"), before);
+
+  for (const char* limit : {"seed_band = [100, 100]", "sigma = 0.0"}) {
+    scene.mine(scene.result("weak, adapter", "[0, 100]", limit));
+    EXPECT_EQ(scene.reproduce({"--run", concat("out", limit[1])}).code, 1) << limit;
+  }
+  scene.mine(scene.result("TransMiter, beta 5", "[0, 100]"));
+  scene.refused("did you mean \"TransMiter, beta 500\"");
+  scene.mine(scene.result("weak, adapter", "[0, 100]", "score = \"novel\""));
+  scene.refused("novel");
+  scene.mine(scene.result("weak, adapter", "[0, 100]", minus + "error_over = \"weak, zero-shot\""));
+  scene.refused("not both");
+  scene.mine("[[reproduce.needs]]\npath = \"photos\"\nwhat = \"their photographs\"\n" +
+             scene.result("weak, adapter", "[0, 100]"));
+  scene.refused("photos (their photographs)");
+}
+
+// Files of the fine-tuned models that differ from seed to seed.
+TEST(TransmiterProgram, SeedsWithFilesOfTheirOwn) {
+  Scene scene;
+  for (const char* seed : {"1", "2"})
+    for (const char* part : {"train", "test"})
+      data::save_npy(scene.folder / concat(part, seed, ".npy"),
+                     gaussian(90, 6, uint64_t(seed[0])).to(DType::f32));
+  std::vector<std::string> arguments{"transmiter",
+                                     "job.toml",
+                                     "--json",
+                                     "--set",
+                                     "weak.train_logits=[\"train{seed}.npy\"]",
+                                     "--set",
+                                     "weak.test_logits=[\"test{seed}.npy\"]"};
+  auto accuracy = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), arguments.begin(), arguments.end());
+    auto outcome = test::run_program(more, scene.folder);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    Numbers values;
+    for (auto& j : nlohmann::json::parse(outcome.out))
+      if (j["model"] == "weak, fine-tuned" || j["model"] == "weak, adapter")
+        values.push_back(j["accuracy"]);
+    return values;
+  };
+  Numbers both = accuracy({}), first = accuracy({"--set", "run.seeds=[1]"}),
+          second = accuracy({"--set", "run.seeds=[2]"});
+  EXPECT_EQ(both, (Numbers{first[0], second[0], first[1], second[1]}));
+  EXPECT_NE(first[0], second[0]);
+  std::filesystem::remove(scene.folder / "test2.npy");
+  arguments.insert(arguments.end(), {"--run", "out"});
+  auto outcome = test::run_program(arguments, scene.folder);
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_NE(outcome.err.find("test2.npy"), std::string::npos) << outcome.err;
+  EXPECT_FALSE(std::filesystem::exists(scene.folder / "out"));
 }
 
 // END_TO_END: CLIP RN50 -> ViT-B/32 on 50 classes of Caltech-101, in its acceptance bands.

@@ -1,7 +1,5 @@
 #include "config.h"
 
-#include <filesystem>
-
 #include "program.h"
 #include "toml_fields.h"
 
@@ -258,10 +256,14 @@ template <class V>
 void result_fields(V& v, Reproduction::Result& r) {
   v("arm", r.arm, "");
   v("minus", r.minus, "");
+  v("error_over", r.error_over, "");
+  v("score", r.score, "", OneOf{{"accuracy", "base", "novel", "harmonic_mean"}});
   v("weights", r.weights, "", OneOf{{"last", "best"}});
   v("published", r.published, "");
   v("source", r.source, "");
   v("band", r.band, "", Range{-100, 100});
+  v("seed_band", r.seed_band, "", Range{-100, 100});
+  v("sigma", r.sigma, "", Range{0, 100});
 }
 
 }  // namespace
@@ -291,33 +293,33 @@ Reproduction read_reproduction(const std::string& path) {
     Reproduction::Result& result = r.results.emplace_back();
     result_fields(fields, result);
     fields.finish();
-    if (result.arm.empty() || result.band.size() != 2 || !(result.band[0] <= result.band[1]))
+    auto is_band = [](const std::vector<double>& b) { return b.size() == 2 && b[0] <= b[1]; };
+    if (result.arm.empty() || !is_band(result.band) ||
+        !(result.seed_band.empty() || is_band(result.seed_band)))
       fail_input(where(*table, path), ": every [[reproduce.result]] needs an arm and a band, as ",
                  "band = [90.0, 91.5]");
+    if (!result.minus.empty() && !result.error_over.empty())
+      fail_input(where(*table, path), ": a [[reproduce.result]] has minus or error_over, not both");
   }
   if (r.results.empty()) fail_input(path, ": a reproduction needs a [[reproduce.result]]");
   for (std::string* file : {&r.recipe, &r.teacher})
-    if (!file->empty())
-      *file = (std::filesystem::path(path).parent_path() / *file).lexically_normal().string();
+    if (!file->empty()) *file = beside(path, *file);
   return r;
 }
 
 Study read_reproduced_study(const std::string& path, const std::vector<std::string>& settings) {
   Reproduction r = read_reproduction(path);
-  std::string own = read_text(path), recipe = r.recipe.empty() ? "" : read_text(r.recipe);
-  auto parse = [&] {
-    toml::table root = parse_table(recipe, r.recipe), over = parse_table(own, path);
-    over.erase("reproduce");
-    merge(root, std::move(over));
-    return root;
-  };
+  auto parse = [&] { return parse_with_recipe(path); };
   Study study = study_of(parse, path, settings);
   if (study.arms.empty()) study.arms.push_back({"student", config_of(parse(), path, settings)});
-  for (const Reproduction::Result& result : r.results)
-    for (const std::string& arm : {result.arm, result.minus})
+  for (const Reproduction::Result& result : r.results) {
+    if (result.score != "accuracy")
+      fail_input(path, ": reproduce.result.score \"", result.score, "\" is for base_to_novel");
+    for (const std::string& arm : {result.arm, result.minus, result.error_over})
       if (!arm.empty() && std::none_of(study.arms.begin(), study.arms.end(),
                                        [&](const Study::Arm& a) { return a.name == arm; }))
         fail_input(path, ": reproduce.result names the arm ", arm, ", which the study lacks");
+  }
   return study;
 }
 

@@ -82,21 +82,27 @@ struct Study {
 };
 Study read_study(const std::string& path, const std::vector<std::string>& settings = {});
 
-// A study with a section [reproduce]: what was published, and what counts as the same.
+// A study, or a configuration of `pupil transmiter`, with a section [reproduce]: what was
+// published, and what counts as the same.
 struct Reproduction {
   std::string title, source, protocol, differs;
   // Given relative to the file. recipe: a study whose sections this file's replace; teacher: a
   // configuration that is trained first, its network becomes teacher 0.
   std::string recipe, teacher;
-  struct Need {  // data or weights: what to put where
+  struct Need {  // data or weights: what to put where; setting: the key that names it, if one does
     std::string setting, path, what;
   };
   std::vector<Need> needs;
   struct Result {
-    std::string arm, minus;         // the arm's test accuracy, or how far it is above another's
-    std::string weights = "last";   // or best
-    std::string published, source;  // in words: "94.30 ± 0.16"; source: the table
-    std::vector<double> band;       // [lowest, highest] accepted mean over the seeds, in percent
+    // The arm's test accuracy in percent, or how far it is above that of `minus`, or its error as a
+    // share of that of `error_over`. Of TransMiter an arm is a row of its table.
+    std::string arm, minus, error_over;
+    std::string weights = "last";    // or best
+    std::string score = "accuracy";  // of base-to-novel: base, novel, harmonic_mean
+    std::string published, source;   // in words: "94.30 ± 0.16"; source: the table
+    std::vector<double> band;        // [lowest, highest] accepted mean over the seeds
+    std::vector<double> seed_band;   // of every single seed; empty: any
+    double sigma = 100;              // largest accepted deviation over the seeds
   };
   std::vector<Result> results;
 };

@@ -5,10 +5,16 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <dnnl.hpp>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
 
 #include "../data/file.h"
+#include "../tensor/runtime.h"
+#include "machine.h"
+#include "program.h"
 
 namespace pupil {
 namespace {
@@ -99,6 +105,40 @@ void RunFolder::require_config(const std::string& toml) const {
                  "\", then \"", b, "\"; use another --run DIR for another configuration");
     if (!more) break;
   }
+}
+
+namespace {
+
+nlohmann::ordered_json describe_environment(const std::string& sources) {
+  const dnnl_version_t* v = dnnl_version();
+  return {{"version", version()},
+          {"cpu", cpu_name()},
+          {"cpu_features", cpu_features()},
+          {"threads", cpu_threads()},
+          {"onednn", concat(v->major, ".", v->minor, ".", v->patch)},
+          {"plain_mode", plain_mode()},
+          {"sources", nlohmann::ordered_json::parse(sources)}};
+}
+
+}  // namespace
+
+void RunFolder::write_environment(const std::string& sources) const {
+  data::write_file(file("environment.json"), describe_environment(sources).dump(2) + "\n");
+}
+
+void RunFolder::require_environment(const std::string& sources) const {
+  nlohmann::ordered_json now = describe_environment(sources),
+                         stored = nlohmann::ordered_json::parse(read_file(file("environment.json")),
+                                                                nullptr, false);
+  if (stored.is_discarded() || !stored.contains("sources"))
+    fail_input("--resume: cannot read ", file("environment.json"));
+  if (stored["sources"] != now["sources"])
+    fail_input("--resume: the data or the weights are not those that the run in ", path_,
+               " began with (compare \"sources\" in its environment.json)");
+  for (const char* key : {"version", "cpu", "threads", "onednn", "plain_mode"})
+    if (stored[key] != now[key])
+      std::cerr << "pupil: warning: " << key << " was " << stored[key] << " and is " << now[key]
+                << ": the results may differ in the last bits\n";
 }
 
 void RunFolder::append(const std::string& name, const std::string& line) {

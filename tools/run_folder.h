@@ -22,6 +22,11 @@ class RunFolder {
   void write_config(const std::string& toml);
   // Throws InputError unless the stored configuration says the same; comments do not matter.
   void require_config(const std::string& toml) const;
+  // environment.json: program, machine, threads, and `sources`, a JSON object of hashes.
+  void write_environment(const std::string& sources) const;
+  // Throws InputError unless the stored sources are these; a warning on stderr when the program or
+  // the machine is another.
+  void require_environment(const std::string& sources) const;
   void append(const std::string& name, const std::string& line);  // synced before it returns
   int64_t size(const std::string& name) const;                    // 0 when there is no such file
   // Cuts the file to `bytes`, so that it says what the checkpoint remembers.

@@ -1,6 +1,9 @@
 #include "toml_fields.h"
 
+#include <filesystem>
 #include <fstream>
+
+#include "run_folder.h"
 
 namespace pupil::toml_fields {
 
@@ -24,6 +27,22 @@ std::string read_text(const std::string& path) {
   if (!file || !(text << file.rdbuf()))
     fail_input("cannot read the configuration ", path, "; `pupil init > ", path, "` writes one");
   return text.str();
+}
+
+std::string beside(const std::string& path, const std::string& file) {
+  return (std::filesystem::path(path).parent_path() / file).lexically_normal().string();
+}
+
+toml::table parse_with_recipe(const std::string& path) {
+  toml::table own = parse_table(read_file(path), path);
+  std::string recipe = own["reproduce"]["recipe"].value_or(std::string());
+  own.erase("reproduce");
+  if (recipe.empty()) return own;
+  recipe = beside(path, recipe);
+  toml::table root = parse_table(read_file(recipe), recipe);
+  root.erase("reproduce");
+  merge(root, std::move(own));
+  return root;
 }
 
 void apply_setting(toml::table& root, const std::string& setting) {

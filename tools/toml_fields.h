@@ -30,6 +30,11 @@ std::string where(const toml::node& node, const std::string& file);
 toml::table parse_table(const std::string& text, const std::string& name);
 std::string read_text(const std::string& path);
 
+// The file's table; of a reproduction, without [reproduce] and merged over its recipe's table.
+toml::table parse_with_recipe(const std::string& path);
+// `file` as a file at `path` names it.
+std::string beside(const std::string& path, const std::string& file);
+
 // Puts `value` at the dotted path of a "--set" argument; lists are addressed by number or name.
 void apply_setting(toml::table& root, const std::string& setting);
 

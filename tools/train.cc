@@ -1,19 +1,16 @@
 #include "train.h"
 
-#include <signal.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
-#include <dnnl.hpp>
 #include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
-#include "../data/file.h"
 #include "../tensor/runtime.h"
-#include "machine.h"
+#include "interrupt.h"
 #include "program.h"
 #include "run_folder.h"
 #include "study.h"
@@ -22,27 +19,6 @@ namespace pupil {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-volatile sig_atomic_t g_interrupted = 0;
-
-// The first Ctrl-C asks the run to save and stop; a second one ends the process.
-extern "C" void on_signal(int) { g_interrupted = 1; }
-
-struct Signals {
-  struct sigaction old_int, old_term;
-  Signals() {
-    g_interrupted = 0;
-    struct sigaction action {};
-    action.sa_handler = on_signal;
-    action.sa_flags = int(SA_RESETHAND) | SA_RESTART;
-    sigaction(SIGINT, &action, &old_int);
-    sigaction(SIGTERM, &action, &old_term);
-  }
-  ~Signals() {
-    sigaction(SIGINT, &old_int, nullptr);
-    sigaction(SIGTERM, &old_term, nullptr);
-  }
-};
 
 double now() {
   using namespace std::chrono;
@@ -74,16 +50,15 @@ class Run {
     if (!trace_.empty() && *trace_.rbegin() > trainer.total_steps())
       fail_input("--trace ", *trace_.rbegin(), ": the run has ", trainer.total_steps(), " steps");
     std::string toml = to_toml(config, false);
-    Json environment = describe();
     if (options.resume && folder.has(kCheckpoint)) {
       folder.require_config(toml);
-      require_same_sources(environment);
+      folder.require_environment(trainer.sources());
       trainer.load(folder.file(kCheckpoint));
       folder.truncate(kMetrics, trainer.position().metrics_bytes);
       saved_step_ = trainer.position().step;
     } else {
       folder.write_config(toml);
-      data::write_file(folder.file("environment.json"), environment.dump(2) + "\n");
+      folder.write_environment(trainer.sources());
       folder.truncate(kMetrics, 0);
     }
   }
@@ -120,33 +95,6 @@ class Run {
   static constexpr const char* kCheckpoint = "checkpoint.safetensors";
   static constexpr const char* kMetrics = "metrics.jsonl";
 
-  Json describe() const {
-    Json j;
-    j["version"] = version();
-    j["cpu"] = cpu_name();
-    j["cpu_features"] = cpu_features();
-    j["threads"] = cpu_threads();
-    const dnnl_version_t* v = dnnl_version();
-    j["onednn"] = concat(v->major, ".", v->minor, ".", v->patch);
-    j["plain_mode"] = plain_mode();
-    j["sources"] = Json::parse(trainer_.sources());
-    return j;
-  }
-
-  // A resumed run must be the run that stopped, with the same data and weights.
-  void require_same_sources(const Json& environment) const {
-    Json stored = Json::parse(read_file(folder_.file("environment.json")), nullptr, false);
-    if (stored.is_discarded() || !stored.contains("sources"))
-      fail_input("--resume: cannot read ", folder_.file("environment.json"));
-    if (stored["sources"] != environment["sources"])
-      fail_input("--resume: the data or the weights are not those that the run in ", folder_.path(),
-                 " began with (compare \"sources\" in its environment.json)");
-    for (const char* key : {"version", "cpu", "threads", "onednn", "plain_mode"})
-      if (stored[key] != environment[key])
-        std::cerr << "pupil: warning: " << key << " was " << stored[key] << " and is "
-                  << environment[key] << ": the results may differ in the last bits\n";
-  }
-
   void introduce() {
     const Position& p = trainer_.position();
     std::string line = concat(trainer_.model().name, ", ", trainer_.parameters(), " parameters, ",
@@ -169,7 +117,7 @@ class Run {
                         ? folder_.file(concat("trace-", p.step + 1, ".safetensors"))
                         : "");
       if (very_first) report_without_gradient();
-      if (g_interrupted) throw Interrupted("stopped");
+      if (interrupted()) throw Interrupted("stopped");
       if (every && p.step % every == 0) save();
       show();
     }
@@ -240,7 +188,7 @@ class Run {
 
   Scores score(const models::Model& model, const data::Dataset& set) const {
     return evaluate(model, set, config_.train.batch, int(config_.data.workers),
-                    [] { return !g_interrupted; });
+                    [] { return !interrupted(); });
   }
 
   static Json as_json(const Scores& s) {

@@ -7,6 +7,7 @@
 #include <iomanip>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "../data/file.h"
 #include "../data/python_random.h"
@@ -16,7 +17,7 @@
 #include "../methods/tip_adapter.h"
 #include "../methods/zero_shot.h"
 #include "../tensor/runtime.h"
-#include "machine.h"
+#include "interrupt.h"
 #include "program.h"
 #include "run_folder.h"
 #include "transmiter_job.h"
@@ -55,12 +56,6 @@ struct AdapterModel {
   }
 };
 
-// One line of the table: the scores of every seed, or of one when no seed matters.
-struct ScoreLine {
-  std::string model;
-  std::vector<BaseNovel> scores;  // base is the accuracy over all classes in base_to_base
-};
-
 struct ScoreSummary {
   double mean = 0, deviation = 0;
   int64_t count = 0;
@@ -91,137 +86,208 @@ std::string shown_score(const std::optional<ScoreSummary>& s) {
                       : two_digits(s->mean);
 }
 
+std::string table_of(const std::vector<ScoreLine>& lines, bool novel) {
+  std::vector<std::vector<std::string>> cells;
+  cells.push_back(novel ? std::vector<std::string>{"", "base %", "novel %", "HM %"}
+                        : std::vector<std::string>{"", "accuracy %"});
+  cells[0].push_back("seeds");
+  for (const ScoreLine& line : lines) {
+    std::vector<std::string> row{line.model, shown_score(summary(line, &BaseNovel::base))};
+    if (novel) {
+      row.push_back(shown_score(summary(line, &BaseNovel::novel)));
+      auto base = summary(line, &BaseNovel::base), other = summary(line, &BaseNovel::novel);
+      std::optional<double> of_means;  // as in Tables 2 and 3 of the paper
+      if (base && other) of_means = methods::harmonic_mean(base->mean, other->mean);
+      row.push_back(of_means ? two_digits(*of_means) : "n/a");
+    }
+    std::string seeds;
+    for (const BaseNovel& score : line.scores) {
+      auto value = novel ? score.harmonic_mean : score.base;
+      if (line.scores.size() > 1)
+        seeds += (seeds.empty() ? "" : " / ") + (value ? two_digits(*value) : std::string("n/a"));
+    }
+    row.push_back(seeds);
+    cells.push_back(row);
+  }
+  std::vector<size_t> width(cells[0].size());
+  auto columns = [](const std::string& text) {  // of a terminal: one for a UTF-8 character
+    size_t n = 0;
+    for (char ch : text) n += (ch & 0xc0) != 0x80;
+    return n;
+  };
+  for (auto& row : cells)
+    for (size_t k = 0; k < row.size(); k++) width[k] = std::max(width[k], columns(row[k]));
+  std::string text;
+  for (auto& row : cells) {
+    std::string line;
+    for (size_t k = 0; k < row.size(); k++) {
+      std::string pad(width[k] - columns(row[k]), ' ');
+      line += k == 0 ? row[k] + pad : "  " + (k + 1 == row.size() ? row[k] : pad + row[k]);
+    }
+    text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
+  }
+  return text;
+}
+
+// One score; `novel`: of base-to-novel.
+Json score_json(const std::string& model, const BaseNovel& score, bool novel) {
+  auto value = [](std::optional<double> x) { return x ? Json(*x) : Json(nullptr); };
+  Json j{{"model", model}};
+  if (!novel)
+    j["accuracy"] = value(score.base);
+  else
+    j.update({{"base", value(score.base)},
+              {"novel", value(score.novel)},
+              {"harmonic_mean", value(score.harmonic_mean)}});
+  return j;
+}
+
+void stop_if_interrupted() {
+  if (interrupted()) throw Interrupted("stopped");
+}
+
 class TransmiterJob {
  public:
-  TransmiterJob(const TransmiterConfig& config, const std::string& folder)
+  TransmiterJob(const TransmiterConfig& config, const RunOptions& options, bool quiet)
       : c_(config),
-        d_(open_transmiter_data(config)),
+        seeds_differ_(to_toml(for_seed(config, 0)) != to_toml(config)),
         m_(config.transmiter.logits),
         latent_(config.transmiter.latent ? config.transmiter.latent : m_),
         hidden_(config.transmiter.hidden ? config.transmiter.hidden : 4 * latent_),
-        weak_train_(d_.weak.zero_shot(d_.weak.train)),
-        weak_test_(d_.weak.zero_shot(d_.weak.test)),
-        strong_train_(d_.strong.zero_shot(d_.strong.train)),
-        strong_test_(d_.strong.zero_shot(d_.strong.test)) {
+        quiet_(quiet) {
+    std::map<std::string, std::string> files;
+    for (size_t i = c_.seeds.size(); i-- > 0;) {  // all of them, before anything is trained
+      if (i > 0 && !seeds_differ_) continue;
+      open(c_.seeds[i]);
+      files.insert(d_.sources.begin(), d_.sources.end());
+    }
     if (!c_.transmiter.adapter.empty()) check_adapter_file();
-    if (folder.empty()) return;
-    folder_.emplace(folder, false);
-    folder_->write_config(to_toml(c_));
-    Json environment;
-    environment["version"] = version();
-    environment["cpu"] = cpu_name();
-    environment["cpu_features"] = cpu_features();
-    environment["threads"] = cpu_threads();
-    environment["plain_mode"] = plain_mode();
-    environment["sources"] = d_.sources;
-    data::write_file(folder_->file("environment.json"), environment.dump(2) + "\n");
+    if (options.folder.empty()) return;
+    folder_.emplace(options.folder, options.resume);
+    std::string sources = Json(files).dump();
+    if (folder_->has("config.toml")) {
+      folder_->require_config(to_toml(c_));
+      folder_->require_environment(sources);
+    } else {
+      folder_->write_environment(sources);
+      folder_->write_config(to_toml(c_));
+    }
   }
 
-  void go(bool quiet) {
-    quiet_ = quiet;
+  void go() {
     say(concat(d_.classes, " task and ", m_ - d_.classes, " auxiliary classes, ",
                d_.train_labels.dim(0), " training and ", d_.test_labels.dim(0),
                " test samples, latent ", latent_, ", hidden ", hidden_));
-    for (int64_t seed : c_.seeds) one_seed(uint64_t(seed));
-    if (folder_) data::write_file(folder_->file("table.txt"), table());
+    try {
+      for (int64_t seed : c_.seeds)
+        if (folder_ && folder_->has(results_of(uint64_t(seed))))
+          take_results(uint64_t(seed));
+        else
+          one_seed(uint64_t(seed));
+    } catch (const InputError&) {
+      if (folder_) folder_->discard();
+      throw;
+    }
+    if (folder_) data::write_file(folder_->file("table.txt"), table_of(lines_, !d_.novel.empty()));
   }
 
-  std::string table() const {
-    std::vector<std::vector<std::string>> cells;
-    bool novel = !d_.novel.empty();
-    cells.push_back(novel ? std::vector<std::string>{"", "base %", "novel %", "HM %"}
-                          : std::vector<std::string>{"", "accuracy %"});
-    cells[0].push_back("seeds");
-    for (const ScoreLine& line : lines_) {
-      std::vector<std::string> row{line.model, shown_score(summary(line, &BaseNovel::base))};
-      if (novel) {
-        row.push_back(shown_score(summary(line, &BaseNovel::novel)));
-        auto base = summary(line, &BaseNovel::base), other = summary(line, &BaseNovel::novel);
-        std::optional<double> of_means;  // as in Tables 2 and 3 of the paper
-        if (base && other) of_means = methods::harmonic_mean(base->mean, other->mean);
-        row.push_back(of_means ? two_digits(*of_means) : "n/a");
-      }
-      std::string seeds;
-      for (const BaseNovel& score : line.scores) {
-        auto value = novel ? score.harmonic_mean : score.base;
-        if (line.scores.size() > 1)
-          seeds += (seeds.empty() ? "" : " / ") + (value ? two_digits(*value) : std::string("n/a"));
-      }
-      row.push_back(seeds);
-      cells.push_back(row);
-    }
-    std::vector<size_t> width(cells[0].size());
-    auto columns = [](const std::string& text) {  // of a terminal: one for a UTF-8 character
-      size_t n = 0;
-      for (char ch : text) n += (ch & 0xc0) != 0x80;
-      return n;
+  const std::vector<ScoreLine>& lines() const { return lines_; }
+
+  TransmiterTrial trial() {
+    uint64_t seed = uint64_t(c_.seeds[0]);
+    Rows labelled = labelled_rows(seed), rows = unlabelled_rows(labelled);
+    if (!d_.weak.tuned_train) fine_tune(labelled);
+    AdapterModel model(seed);
+    new_adapter(model);
+    double begin = 0;
+    int64_t steps = 0;
+    methods::ExtractionOptions o = extraction_options(seed);
+    o.epochs = 1;
+    o.before_step = [&] {
+      if (steps++ == 1) begin = stopwatch();
     };
-    for (auto& row : cells)
-      for (size_t k = 0; k < row.size(); k++) width[k] = std::max(width[k], columns(row[k]));
-    std::string text;
-    for (auto& row : cells) {
-      std::string line;
-      for (size_t k = 0; k < row.size(); k++) {
-        std::string pad(width[k] - columns(row[k]), ' ');
-        line += k == 0 ? row[k] + pad : "  " + (k + 1 == row.size() ? row[k] : pad + row[k]);
-      }
-      text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
-    }
-    return text;
-  }
-
-  Json json() const {
-    Json list = Json::array();
-    for (const ScoreLine& line : lines_)
-      for (const BaseNovel& score : line.scores) list.push_back(score_json(line.model, score));
-    return list;
+    auto two = [&](int64_t epoch) {
+      std::vector<Tensor> all =
+          methods::shuffled_batches(int64_t(rows.size()), c_.transmiter.batch, seed)(epoch);
+      return std::vector<Tensor>{all[0], all[0]};
+    };
+    Tensor which = as_tensor(rows);
+    methods::extract(model.store, *model.adapter, index_select(weak_train_, which),
+                     index_select(d_.weak.tuned_train, which), o, two);
+    TransmiterTrial t;
+    t.seconds = stopwatch() - begin;
+    t.parameters = model.store.count();
+    t.samples = int64_t(rows.size());
+    auto batches = [](size_t n, int64_t batch) { return (int64_t(n) + batch - 1) / batch; };
+    if (c_.transmiter.adapter.empty())
+      t.steps = c_.transmiter.epochs * batches(rows.size(), c_.transmiter.batch);
+    t.steps += int64_t(c_.plus.modes.size() + c_.plus.from_scratch) * c_.plus.epochs *
+               batches(labelled.size(), c_.plus.batch);
+    return t;
   }
 
  private:
+  void open(int64_t seed) {
+    d_ = open_transmiter_data(for_seed(c_, seed));
+    weak_train_ = d_.weak.zero_shot(d_.weak.train);
+    weak_test_ = d_.weak.zero_shot(d_.weak.test);
+    strong_train_ = d_.strong.zero_shot(d_.strong.train);
+    strong_test_ = d_.strong.zero_shot(d_.strong.test);
+  }
+
   void say(const std::string& line) const {
     if (!quiet_) std::cout << line << std::endl;
   }
 
-  Json score_json(const std::string& model, const BaseNovel& score) const {
-    auto value = [](std::optional<double> x) { return x ? Json(*x) : Json(nullptr); };
-    Json j{{"model", model}};
-    if (d_.novel.empty())
-      j["accuracy"] = value(score.base);
-    else
-      j.update({{"base", value(score.base)},
-                {"novel", value(score.novel)},
-                {"harmonic_mean", value(score.harmonic_mean)}});
-    return j;
-  }
-
-  BaseNovel add(const std::string& model, const Tensor& logits, const std::optional<uint64_t>& seed,
-                bool base_only = false) {
+  void add(const std::string& model, const Tensor& logits, const std::optional<uint64_t>& seed,
+           bool base_only = false) {
     BaseNovel score = methods::base_to_novel(logits, d_.test_labels, d_.base, d_.novel);
     if (base_only) score.novel = score.harmonic_mean = {};
+    take(model, score);
+    Json j = score_json(model, score, !d_.novel.empty());
+    j["seed"] = seed ? Json(*seed) : Json(nullptr);
+    results_ += j.dump() + "\n";
+    stop_if_interrupted();
+  }
+
+  void take(const std::string& model, const BaseNovel& score) {
     auto line = std::find_if(lines_.begin(), lines_.end(),
                              [&](const ScoreLine& l) { return l.model == model; });
     if (line == lines_.end()) line = lines_.insert(lines_.end(), {model, {}});
     line->scores.push_back(score);
-    if (folder_) {
-      Json j = score_json(model, score);
-      j["seed"] = seed ? Json(*seed) : Json(nullptr);
-      folder_->append("metrics.jsonl", j.dump());
+  }
+
+  // The scores of a seed: written whole when it is finished, so that it is there or to be done.
+  static std::string results_of(uint64_t seed) { return concat("seed", seed, "/metrics.jsonl"); }
+
+  void take_results(uint64_t seed) {
+    std::istringstream text(read_file(folder_->file(results_of(seed))));
+    for (std::string line; std::getline(text, line);) {
+      Json j = Json::parse(line, nullptr, false);
+      if (!j.is_object() || !j.contains("model"))
+        fail_input("--resume: cannot read ", folder_->file(results_of(seed)));
+      auto value = [&](const char* key) {
+        return j.contains(key) && j[key].is_number() ? std::optional(j[key].get<double>())
+                                                     : std::nullopt;
+      };
+      bool novel = !d_.novel.empty();
+      take(j["model"],
+           {value(novel ? "base" : "accuracy"), value("novel"), value("harmonic_mean")});
     }
-    return score;
+    say(concat("seed ", seed, ": finished before"));
   }
 
   void one_seed(uint64_t seed) {
-    Rows labelled = labelled_rows(seed), unlabelled = labelled;
-    if (c_.data.unlabelled == "train") {
-      unlabelled.clear();
-      for (int64_t i = 0; i < d_.train_labels.dim(0); i++) unlabelled.push_back(i);
-    }
-    bool first = seed == uint64_t(c_.seeds[0]), depends = c_.data.shots > 0;
-    if (first || depends) {
-      fine_tune(labelled);
-      baselines(labelled, depends ? std::optional(seed) : std::nullopt);
-    }
-    transmiter(labelled, unlabelled, seed);
+    results_.clear();
+    bool first = seed == uint64_t(c_.seeds[0]), depends = c_.data.shots > 0 || seeds_differ_;
+    if (seeds_differ_) open(int64_t(seed));
+    Rows labelled = labelled_rows(seed);
+    if (depends || !d_.weak.tuned_train) fine_tune(labelled);
+    if (first || depends) baselines(labelled, depends ? std::optional(seed) : std::nullopt);
+    transmiter(labelled, unlabelled_rows(labelled), seed);
+    if (!folder_) return;
+    std::filesystem::create_directories(folder_->file(concat("seed", seed)));
+    data::write_file(folder_->file(results_of(seed)), results_);
   }
 
   // Rows of base classes, `shots` of each class.
@@ -238,6 +304,13 @@ class TransmiterJob {
     Rows chosen;
     for (int64_t i : data::few_shot(labels, c_.data.shots, seed)) chosen.push_back(rows[size_t(i)]);
     return chosen;
+  }
+
+  Rows unlabelled_rows(const Rows& labelled) const {
+    if (c_.data.unlabelled == "few_shot") return labelled;
+    Rows all(size_t(d_.train_labels.dim(0)));
+    std::iota(all.begin(), all.end(), 0);
+    return all;
   }
 
   // Labels of these rows as positions in `base`.
@@ -320,6 +393,21 @@ class TransmiterJob {
     return {m_, latent_, hidden_, methods::basis_named(c_.transmiter.basis), c_.transmiter.alpha};
   }
 
+  methods::ExtractionOptions extraction_options(uint64_t seed) const {
+    const auto& t = c_.transmiter;
+    methods::ExtractionOptions o;
+    o.loss.temperature = t.temperature;
+    o.loss.teacher_temperature = t.teacher_temperature;
+    o.noise = t.noise;
+    o.lr = t.lr;
+    o.weight_decay = t.weight_decay;
+    o.warmup = t.warmup;
+    o.epochs = t.epochs;
+    o.seed = seed;
+    o.before_step = stop_if_interrupted;
+    return o;
+  }
+
   void new_adapter(AdapterModel& model) const {
     model.adapter.emplace(nn::Scope(model.store), adapter_options());
     model.adapter->draw_base();
@@ -333,18 +421,9 @@ class TransmiterJob {
     std::string news = concat("seed ", seed, ": ");
     if (t.adapter.empty()) {
       new_adapter(weak);
-      methods::ExtractionOptions o;
-      o.loss.temperature = t.temperature;
-      o.loss.teacher_temperature = t.teacher_temperature;
-      o.noise = t.noise;
-      o.lr = t.lr;
-      o.weight_decay = t.weight_decay;
-      o.warmup = t.warmup;
-      o.epochs = t.epochs;
-      o.seed = seed;
       methods::Curve curve = methods::extract(
-          weak.store, *weak.adapter, z_weak, index_select(d_.weak.tuned_train, rows), o,
-          methods::shuffled_batches(rows.dim(0), t.batch, seed));
+          weak.store, *weak.adapter, z_weak, index_select(d_.weak.tuned_train, rows),
+          extraction_options(seed), methods::shuffled_batches(rows.dim(0), t.batch, seed));
       news += concat("extracted in ", two_digits(stopwatch() - begin), " s");
       if (!curve.loss.empty())
         news += concat(", loss ", curve.loss.front(), " -> ", curve.loss.back());
@@ -416,6 +495,7 @@ class TransmiterJob {
     o.weight_decay = c_.plus.weight_decay;
     o.epochs = c_.plus.epochs;
     o.columns = d_.base;
+    o.before_step = stop_if_interrupted;
     methods::polish(model.store, *model.adapter, z, labels, d_.classes, o,
                     methods::shuffled_batches(z.dim(0), c_.plus.batch, seed));
   }
@@ -473,33 +553,65 @@ class TransmiterJob {
   }
 
   TransmiterConfig c_;
-  TransmiterData d_;
+  bool seeds_differ_;  // in their files
+  TransmiterData d_;   // of one seed
   int64_t m_, latent_, hidden_;
   Tensor weak_train_, weak_test_, strong_train_, strong_test_;  // zero-shot logits (N, M)
   std::optional<RunFolder> folder_;
   std::vector<ScoreLine> lines_;
-  bool quiet_ = false;
+  std::string results_;  // lines for the seed's metrics.jsonl
+  bool quiet_;
 };
 
 struct TransmiterArguments {
-  std::string config, folder;
+  std::string config;
   std::vector<std::string> settings;
+  RunOptions options;
   bool json = false;
-  int threads = 0;
 };
 
-void run_transmiter(const TransmiterArguments& a) {
-  use_threads(a.threads);
-  TransmiterConfig config = read_transmiter_config(a.config, a.settings);
-  TransmiterJob job(config, a.folder);
-  job.go(a.json);
-  if (a.json)
-    std::cout << job.json().dump(1) << std::endl;
-  else
-    std::cout << job.table() << std::flush;
+void transmiter_command(const TransmiterArguments& a) {
+  std::string path = a.config;
+  if (path.empty() && a.options.resume && !a.options.folder.empty())
+    path = a.options.folder + "/config.toml";
+  if (path.empty())
+    fail_input(
+        "transmiter: which configuration? pupil transmiter CONFIG.toml, or --run DIR --resume");
+  TransmiterConfig config = read_transmiter_config(path, a.settings);
+  std::vector<ScoreLine> lines = run_transmiter(config, a.options, a.json);
+  bool novel = config.data.protocol == "base_to_novel";
+  if (!a.json) {
+    std::cout << table_of(lines, novel) << std::flush;
+    return;
+  }
+  Json list = Json::array();
+  for (const ScoreLine& line : lines)
+    for (const BaseNovel& score : line.scores) list.push_back(score_json(line.model, score, novel));
+  std::cout << list.dump(1) << std::endl;
 }
 
 }  // namespace
+
+std::vector<ScoreLine> run_transmiter(const TransmiterConfig& config, const RunOptions& options,
+                                      bool quiet) {
+  use_threads(thread_choice(options));
+  TransmiterJob job(config, options, quiet);
+  Signals signals;
+  try {
+    job.go();
+  } catch (const Interrupted&) {
+    throw Interrupted(options.folder.empty()
+                          ? "stopped; nothing is saved without --run DIR"
+                          : concat("stopped; finished seeds are saved, go on with: pupil "
+                                   "transmiter --run ",
+                                   options.folder, " --resume"));
+  }
+  return job.lines();
+}
+
+TransmiterTrial try_transmiter(const TransmiterConfig& config) {
+  return TransmiterJob(config, {}, true).trial();
+}
 
 void add_transmiter_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
@@ -507,15 +619,20 @@ void add_transmiter_command(CLI::App& app) {
   command->footer(
       "Works on stored features: zero-shot heads, extraction, transfer, TransMiter+, and as\n"
       "baselines EFT, dynamic logit fusion, Tip-Adapter and the linear probe.\n"
-      "Example:\n  pupil transmiter tools/recipes/caltech_transmiter.toml --run runs/transmiter");
+      "Example:\n  pupil transmiter tools/recipes/caltech_transmiter.toml --run runs/transmiter\n"
+      "  pupil transmiter --run runs/transmiter --resume");
   auto a = std::make_shared<TransmiterArguments>();
-  command->add_option("CONFIG", a->config, "TOML file")->required();
+  command->add_option("CONFIG", a->config, "TOML file");
   command->add_option("--set", a->settings, "section.key=value, replaces what the file says");
-  command->add_option("--run", a->folder,
+  command->add_option("--run", a->options.folder,
                       "folder for results and adapters; without: only the table");
+  command->add_flag("--resume", a->options.resume, "go on in that folder, finished seeds stay");
   command->add_flag("--json", a->json, "for machines");
-  add_threads_option(*command, a->threads);
-  command->callback([a] { run_transmiter(*a); });
+  command
+      ->add_option("--threads", a->options.threads,
+                   "CPU threads (0: all; default: all, or as resumed)")
+      ->check(CLI::Range(0, 1024));
+  command->callback([a] { transmiter_command(*a); });
 }
 
 }  // namespace pupil

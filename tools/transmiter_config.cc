@@ -1,5 +1,4 @@
 #include "program.h"
-#include "run_folder.h"
 #include "toml_fields.h"
 #include "transmiter_job.h"
 
@@ -14,10 +13,13 @@ void class_fields(V& v, C& c) {
   v("names", c.names, "text file: a class name a line, in the order of the text features");
   v("task", c.task, "task classes in the order of the labels");
   v("templates", c.templates, "of the stored text features, {} for the class name");
-  v("auxiliary", c.auxiliary, "random, hard_neg, fps, easy_fps, mix_fps, top_std, std_fps",
-    OneOf{{"random", "hard_neg", "fps", "easy_fps", "mix_fps", "top_std", "std_fps"}});
+  v("auxiliary", c.auxiliary,
+    "random, hard_neg, fps, easy_fps, mix_fps, top_std, std_fps, random_vectors",
+    OneOf{{"random", "hard_neg", "fps", "easy_fps", "mix_fps", "top_std", "std_fps",
+           "random_vectors"}});
   v("order", c.order, "instead: .npy with the row of each class, task classes first");
   v("seed", c.seed, "of the auxiliary classes", Range{0});
+  v("clean_names", c.clean_names, "repair UTF-8 that was read as Latin-1, straighten quotes");
 }
 
 template <class V, class C>
@@ -155,7 +157,7 @@ void check(const TransmiterConfig& c, const std::string& file) {
 
 TransmiterConfig read_transmiter_config(const std::string& path,
                                         const std::vector<std::string>& settings) {
-  toml::table root = parse_table(read_file(path), path);
+  toml::table root = parse_with_recipe(path);
   for (const std::string& setting : settings) apply_setting(root, setting);
   TransmiterConfig config;
   std::vector<std::string> sections;
@@ -171,6 +173,36 @@ TransmiterConfig read_transmiter_config(const std::string& path,
   check(config, path);
   return config;
 }
+
+namespace {
+
+// Puts the seed in place of {seed} in every text.
+struct SeedFiller {
+  std::string seed;
+
+  void fill(std::string& text) const {
+    size_t at = text.find("{seed}");
+    if (at != std::string::npos) text.replace(at, 6, seed);
+  }
+  template <class T, class Limit = Any>
+  void operator()(const char*, T& field, const char*, const Limit& = {}) const {
+    if constexpr (std::is_same_v<T, std::string>) fill(field);
+    if constexpr (std::is_same_v<T, std::vector<std::string>>)
+      for (std::string& text : field) fill(text);
+  }
+};
+
+}  // namespace
+
+TransmiterConfig for_seed(TransmiterConfig config, int64_t seed) {
+  SeedFiller filler{std::to_string(seed)};
+  sample_fields(filler, config.data);
+  model_fields(filler, config.weak);
+  model_fields(filler, config.strong);
+  return config;
+}
+
+bool is_transmiter(const std::string& path) { return parse_with_recipe(path).contains("classes"); }
 
 std::string to_toml(const TransmiterConfig& config) {
   std::ostringstream out;

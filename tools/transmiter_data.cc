@@ -3,6 +3,7 @@
 #include <numeric>
 #include <set>
 
+#include "../data/clean_name.h"
 #include "../data/data.h"
 #include "../data/file.h"
 #include "../data/sha256.h"
@@ -202,7 +203,7 @@ Rows task_rows(const TransmiterConfig& c, const std::vector<std::string>& names)
   return rows;
 }
 
-// The task classes `rows`, then auxiliary ones.
+// The task classes `rows`, then auxiliary ones; of random_vectors only the task classes.
 Rows choose_classes(InputFiles& files, const TransmiterConfig& c,
                     const std::vector<std::string>& names, Rows rows, const Tensor& text,
                     const Tensor& images) {
@@ -226,6 +227,7 @@ Rows choose_classes(InputFiles& files, const TransmiterConfig& c,
     }
     return order;
   }
+  if (c.classes.auxiliary == "random_vectors") return rows;
   methods::AuxiliaryRequest request;
   request.strategy = methods::auxiliary_strategy_named(c.classes.auxiliary);
   request.count = int64_t(m - classes);
@@ -298,14 +300,22 @@ void check_aligned(const TransmiterConfig& c, const Tensor& weak, const Tensor& 
 
 }  // namespace
 
-TransmiterData open_transmiter_data(const TransmiterConfig& c) {
+TransmiterData open_transmiter_data(const TransmiterConfig& given) {
   NoGrad no_grad;
+  TransmiterConfig c = given;
+  auto clean = [&](std::vector<std::string>& names) {
+    if (c.classes.clean_names)
+      for (std::string& name : names) name = data::clean_name(name);
+  };
+  clean(c.classes.task);
+  clean(c.data.base);
   for (const std::string& prompt : c.classes.templates)
     for (const std::string& name : c.classes.task) methods::fill_template(prompt, name);
   TransmiterData d;
   InputFiles files(d.sources);
   d.classes = int64_t(c.classes.task.size());
   std::vector<std::string> names = files.lines(c.classes.names);
+  clean(names);
   Rows task = task_rows(c, names), rows;
   DataPart train = open_part(files, "train", c.data.train_labels, c.data.train_rows);
   DataPart test = open_part(files, "test", c.data.test_labels, c.data.test_rows);
@@ -339,7 +349,12 @@ TransmiterData open_transmiter_data(const TransmiterConfig& c) {
         view(index_select(view(text, {text.dim(0), text.dim(1) * text.dim(2)}), row_tensor(rows)),
              {int64_t(rows.size()), text.dim(1), text.dim(2)});
     model->logit_scale = from->logit_scale;
-    model->head = methods::zero_shot_head(chosen, std::log(from->logit_scale));
+    Tensor directions;  // in place of the classes that are missing
+    int64_t missing = c.transmiter.logits - int64_t(rows.size());
+    if (missing > 0)
+      directions = view(methods::random_directions(missing, text.dim(2), uint64_t(c.classes.seed)),
+                        {missing, 1, text.dim(2)});
+    model->head = methods::zero_shot_head(chosen, std::log(from->logit_scale), directions);
     std::vector<double> lengths = sum(square(model->head), {1}).values();
     for (size_t k = 0; k < lengths.size(); k++)
       if (!(lengths[k] > 0))
@@ -348,6 +363,8 @@ TransmiterData open_transmiter_data(const TransmiterConfig& c) {
     add_tuned(files, *from, *model, train, test, d.classes);
   }
   for (int64_t row : rows) d.names.push_back(names[size_t(row)]);
+  while (int64_t(d.names.size()) < c.transmiter.logits)
+    d.names.push_back(concat("direction ", d.names.size()));
   auto task_logits = [&](const ModelData& model, const Tensor& x) {
     return slice(model.zero_shot(x), 1, 0, d.classes);
   };

@@ -1,6 +1,8 @@
 // One TransMiter experiment on stored features: its configuration and its data.
 #pragma once
 #include "../methods/transmiter.h"
+#include "../methods/zero_shot.h"
+#include "train.h"
 
 namespace pupil {
 
@@ -19,9 +21,10 @@ struct TransmiterConfig {
     std::string names;              // a class name a line, in the order of the text features
     std::vector<std::string> task;  // in the order of the labels
     std::vector<std::string> templates{"a photo of a {}."};
-    std::string auxiliary = "random";  // strategy
+    std::string auxiliary = "random";  // strategy, or random_vectors
     std::string order;                 // instead: rows of the names, task classes first
     int64_t seed = 1;
+    bool clean_names = false;
   } classes;
   struct {
     std::string train_labels, test_labels, train_rows, test_rows;
@@ -62,9 +65,13 @@ struct TransmiterConfig {
   std::vector<int64_t> seeds{1, 2, 3};
 };
 
-// Throws InputError that names the place, as read_config does.
+// A file of `pupil transmiter`, or a reproduction of one. Throws InputError that names the place,
+// as read_config does.
 TransmiterConfig read_transmiter_config(const std::string& path,
                                         const std::vector<std::string>& settings = {});
+// With the seed in place of {seed} in the files of [data], [weak] and [strong].
+TransmiterConfig for_seed(TransmiterConfig, int64_t seed);
+bool is_transmiter(const std::string& path);  // it has the section [classes]
 std::string to_toml(const TransmiterConfig&);
 
 // What the files of one model hold, for the chosen rows and names.
@@ -87,5 +94,26 @@ struct TransmiterData {
 
 // Reads and checks everything. InputError for each way in which the files do not fit together.
 TransmiterData open_transmiter_data(const TransmiterConfig&);
+
+// A row of the table: the scores of every seed, or of one where no seed matters. In base-to-base
+// `base` is the accuracy over all classes.
+struct ScoreLine {
+  std::string model;
+  std::vector<methods::BaseNovel> scores;
+};
+
+// Every seed in its folder options.folder/seedN, or nowhere when options.folder is empty. With
+// options.resume finished seeds stay; one that was stopped begins anew. Progress on stdout unless
+// `quiet`. Throws Interrupted as run() does.
+std::vector<ScoreLine> run_transmiter(const TransmiterConfig&, const RunOptions& options,
+                                      bool quiet = false);
+
+// What a run will take, from two steps of extraction.
+struct TransmiterTrial {
+  int64_t parameters = 0, samples = 0;
+  int64_t steps = 0;   // of one seed: extraction and every form of TransMiter+
+  double seconds = 0;  // of the second step; those of TransMiter+ take at most as long
+};
+TransmiterTrial try_transmiter(const TransmiterConfig&);
 
 }  // namespace pupil
