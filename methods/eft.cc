@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "../autograd/samples.h"
+#include "method.h"
 
 namespace pupil::methods {
 
@@ -20,14 +21,14 @@ Tensor eft_logits(const Tensor& weak_pt, const Tensor& weak_ft, const Tensor& st
                 " must be ", weak_ft.shape(), ", got ", z ? z.shape() : Shape());
     return log_softmax ? pupil::log_softmax(z) : z;
   };
-  auto blend = [&](const Tensor& a, const Tensor& b) {
+  auto blend = [&](const Tensor& a, const Tensor& b) {  // [eft 3]
     return add(scale(a, alpha), scale(b, 1 - alpha));
   };
   Tensor ft = input("weak_ft", weak_ft);
   switch (mode) {
-    case LogitMode::proxy:
+    case LogitMode::proxy:  // [eft 1]
       return add(input("strong_pt", strong_pt), scale(sub(ft, input("weak_pt", weak_pt)), alpha));
-    case LogitMode::base_change:
+    case LogitMode::base_change:  // [eft 2]
       return add(ft, scale(sub(input("strong_pt", strong_pt), input("weak_pt", weak_pt)), alpha));
     case LogitMode::ensemble:
       return blend(ft, input("strong_pt", strong_pt));
@@ -39,7 +40,7 @@ Tensor eft_logits(const Tensor& weak_pt, const Tensor& weak_ft, const Tensor& st
 Tensor combine_teachers(const Tensor& teachers, bool confidence_weighted) {
   PUPIL_CHECK(teachers.rank() == 3 && teachers.numel() > 0,
               "combine_teachers: (teachers, n, classes) expected, got ", teachers.shape());
-  if (!confidence_weighted) return mean(teachers, {0});
+  if (!confidence_weighted) return mean(teachers, {0});  // [eft 4]
   int64_t count = teachers.dim(0), n = teachers.dim(1), classes = teachers.dim(2);
   std::vector<double> z = teachers.values(), p = softmax(teachers.detach()).values();
   std::vector<double> out(size_t(n * classes));
@@ -146,7 +147,7 @@ DynamicFusion dynamic_fusion(const Tensor& weak_pt, const Tensor& weak_fts,
     Minimum best{0, INFINITY};
     size_t chosen = 0;
     for (size_t k = 0; k < experts; k++) {
-      Minimum found = search([&](double alpha) {
+      Minimum found = search([&](double alpha) {  // [eft 5]
         Row log_p = log_probabilities(fuse(k, alpha).data(), classes);
         double there = divergence(log_p, log_large), back = divergence(log_large, log_p), sum = 0;
         for (size_t t = 0; t < experts; t++)
@@ -167,6 +168,33 @@ DynamicFusion dynamic_fusion(const Tensor& weak_pt, const Tensor& weak_fts,
   }
   result.logits = from(std::span<const double>(fused), weak_pt.shape());
   return result;
+}
+
+Method eft_pipeline() {
+  Method m;
+  m.name = "eft";
+  m.summary = "a strong model's logits moved as fine-tuning moved a weak one's, without training";
+  m.source = "Mitchell et al. 2024, arXiv 2310.12962; Liu et al. 2024, arXiv 2401.08565";
+  m.options = {{"eft.mode", std::string("proxy"), "proxy, base_change, ensemble, self_ensemble",
+                "official TransMiter code"},
+               {"eft.alpha", 1.0, "strength", "Mitchell et al."},
+               {"eft.dynamic", true, "also 5", "Fan et al. 2024, arXiv 2406.15480"},
+               {"weak.confidence_weighted", false, "how 4 combines", "official TransMiter code"}};
+  m.explanation.symbols = {{"s, s_ft, t", "(N, C)",
+                            "log-softmax of the logits of the weak model, the fine-tuned weak "
+                            "one, the strong one"}};
+  m.explanation.equations = {
+      {"1", "proxy (EFT): t + alpha (s_ft - s)"},
+      {"2", "base_change: s_ft + alpha (t - s)"},
+      {"3", "ensemble: alpha s_ft + (1 - alpha) t; self_ensemble: alpha s_ft + (1 - alpha) s"},
+      {"4",
+       "several fine-tuned models: mean of logits; confidence_weighted: sum_k w_k z_k, "
+       "w = softmax_k(max_c softmax(z_k)_c) of each sample"},
+      {"5",
+       "dynamic fusion: z = t + alpha (s_ft - s), alpha in [0, 2] of each sample minimises "
+       "(KL(p | t) - KL(s_ft | s))^2 + (KL(t | p) - KL(s | s_ft))^2, p = softmax(z)"}};
+  m.explanation.cases = {"eft.logits", "transmiter.combine_teachers"};
+  return m;
 }
 
 PUPIL_SAMPLES(eft_logits) {

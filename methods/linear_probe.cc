@@ -4,6 +4,7 @@
 
 #include "../tensor/lapack.h"
 #include "../tensor/launch.h"
+#include "method.h"
 
 namespace pupil::methods {
 namespace {
@@ -37,7 +38,7 @@ struct Objective {
     const double* bias = v.data() + k * d;
     const int64_t* label = labels.data<int64_t>();
     double *zs = z.data<double>(), *loss = losses.data(), weight_of_data = c;
-    parallel_for(n, n * k * 8, [=](int64_t i) {  // z becomes c (softmax(z + b) - onehot)
+    parallel_for(n, n * k * 8, [=](int64_t i) {  // [linear_probe 2]
       double* row = zs + i * k;
       double top = -INFINITY, sum = 0;
       for (int64_t j = 0; j < k; j++) top = std::max(top, row[j] += bias[j]);
@@ -56,7 +57,7 @@ struct Objective {
       for (int64_t j = 0; j < k; j++) gradient[size_t(k * d + j)] += zs[i * k + j];
     }
     for (size_t i = 0; i < size_t(k * d); i++) {
-      value += 0.5 * v[i] * v[i];
+      value += 0.5 * v[i] * v[i];  // [linear_probe 1]
       gradient[i] += v[i];
     }
     return value;
@@ -134,6 +135,7 @@ LinearProbe fit_linear_probe(const Tensor& features, const Tensor& labels, int64
         break;
       step = high < INFINITY ? (low + high) / 2 : 2 * low;
     }
+    // [linear_probe 3]
     memory.add(moved(at, -1, v), moved(next_gradient, -1, gradient));
     v = std::move(at);
     value = next;
@@ -149,6 +151,23 @@ LinearProbe fit_linear_probe(const Tensor& features, const Tensor& labels, int64
   result.objective = value;
   result.gradient_norm = norm;
   return result;
+}
+
+Method linear_probe_pipeline() {
+  Method m;
+  m.name = "linear_probe";
+  m.summary = "logistic regression on frozen features, solved to its one optimum";
+  m.source = "Radford et al. 2021, arXiv 2103.00020, section 3.2; objective of scikit-learn";
+  m.options = {{"linear_probe.c", LinearProbeOptions().c, "weight of the data against the penalty",
+                "scikit-learn"}};
+  m.explanation.symbols = {{"x, y", "(n, d), (n)", "features and labels"},
+                           {"W, b", "(K, d), (K)", "the classifier, f64"}};
+  m.explanation.equations = {
+      {"1", "J = |W|^2 / 2 + c sum_i CE(W x_i + b, y_i): a sum, and b is free"},
+      {"2", "dJ/dz_i = c (softmax(z_i) - onehot(y_i)), z = x W' + b; dJ/dW adds W"},
+      {"3", "L-BFGS from 0 until |dJ| <= 1e-7 of its first value"}};
+  m.explanation.cases = {"linear_probe.fit"};
+  return m;
 }
 
 }  // namespace pupil::methods

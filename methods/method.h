@@ -124,5 +124,9 @@ void require_finite(const char* loss, const char* what, const Tensor& values);
 void add_method(Method);                             // an existing name throws Error
 const Method& find_method(const std::string& name);  // InputError with the nearest name
 std::vector<const Method*> list_methods();
+// TransMiter and what belongs to it: no losses of a training run, so `make` is empty and
+// find_method does not know them; for `pupil explain`. Their options are keys of `pupil
+// transmiter`.
+std::vector<const Method*> list_pipelines();
 
 }  // namespace pupil::methods

@@ -14,6 +14,13 @@ Method kd_feature_method();
 Method rkd_method();
 Method factor_transfer_method();
 Method btuning_method();
+Method transmiter_pipeline();
+Method procrustes_pipeline();
+Method zero_shot_pipeline();
+Method auxiliary_classes_pipeline();
+Method eft_pipeline();
+Method tip_adapter_pipeline();
+Method linear_probe_pipeline();
 
 namespace {
 
@@ -168,6 +175,16 @@ const Method& find_method(const std::string& name) {
 std::vector<const Method*> list_methods() {
   std::vector<const Method*> list;
   for (auto& [name, method] : registry()) list.push_back(&method);
+  return list;
+}
+
+std::vector<const Method*> list_pipelines() {
+  static const std::vector<Method> pipelines = {
+      transmiter_pipeline(),        procrustes_pipeline(), zero_shot_pipeline(),
+      auxiliary_classes_pipeline(), eft_pipeline(),        tip_adapter_pipeline(),
+      linear_probe_pipeline()};
+  std::vector<const Method*> list;
+  for (const Method& p : pipelines) list.push_back(&p);
   return list;
 }
 

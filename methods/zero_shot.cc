@@ -5,11 +5,12 @@
 #include "../autograd/samples.h"
 #include "../nn/optim.h"
 #include "../tensor/memory.h"
+#include "method.h"
 
 namespace pupil::methods {
 
 std::string fill_template(const std::string& prompt, const std::string& name) {
-  size_t at = prompt.find("{}");
+  size_t at = prompt.find("{}");  // [zero_shot 1]
   if (at == std::string::npos || prompt.find("{}", at + 2) != std::string::npos)
     fail_input("the template \"", prompt, "\" must have exactly one {}, where the class name goes");
   if (name.empty()) fail_input("an empty class name for the template \"", prompt, "\"");
@@ -24,7 +25,7 @@ Tensor class_directions(const Tensor& text) {
   PUPIL_CHECK(text.rank() == 3 && text.dim(1) > 0,
               "zero_shot_head: text features (classes, templates, width) expected, got ",
               text.shape());
-  return normalize(mean(normalize(text), {1}));
+  return normalize(mean(normalize(text), {1}));  // [zero_shot 2]
 }
 
 }  // namespace
@@ -37,14 +38,14 @@ Tensor zero_shot_head(const Tensor& text, double logit_scale, const Tensor& auxi
                 " differ in width");
     rows = cat({rows, class_directions(auxiliary)}, 0);
   }
-  return scale(rows, std::exp(logit_scale));
+  return scale(rows, std::exp(logit_scale));  // [zero_shot 3]
 }
 
 Tensor zero_shot_logits(const Tensor& features, const Tensor& head) {
   PUPIL_CHECK(features.rank() == 2 && head.rank() == 2 && features.dim(1) == head.dim(1),
               "zero_shot_logits: features ", features.shape(), " and head ", head.shape(),
               " differ in width");
-  return linear(normalize(features), head, {});
+  return linear(normalize(features), head, {});  // [zero_shot 4]
 }
 
 Tensor fine_tune_head(const Tensor& features, const Tensor& labels, const Tensor& start,
@@ -64,7 +65,7 @@ Tensor fine_tune_head(const Tensor& features, const Tensor& labels, const Tensor
   for (int64_t step = 0; step < o.steps; step++) {
     StepScope arena;
     optimizer.zero_grad();
-    backward(
+    backward(  // [zero_shot 5]
         cross_entropy(scale(linear(x, index_select(weight, kept), {}), o.logit_scale), labels));
     optimizer.step();
   }
@@ -119,13 +120,13 @@ std::optional<double> accuracy_among(const Tensor& logits, const Tensor& labels,
     rows++;
     right += *best == label;
   }
-  if (rows == 0) return {};
+  if (rows == 0) return {};  // [zero_shot 6]
   return 100 * double(right) / double(rows);
 }
 
 std::optional<double> harmonic_mean(std::optional<double> a, std::optional<double> b) {
   if (!a || !b) return {};
-  return *a + *b == 0 ? 0 : 2 * *a * *b / (*a + *b);
+  return *a + *b == 0 ? 0 : 2 * *a * *b / (*a + *b);  // [zero_shot 7]
 }
 
 BaseNovel base_to_novel(const Tensor& logits, const Tensor& labels, std::span<const int64_t> base,
@@ -133,6 +134,35 @@ BaseNovel base_to_novel(const Tensor& logits, const Tensor& labels, std::span<co
   BaseNovel r{accuracy_among(logits, labels, base), accuracy_among(logits, labels, novel), {}};
   r.harmonic_mean = harmonic_mean(r.base, r.novel);
   return r;
+}
+
+Method zero_shot_pipeline() {
+  Method m;
+  m.name = "zero_shot";
+  m.summary = "a classifier made of text features, a head trained from it, base-to-novel accuracy";
+  m.source = "Radford et al. 2021, arXiv 2103.00020, section 3.1.2; mlvlab/TransMiter@f58085c";
+  m.options = {
+      {"weak.logit_scale", HeadOptions().logit_scale, "exp of the weak model's logit_scale",
+       "OpenAI CLIP"},
+      {"strong.logit_scale", HeadOptions().logit_scale, "of the strong model's", "OpenAI CLIP"},
+      {"data.protocol", std::string("base_to_base"), "base_to_base or base_to_novel", "paper"},
+      {"data.shots", int64_t(0), "labelled samples of a class; 0: all", "16 in the paper"}};
+  m.explanation.symbols = {{"t_ck", "(d)", "text feature of class c in template k"},
+                           {"f", "(N, d)", "image features"},
+                           {"head", "(M, d)", "task classes, then auxiliary ones"}};
+  m.explanation.equations = {
+      {"1", "text of class c = template with c in place of {}, underscores as spaces"},
+      {"2", "t_c = normalise(mean_k normalise(t_ck))"},
+      {"3", "head_c = exp(logit_scale) t_c"},
+      {"4", "z = normalise(f) head'"},
+      {"5",
+       "fine-tuned: head from 3, 200 steps of Adam 1e-3 on all rows, CE(logit_scale normalise(f) "
+       "W', y)"},
+      {"6", "accuracy of base rows among base columns, of novel rows among novel columns"},
+      {"7", "HM = 2 B N / (B + N)"}};
+  m.explanation.cases = {"clip.zero_shot_head", "clip.zero_shot_logits", "metrics.topk",
+                         "metrics.base_novel"};
+  return m;
 }
 
 PUPIL_SAMPLES(zero_shot_head) {

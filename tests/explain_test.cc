@@ -2,12 +2,14 @@
 #include "tools/explain.h"
 
 #include <gtest/gtest.h>
+#include <toml++/toml.h>
 
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "methods/method.h"
 #include "program.h"
+#include "tools/transmiter_job.h"
 
 namespace pupil::test {
 namespace {
@@ -15,9 +17,15 @@ namespace {
 using Json = nlohmann::json;
 using Key = std::pair<std::string, std::string>;  // method, equation
 
+std::vector<const methods::Method*> all_methods() {
+  auto all = methods::list_methods(), pipelines = methods::list_pipelines();
+  all.insert(all.end(), pipelines.begin(), pipelines.end());
+  return all;
+}
+
 TEST(Explain, EveryEquationHasALineAndEveryMarkerAnEquation) {
   std::set<Key> declared, marked;
-  for (const methods::Method* m : methods::list_methods()) {
+  for (const methods::Method* m : all_methods()) {
     EXPECT_FALSE(m->explanation.equations.empty()) << m->name << " declares no equations";
     EXPECT_FALSE(m->explanation.symbols.empty()) << m->name << " declares no symbols";
     EXPECT_FALSE(m->explanation.cases.empty()) << m->name << " names no reference cases";
@@ -36,6 +44,26 @@ TEST(Explain, EveryEquationHasALineAndEveryMarkerAnEquation) {
         << "no line of the source is marked [" << method << " " << equation << "]";
 }
 
+// What is said of the options of `pupil transmiter` is what its configuration has.
+TEST(Explain, PipelineOptionsAreKeysWithTheirDefaults) {
+  toml::table keys = toml::parse(to_toml(TransmiterConfig()));
+  for (const methods::Method* m : methods::list_pipelines()) {
+    EXPECT_FALSE(m->make) << m->name;
+    EXPECT_FALSE(m->options.empty()) << m->name;
+    for (const methods::Option& option : m->options) {
+      auto key = keys.at_path(option.name);
+      if (key.is_array()) key = key[0];
+      std::visit(
+          [&](const auto& value) {
+            auto found = key.value_exact<std::decay_t<decltype(value)>>();
+            EXPECT_TRUE(found && *found == value) << option.name;
+          },
+          option.value);
+      EXPECT_FALSE(option.source.empty()) << option.name;
+    }
+  }
+}
+
 TEST(Explain, TheLinesCarryTheirMarkers) {
   const char* source = std::getenv("PUPIL_SOURCE");
   ASSERT_TRUE(source);
@@ -52,7 +80,7 @@ TEST(Explain, Program) {
   TemporaryFolder folder;
   Outcome list = run_program({"explain"}, folder);
   EXPECT_EQ(list.code, 0) << list.err;
-  for (const methods::Method* m : methods::list_methods()) {
+  for (const methods::Method* m : all_methods()) {
     EXPECT_NE(list.out.find(m->name + " "), std::string::npos);
     EXPECT_EQ(run_program({"explain", m->name}, folder).code, 0) << m->name;
   }
@@ -69,6 +97,11 @@ TEST(Explain, Program) {
   EXPECT_FALSE(kd["cases"][0]["installed"].empty());
   EXPECT_GE(Json::parse(run_program({"explain", "--json"}, folder).out).size(), 3u);
 
+  Outcome transmiter = run_program({"explain", "transmiter"}, folder);
+  for (const char* part : {"methods/transmiter.cc:", "transmiter.lr = 0.001", "expm(A)",
+                           "transmiter_adapter__tall_latent", "arXiv 2508.08604"})
+    EXPECT_NE(transmiter.out.find(part), std::string::npos) << part << " in\n" << transmiter.out;
+  EXPECT_EQ(transmiter.out.find("loss of a run"), std::string::npos) << transmiter.out;
   Outcome unknown = run_program({"explain", "kdd"}, folder);
   EXPECT_EQ(unknown.code, 2);
   EXPECT_NE(unknown.err.find("did you mean 'kd'"), std::string::npos) << unknown.err;

@@ -38,9 +38,26 @@ std::map<std::string, std::vector<std::string>> installed_cases() {
   return cases;
 }
 
+std::vector<const methods::Method*> explained() {
+  std::vector<const methods::Method*> all = methods::list_methods();
+  for (const methods::Method* pipeline : methods::list_pipelines()) all.push_back(pipeline);
+  return all;
+}
+
+const methods::Method& find_explained(const std::string& name) {
+  std::vector<std::string> names;
+  for (const methods::Method* m : explained()) {
+    if (m->name == name) return *m;
+    names.push_back(m->name);
+  }
+  fail_input("unknown method '", name, "': did you mean '", nearest_name(name, names), "'?");
+}
+
 Json as_json(const methods::Method& m) {
-  Json j{{"name", m.name},     {"summary", m.summary},     {"source", m.source},
-         {"weight", m.weight}, {"ce_weight", m.ce_weight}, {"needs_teacher", m.needs_teacher}};
+  Json j{{"name", m.name}, {"summary", m.summary}, {"source", m.source}};
+  if (m.make)
+    j.update(
+        {{"weight", m.weight}, {"ce_weight", m.ce_weight}, {"needs_teacher", m.needs_teacher}});
   for (const char* list : {"symbols", "equations", "options", "cases"}) j[list] = Json::array();
   for (const methods::Symbol& s : m.explanation.symbols)
     j["symbols"].push_back({{"name", s.name}, {"shape", s.shape}, {"meaning", s.meaning}});
@@ -72,9 +89,12 @@ std::string in_brackets(const std::string& text) {
 void print(const Json& j) {
   auto text = [](const Json& item, const char* key) { return item[key].get<std::string>(); };
   std::cout << text(j, "name") << ": " << text(j, "summary") << "\nsource: " << text(j, "source")
-            << "\nloss of a run: " << j["ce_weight"] << " CE";
-  if (j["needs_teacher"]) std::cout << " + " << j["weight"] << " " << text(j, "name");
-  std::cout << " (train.ce_weight, method.weight)\n";
+            << "\n";
+  if (j.contains("weight")) {
+    std::cout << "loss of a run: " << j["ce_weight"] << " CE";
+    if (j["needs_teacher"]) std::cout << " + " << j["weight"] << " " << text(j, "name");
+    std::cout << " (train.ce_weight, method.weight)\n";
+  }
   if (!j["symbols"].empty()) std::cout << "\nsymbols\n";
   for (const Json& s : j["symbols"])
     std::cout << "  " << text(s, "name") << "  " << text(s, "shape") << "  " << text(s, "meaning")
@@ -99,7 +119,7 @@ struct ExplainArguments {
 
 void explain(const ExplainArguments& a) {
   if (!a.method.empty()) {
-    Json j = as_json(methods::find_method(a.method));
+    Json j = as_json(find_explained(a.method));
     if (a.json)
       std::cout << j.dump(1) << "\n";
     else
@@ -107,7 +127,7 @@ void explain(const ExplainArguments& a) {
     return;
   }
   Json list = Json::array();
-  for (const methods::Method* m : methods::list_methods()) {
+  for (const methods::Method* m : explained()) {
     list.push_back({{"name", m->name}, {"summary", m->summary}, {"source", m->source}});
     if (!a.json)
       std::cout << m->name << std::string(m->name.size() < 18 ? 18 - m->name.size() : 1, ' ')
