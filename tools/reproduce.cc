@@ -343,7 +343,8 @@ Job transmiter_job(const Reproduction& r, const std::string& path, const Argumen
           [=] {
             TransmiterTrial t = try_transmiter(config);
             say_total(announce("transmiter", t.parameters, t.samples, t.steps,
-                               int64_t(config.seeds.size()), t.seconds));
+                               int64_t(config.seeds.size()),
+                               t.seconds / double(std::max<int64_t>(t.steps, 1))));
           },
           [=](const std::string& folder) -> Values {
             std::string study = folder + "/study";

@@ -197,32 +197,51 @@ class TransmiterJob {
     uint64_t seed = uint64_t(c_.seeds[0]);
     Rows labelled = labelled_rows(seed), rows = unlabelled_rows(labelled);
     if (!d_.weak.tuned_train) fine_tune(labelled);
-    AdapterModel model(seed);
-    new_adapter(model);
-    double begin = 0;
-    int64_t steps = 0;
-    methods::ExtractionOptions o = extraction_options(seed);
-    o.epochs = 1;
-    o.before_step = [&] {
-      if (steps++ == 1) begin = stopwatch();
-    };
-    auto two = [&](int64_t epoch) {
-      std::vector<Tensor> all =
-          methods::shuffled_batches(int64_t(rows.size()), c_.transmiter.batch, seed)(epoch);
-      return std::vector<Tensor>{all[0], all[0]};
-    };
-    Tensor which = as_tensor(rows);
-    methods::extract(model.store, *model.adapter, index_select(weak_train_, which),
-                     index_select(d_.weak.tuned_train, which), o, two);
+    AdapterModel weak(seed);
+    new_adapter(weak);
     TransmiterTrial t;
-    t.seconds = stopwatch() - begin;
-    t.parameters = model.store.count();
+    t.parameters = weak.store.count();
     t.samples = int64_t(rows.size());
-    auto batches = [](size_t n, int64_t batch) { return (int64_t(n) + batch - 1) / batch; };
+    // What two steps of train(before_step, batches) say about `epochs`.
+    auto two_steps = [&](size_t n, int64_t batch, int64_t epochs, const auto& train) {
+      double begin = 0;
+      int64_t count = 0;
+      Tensor one = methods::shuffled_batches(int64_t(n), batch, seed)(0)[0];
+      train(
+          [&] {
+            if (count++ == 1) begin = stopwatch();
+          },
+          [&](int64_t) {
+            return std::vector<Tensor>{one, one};
+          });
+      int64_t steps = epochs * ((int64_t(n) + batch - 1) / batch);
+      t.steps += steps;
+      t.seconds += (stopwatch() - begin) * double(steps);
+    };
     if (c_.transmiter.adapter.empty())
-      t.steps = c_.transmiter.epochs * batches(rows.size(), c_.transmiter.batch);
-    t.steps += int64_t(c_.plus.modes.size() + c_.plus.from_scratch) * c_.plus.epochs *
-               batches(labelled.size(), c_.plus.batch);
+      two_steps(rows.size(), c_.transmiter.batch, c_.transmiter.epochs,
+                [&](const auto& before_step, const methods::Batches& batches) {
+                  methods::ExtractionOptions o = extraction_options(seed);
+                  o.epochs = 1;
+                  o.before_step = before_step;
+                  Tensor which = as_tensor(rows);
+                  methods::extract(weak.store, *weak.adapter, index_select(weak_train_, which),
+                                   index_select(d_.weak.tuned_train, which), o, batches);
+                });
+    Tensor still = zeros({m_, m_}, DType::f64);
+    for (int64_t i = 0; i < m_; i++) still.data<double>()[i * m_ + i] = 1;
+    for (const std::string& mode : plus_modes())
+      two_steps(labelled.size(), c_.plus.batch, c_.plus.epochs,
+                [&](const auto& before_step, const methods::Batches& batches) {
+                  AdapterModel plus(seed);
+                  begin_plus(plus, mode, weak, still);
+                  methods::PolishOptions o = polish_options();
+                  o.epochs = 1;
+                  o.before_step = before_step;
+                  methods::polish(plus.store, *plus.adapter,
+                                  index_select(strong_train_, as_tensor(labelled)),
+                                  base_labels(labelled), d_.classes, o, batches);
+                });
     return t;
   }
 
@@ -461,22 +480,17 @@ class TransmiterJob {
     double transferred = stopwatch();
     Tensor strong_rows = index_select(strong_train_, as_tensor(labelled));
     Tensor labels = base_labels(labelled);
-    for (const std::string& mode : c_.plus.modes) {
+    for (const std::string& mode : plus_modes()) {
       AdapterModel plus(seed);
-      plus.adapter = weak.adapter->rotated(nn::Scope(plus.store), rotations[0],
-                                           mode == "orthogonal" ? trained_basis() : Basis::free);
-      if (mode == "mlp_only") plus.store.freeze("network.0.*_proj.*");
-      polish(plus, strong_rows, labels, seed);
-      add(concat("TransMiter+, ", mode), plus.logits(strong_test_, d_.classes), seed);
-      save(plus, seed, "plus_" + mode);
+      begin_plus(plus, mode, weak, rotations[0]);
+      methods::polish(plus.store, *plus.adapter, strong_rows, labels, d_.classes, polish_options(),
+                      methods::shuffled_batches(strong_rows.dim(0), c_.plus.batch, seed));
+      bool scratch = mode == kFromScratch;
+      add(scratch ? "TransMiter+ without extraction" : "TransMiter+, " + mode,
+          plus.logits(strong_test_, d_.classes), seed);
+      if (!scratch) save(plus, seed, "plus_" + mode);
     }
-    if (c_.plus.from_scratch) {
-      AdapterModel plus(seed);
-      new_adapter(plus);
-      polish(plus, strong_rows, labels, seed);
-      add("TransMiter+ without extraction", plus.logits(strong_test_, d_.classes), seed);
-    }
-    if (!c_.plus.modes.empty() || c_.plus.from_scratch)
+    if (!plus_modes().empty())
       news += concat("; TransMiter+ in ", two_digits(stopwatch() - transferred), " s");
     say(news);
     if (folder_)
@@ -487,17 +501,31 @@ class TransmiterJob {
                                           .dump());
   }
 
-  Basis trained_basis() const { return adapter_options().basis; }
+  static constexpr const char* kFromScratch = "from_scratch";
 
-  void polish(AdapterModel& model, const Tensor& z, const Tensor& labels, uint64_t seed) const {
+  std::vector<std::string> plus_modes() const {
+    std::vector<std::string> modes = c_.plus.modes;
+    if (c_.plus.from_scratch) modes.push_back(kFromScratch);
+    return modes;
+  }
+
+  // The model that TransMiter+ begins with.
+  void begin_plus(AdapterModel& plus, const std::string& mode, const AdapterModel& weak,
+                  const Tensor& rotation) const {
+    if (mode == kFromScratch) return new_adapter(plus);
+    Basis form = mode == "orthogonal" ? adapter_options().basis : Basis::free;
+    plus.adapter = weak.adapter->rotated(nn::Scope(plus.store), rotation, form);
+    if (mode == "mlp_only") plus.store.freeze("network.0.*_proj.*");
+  }
+
+  methods::PolishOptions polish_options() const {
     methods::PolishOptions o;
     o.lr = c_.plus.lr;
     o.weight_decay = c_.plus.weight_decay;
     o.epochs = c_.plus.epochs;
     o.columns = d_.base;
     o.before_step = stop_if_interrupted;
-    methods::polish(model.store, *model.adapter, z, labels, d_.classes, o,
-                    methods::shuffled_batches(z.dim(0), c_.plus.batch, seed));
+    return o;
   }
 
   // What an adapter was made for: it fits only the same classes in the same order.

@@ -108,11 +108,11 @@ struct ScoreLine {
 std::vector<ScoreLine> run_transmiter(const TransmiterConfig&, const RunOptions& options,
                                       bool quiet = false);
 
-// What a run will take, from two steps of extraction.
+// What the training of one seed will take, extraction and every form of TransMiter+, from two steps
+// of each.
 struct TransmiterTrial {
-  int64_t parameters = 0, samples = 0;
-  int64_t steps = 0;   // of one seed: extraction and every form of TransMiter+
-  double seconds = 0;  // of the second step; those of TransMiter+ take at most as long
+  int64_t parameters = 0, samples = 0, steps = 0;
+  double seconds = 0;
 };
 TransmiterTrial try_transmiter(const TransmiterConfig&);
 
