@@ -51,7 +51,8 @@ void import_rows(const FeaturesArguments& a) {
   data::Sha256 sha;
   sha.add(rows.raw(), rows.bytes());
   data::FeatureHeader header;
-  header.teacher = std::filesystem::path(a.from).stem().string();
+  // of FILE.npy[ROWS.npy] too
+  header.teacher = std::filesystem::path(a.from.substr(0, a.from.find(".npy"))).filename().string();
   header.weight_hash = sha.hex();
   header.preprocessing = "unknown: rows of an array";
   header.tap = a.tap;
