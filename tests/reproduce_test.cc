@@ -152,6 +152,9 @@ TEST_F(Reproduce, BadFiles) {
   refused(result("alone", "[1]"), "band = [90.0, 91.5]");
   refused(result("alone", "[2, 1]"), "needs an arm and a band");
   refused(result("alon", "[0, 1]"), "names the arm alon");
+  refused(result("alone", "[0, 1]", "error_over = \"fats\""), "names the arm fats");
+  refused(result("alone", "[0, 1]", "score = \"novel\""), "base_to_novel");
+  refused(result("alone", "[0, 1]", "seed_band = [2, 1]"), "needs an arm and a band");
   refused(result("alone", "[0, 1]", "weights = \"first\""), "did you mean \"last\"");
   write_text(folder / "mine.toml", tiny_config());
   EXPECT_NE(reproduce({"mine.toml"}).err.find("needs a section [reproduce]"), std::string::npos);

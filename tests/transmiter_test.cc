@@ -933,6 +933,17 @@ TEST(TransmiterProgram, IsReproduced) {
     scene.mine(scene.result("weak, adapter", "[0, 100]", limit));
     EXPECT_EQ(scene.reproduce({"--run", concat("out", limit[1])}).code, 1) << limit;
   }
+  scene.mine(scene.result("strong, zero-shot", "[0, 100]", "score = \"novel\""),
+             "[data]\nprotocol = \"base_to_novel\"\n");
+  ASSERT_EQ(scene.reproduce({"--run", "novel"}).code, 0);
+  auto judged = nlohmann::json::parse(test::read_text(scene.folder / "novel/reproduction.json"));
+  std::istringstream lines(test::read_text(scene.folder / "novel/study/seed1/metrics.jsonl"));
+  for (std::string line; std::getline(lines, line);) {
+    auto row = nlohmann::json::parse(line);
+    if (row["model"] != "strong, zero-shot") continue;
+    EXPECT_NE(row["novel"], row["base"]);
+    EXPECT_EQ(judged["results"][0]["last"]["values"], nlohmann::json({row["novel"]}));
+  }
   scene.mine(scene.result("TransMiter, beta 5", "[0, 100]"));
   scene.refused("did you mean \"TransMiter, beta 500\"");
   scene.mine(scene.result("weak, adapter", "[0, 100]", "score = \"novel\""));
