@@ -126,7 +126,8 @@ void FeatureFile::require(const Dataset& set, bool augmented) const {
       refuse(" have no row for sample ", row, " of ", set.spec, ": they were computed for a part");
   if (augmented)
     fail_input("features: ", printable(path()), " hold view 0, images without augmentation, but ",
-               "this run augments; turn augmentation off or use the teacher itself");
+               "this run augments; leave [augment] out, or give the [[teacher]] model and weights ",
+               "instead of features: a live one sees what the student sees");
 }
 
 Tensor FeatureFile::gather(const Tensor& index) const {

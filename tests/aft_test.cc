@@ -185,6 +185,18 @@ schedule_per = "epoch"
 name = "aft"
 )toml");
   }
+  // t.npy after `change`, as a feature file of this data.
+  void store(const std::string& name, const std::function<void(float*)>& change,
+             const std::string& tap = "features", const std::string& x = "x.npy") {
+    Tensor rows = data::read_npy(folder / "t.npy");
+    change(rows.data<float>());
+    data::save_npy(folder / "changed.npy", rows);
+    test::Outcome stored =
+        test::run_program({"features", "--from", "changed.npy", "--data", "npy:" + x + "+y.npy",
+                           "--tap", tap, "--out", name},
+                          folder);
+    ASSERT_EQ(stored.code, 0) << stored.err;
+  }
   test::Outcome train(const std::string& run, std::vector<std::string> settings,
                       std::vector<std::string> more = {}) {
     std::vector<std::string> arguments{"train", "c.toml", "--run", run, "--threads", "1"};
@@ -276,14 +288,21 @@ TEST_F(Trained, WarnsAboutIdleRegularisers) {
   test::Outcome pairs = train("pairs", {"train.batch=2", "train.epochs=1"});
   EXPECT_EQ(pairs.code, 0) << pairs.err;
   EXPECT_NE(pairs.err.find("batch of 2"), std::string::npos) << pairs.err;
-  EXPECT_EQ(train("single", {"train.batch=1", "train.epochs=1"}).code, 0);
+  test::Outcome single = train("single", {"train.batch=1", "train.epochs=1"});
+  EXPECT_EQ(single.code, 0) << single.err;
+  EXPECT_NE(single.err.find("batch of 1"), std::string::npos) << single.err;
+  EXPECT_EQ(std::count(single.err.begin(), single.err.end(), '\n'), 1);
 }
 
 TEST_F(Trained, BadInput) {
   refused({"method.0.beta=-1"}, {"beta"});
   refused({"method.0.beta=nan"}, {"beta"});
   refused({"method.0.s_lr=0"}, {"s_lr"});
+  refused({"method.0.beta=inf"}, {"beta"});
+  refused({"method.0.s_lr=-1"}, {"s_lr"});
+  refused({"method.0.s_lr=nan"}, {"s_lr"});
   refused({"train.lr=0"}, {"train.lr"});
+  refused({"train.epochs=0", "train.steps=-1"}, {"train.steps is -1"});
   refused({"train.batch=0"}, {"train.batch"});
   refused({"train.prior_freq=0"}, {"train.prior_freq"});
   refused({"train.freeze_batches=sometimes"}, {"freeze_batches"});
@@ -309,6 +328,45 @@ TEST_F(Trained, BadInput) {
   EXPECT_NE(broken.err.find("row 7, column 3"), std::string::npos) << broken.err;
   EXPECT_EQ(import("y.npy").code, 2);
   EXPECT_FALSE(std::filesystem::exists(folder / "bad.safetensors"));
+}
+
+TEST_F(Trained, FeatureFilesThatDoNotFit) {
+  refused({"augment.mixup=0.2"}, {"t.safetensors", "[augment]", "[[teacher]]", "model", "weights"});
+  // The same samples in another order, and without the last one.
+  Tensor x = data::read_npy(folder / "x.npy");
+  std::swap_ranges(x.data<float>(), x.data<float>() + 6, x.data<float>() + 6);
+  data::save_npy(folder / "swapped.npy", x);
+  std::string hash = data::open_dataset("npy:" + (folder / "x.npy") + "+" + (folder / "y.npy")).hash;
+  std::string other =
+      data::open_dataset("npy:" + (folder / "swapped.npy") + "+" + (folder / "y.npy")).hash;
+  refused({"data.train=npy:swapped.npy+y.npy"}, {"t.safetensors", hash, other});
+  data::save_npy(folder / "less_x.npy", slice(x, 0, 0, 49).contiguous());
+  data::save_npy(folder / "less_y.npy",
+                 slice(data::read_npy(folder / "y.npy"), 0, 0, 49).contiguous());
+  refused({"data.train=npy:less_x.npy+less_y.npy"}, {"50 samples", "of 49"});
+  data::save_npy(folder / "narrow.npy", slice(x, 1, 0, 5).contiguous());
+  refused({"data.test=npy:narrow.npy+y.npy"}, {"narrow.npy", "5", "6"});
+  // Two files of one teacher that are not one network's.
+  auto with = [](const std::string& more) {
+    return std::vector<std::string>{"teacher.0.features=[\"t.safetensors\",\"" + more + "\"]"};
+  };
+  store("again.safetensors", [](float*) {});
+  refused(with("again.safetensors"), {"t.safetensors", "again.safetensors", "same tap"});
+  store("logits.safetensors", [](float* t) { t[0]++; }, "logits");
+  auto header = [&](const std::string& file) {
+    return data::FeatureFile(folder / file).header().weight_hash;
+  };
+  refused(with("logits.safetensors"),
+          {"different weights", header("t.safetensors"), header("logits.safetensors")});
+  store("one.safetensors", [](float* t) {
+    for (int64_t i = 0; i < 50; i++) std::copy_n(t, 8, t + 8 * i);
+  });
+  refused({"teacher.0.features=[\"one.safetensors\"]"}, {"one.safetensors", "same row"});
+  // A single dimension without variance is fine.
+  store("dead.safetensors", [](float* t) {
+    for (int64_t i = 0; i < 50; i++) t[8 * i + 2] = 0;
+  });
+  EXPECT_EQ(train("dead", {"teacher.0.features=[\"dead.safetensors\"]"}).code, 0);
 }
 
 }  // namespace

@@ -200,12 +200,15 @@ TEST_F(FeaturesTest, ThatAreNotFinite) {
   Tensor rows = random_rows(48);
   write("npy:data:train", rows);
   std::string bytes = read_text(folder / "t.features");
-  float nan = NAN, victim = rows.data<float>()[47 * 8 + 3];  // the last sample
+  float victim = rows.data<float>()[47 * 8 + 3];  // the last sample
   size_t at = bytes.find(std::string(reinterpret_cast<const char*>(&victim), 4));
   ASSERT_NE(at, std::string::npos);
-  bytes.replace(at, 4, reinterpret_cast<const char*>(&nan), 4);
-  write_text(folder / "t.features", bytes);
-  refused({"teacher.0.features=[\"t.features\"]", "method.0.name=aft"}, {"t.features", "nan"});
+  for (auto [bad, text] : {std::pair{NAN, "nan"}, {INFINITY, "inf"}}) {
+    bytes.replace(at, 4, reinterpret_cast<const char*>(&bad), 4);
+    write_text(folder / "t.features", bytes);
+    refused({"teacher.0.features=[\"t.features\"]", "method.0.name=aft"},
+            {"t.features", "row 47, column 3", text});
+  }
 }
 
 TEST_F(BadInputTest, TyposInTheConfiguration) {

@@ -142,6 +142,54 @@ TEST_P(Aft, GoldenA11FirstAdamStep) {
   expect_values(s, {0.009999995364, -0.009999999840, 0.009999999834}, 1e-12);
 }
 
+// A20: A1 to A7, A9 and A10 in float32 (A8: DegenerateBatchesAreFinite).
+TEST_P(Aft, GoldenInFloat32) {
+  auto narrow = [&](const Tensor& a, const Tensor& b, const Tensor& s, AftOptions o = {}) {
+    auto f32 = [](const Tensor& x) { return x.to(DType::f32); };
+    return value(f32(a), f32(b), f32(s), o);
+  };
+  double c = std::cos(M_PI / 6), t = std::sin(M_PI / 6);
+  Tensor rotation = from(std::vector<double>{c, t, -t, c}, {2, 2});
+  Tensor moved = add(scale(matmul(phi, rotation), 3), vector64({7, -2}));
+  Tensor sheared = matmul(phi, from(std::vector<double>{1, 0, 1, 1}, {2, 2}));
+  Tensor identity = from(std::vector<double>{1, 0, 0, 0, 1, 0, 0, 0, 1}, {3, 3});
+  Tensor square = from(std::vector<double>{1, 1, 1, -1, -1, 1, -1, -1}, {4, 2});
+  AftOptions rbf{AftKernel::rbf, AftMap::diag, {}}, dense{AftKernel::linear, AftMap::dense, {}};
+  EXPECT_NEAR(narrow(phi, psi, s0), 0.29150959069706, 1e-5);
+  EXPECT_NEAR(narrow(phi, psi, s2), 0.16995217481794, 1e-5);
+  EXPECT_NEAR(narrow(moved, psi, s2), 0.169952176, 1e-5);
+  EXPECT_NEAR(narrow(sheared, psi, s2), 0.47125262093546, 1e-5);
+  EXPECT_NEAR(narrow(phi, psi, s0, rbf), 0.278239232687, 1e-5);
+  EXPECT_NEAR(narrow(phi, psi, s2, rbf), 0.222849385503, 1e-5);
+  EXPECT_NEAR(narrow(phi, psi, identity, dense), 0.29150958969136, 1e-5);
+  EXPECT_NEAR(narrow(psi, psi, vector64({0.7, 0.7, 0.7})), 1.1e-4, 1e-5);
+  EXPECT_NEAR(narrow(square, slice(square, 1, 0, 1), vector64({0})), 0.707106759973, 1e-5);
+  EXPECT_NEAR(narrow(square, square, vector64({-std::log(3.0), 0})), 0.424264065, 1e-5);
+  EXPECT_NEAR(narrow(square, square, vector64({-std::log(9.0), 0})), 0.652713934, 1e-5);
+}
+
+// Adam does not see the scale of a gradient: beta moves s only through the student.
+TEST_P(Aft, PathOfTheWeightsDoesNotDependOnBeta) {
+  std::vector<std::vector<double>> ends;
+  for (double beta : {1.0, 1000.0}) {
+    nn::Store store(0, DType::f64);
+    Tensor s = nn::Scope(store).param("s", {3}, {});
+    nn::OptimizerOptions options;
+    options.algorithm = nn::Algorithm::adam;
+    nn::Optimizer optimizer(store, {{{"s"}, 1e-2, 0}}, options);
+    for (int step = 0; step < 20; step++) {
+      optimizer.zero_grad();
+      backward(scale(delta(phi, psi, s), beta));
+      optimizer.step();
+    }
+    ends.push_back(s.values());
+  }
+  for (size_t k = 0; k < 3; k++) {
+    EXPECT_GT(std::fabs(ends[0][k]), 0.05);
+    EXPECT_NEAR(ends[0][k], ends[1][k], 1e-5);
+  }
+}
+
 // A8 and section 15: one or two rows, equal rows, a row at the batch mean; in both precisions.
 TEST_P(Aft, DegenerateBatchesAreFinite) {
   for (DType dtype : {DType::f64, DType::f32})
@@ -237,6 +285,24 @@ TEST_P(AftSizes, InvariancesAndAgreement) {
   std::shuffle(order.begin(), order.end(), random);
   Tensor index = from(std::span<const int64_t>(order), {n});
   EXPECT_NEAR(aft_delta(index_select(phi, index), index_select(psi, index), s).item(), base, 1e-10);
+
+  std::vector<int64_t> places(static_cast<size_t>(q));
+  for (size_t i = 0; i < places.size(); i++) places[i] = int64_t(i);
+  std::shuffle(places.begin(), places.end(), random);
+  Tensor dims = from(std::span<const int64_t>(places), {q});
+  Tensor permuted = permute(index_select(permute(psi, {1, 0}).contiguous(), dims), {1, 0});
+  EXPECT_NEAR(aft_delta(phi, permuted.contiguous(), index_select(s, dims)).item(), base, 1e-10);
+
+  // Gram form: with H = I - 1/n and G = H phi phi' H, K_ij = G_ij / sqrt(G_ii G_jj).
+  Tensor h = scale(full({n, n}, 1, DType::f64), -1 / double(n));
+  for (int64_t i = 0; i < n; i++) h.data<double>()[i * n + i] += 1;
+  Tensor g = matmul(matmul(h, matmul(phi, phi, false, true)), h);
+  std::vector<double> gram = g.values(), k = aft_kernel(phi, AftKernel::linear).values();
+  auto at_gram = [&](int64_t i, int64_t j) { return gram[size_t(i * n + j)]; };
+  for (int64_t i = 0; i < n; i++)
+    for (int64_t j = 0; j < n; j++)
+      ASSERT_NEAR(k[size_t(i * n + j)],
+                  at_gram(i, j) / std::sqrt(at_gram(i, i) * at_gram(j, j)), 1e-6);
 
   // A teacher dimension that is constant over the batch adds nothing and has no gradient.
   Tensor wider = cat({psi, full({n, 1}, 5, DType::f64)}, 1);

@@ -60,6 +60,39 @@ Json source_of(const data::Dataset& set) {
       {"spec", set.spec}, {"samples", set.size()}, {"classes", set.classes}, {"sha256", set.hash}};
 }
 
+// Two files of one [[teacher]] are two taps of one network on the same images.
+void require_one_teacher(const data::FeatureFile& a, const data::FeatureFile& b) {
+  const data::FeatureHeader &x = a.header(), &y = b.header();
+  auto refuse = [&](const char* what, const std::string& of_a, const std::string& of_b) {
+    fail_input("features: ", a.path(), " and ", b.path(), " of one [[teacher]] ", what, ": ", of_a,
+               " and ", of_b, "; give each teacher a [[teacher]] section of its own");
+  };
+  if (x.tap == y.tap) refuse("hold the same tap", x.tap, y.tap);
+  if (x.weight_hash != y.weight_hash)
+    refuse("come from different weights", x.weight_hash, y.weight_hash);
+  if (x.preprocessing != y.preprocessing)
+    refuse("saw different images", x.preprocessing, y.preprocessing);
+}
+
+// Reads every row once: values that are not finite, and rows that are all the same, are found
+// before the run begins.
+void require_rows(const data::FeatureFile& file, const data::Dataset& set) {
+  constexpr int64_t kAtOnce = 4096;
+  Tensor first;
+  bool differ = set.size() < 2;
+  for (int64_t i = 0; i < set.size(); i += kAtOnce) {
+    int64_t n = std::min(kAtOnce, set.size() - i);
+    Tensor rows = file.gather(from(std::span(set.rows).subspan(size_t(i), size_t(n)), {n}));
+    if (!first) first = rows;
+    for (int64_t k = 0; k < n && !differ; k++)
+      differ = !std::equal(first.data<float>(), first.data<float>() + rows.dim(1),
+                           rows.data<float>() + k * rows.dim(1));
+  }
+  if (!differ)
+    fail_input("features: ", file.path(), " hold one and the same row for every sample of ",
+               set.spec, "; nothing can be learned from that, write them again");
+}
+
 }  // namespace
 
 struct Trainer::State {
@@ -123,14 +156,11 @@ void Trainer::State::open_teachers() {
       teacher.input = ++live;
     }
     for (const std::string& path : c.features) {
-      teacher.files.emplace_back(path);
-      teacher.files.back().require(train, config.augment.any());
-      // Reading every row once finds values that are not finite before the run begins.
-      for (int64_t i = 0; i < train.size(); i += 4096)
-        teacher.files.back().gather(
-            from(std::span(train.rows)
-                     .subspan(size_t(i), size_t(std::min<int64_t>(4096, train.size() - i))),
-                 {std::min<int64_t>(4096, train.size() - i)}));
+      data::FeatureFile file(path);
+      file.require(train, config.augment.any());
+      for (const data::FeatureFile& other : teacher.files) require_one_teacher(other, file);
+      require_rows(file, train);
+      teacher.files.push_back(std::move(file));
     }
     teachers.push_back(std::move(teacher));
   }
