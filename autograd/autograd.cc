@@ -13,6 +13,22 @@ namespace {
 std::atomic<uint64_t> g_sequence = 0;
 thread_local bool g_grad_enabled = true;
 
+std::atomic<int>& watchers() {
+  static std::atomic<int> count = [] {
+    const char* v = std::getenv("PUPIL_ANOMALY");
+    return v && *v && *v != '0';
+  }();
+  return count;
+}
+
+void watch(const char* op, const std::string& what, const Tensor& t) {
+  if (watchers() == 0 || !t || !is_floating(t.dtype())) return;
+  std::vector<double> values = t.values();
+  for (size_t i = 0; i < values.size(); i++)
+    PUPIL_CHECK(std::isfinite(values[i]), "anomaly: ", op, ": ", what, " ", t.shape(), " is ",
+                values[i], " at element ", i);
+}
+
 template <class T>
 struct AddInto {
   T* to;
@@ -66,6 +82,9 @@ NoGrad::NoGrad() : outer_(g_grad_enabled) { g_grad_enabled = false; }
 NoGrad::~NoGrad() { g_grad_enabled = outer_; }
 WithGrad::WithGrad() : outer_(g_grad_enabled) { g_grad_enabled = true; }
 WithGrad::~WithGrad() { g_grad_enabled = outer_; }
+
+Anomaly::Anomaly() { watchers()++; }
+Anomaly::~Anomaly() { watchers()--; }
 
 void Grad::give(Tensor gradient) {
   PUPIL_CHECK(!answered, "backward: two answers for one input");
@@ -128,6 +147,7 @@ Tensor record(const char* op, Tensor out, std::vector<Tensor> inputs, BackwardFn
   PUPIL_CHECK(bool(backward), op, ": an op without a backward cannot be recorded");
   if (out.impl()->storage->arena)
     out.impl()->storage->arena->label(out.raw(), out.shape(), out.dtype(), op);
+  watch(op, "output", out);
   bool any = false;
   for (auto& input : inputs) {
     PUPIL_CHECK(input.impl() != out.impl(), op, ": recorded its own input ", out.shape());
@@ -194,6 +214,11 @@ void backward(const Tensor& loss, Tensor seed) {
       Edge& input = node->inputs[k];
       PUPIL_CHECK(b.inputs[k].answered, node->op, ": backward said nothing about input ", k);
       Tensor g = std::move(b.inputs[k].value);
+      if (watchers() != 0) {  // also what was written into a buffer that was there
+        Tensor sum = input.node ? input.node->gradient : Tensor();
+        if (input.leaf && input.leaf->grad_is_set) sum = Tensor(input.leaf->grad);
+        watch(node->op, concat("gradient of input ", k), g ? g : sum);
+      }
       if (!g) continue;
       PUPIL_CHECK(g.shape() == input.shape && g.dtype() == input.dtype, node->op, ": gradient ",
                   g.shape(), " ", name_of(g.dtype()), " for input ", k, " of shape ", input.shape,

@@ -79,6 +79,14 @@ struct WithGrad {
   bool outer_;
 };
 
+// While one lives, or with the environment variable PUPIL_ANOMALY=1, every output and every
+// gradient is searched for NaN and infinity; the Error names op, shape and element. Slow.
+struct Anomaly {
+  Anomaly();
+  ~Anomaly();
+  Anomaly(const Anomaly&) = delete;
+};
+
 using Fn = std::function<Tensor(const std::vector<Tensor>&)>;
 
 // f(inputs) without keeping its intermediate values: backward runs f again. Random bits repeat,

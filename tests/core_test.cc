@@ -524,6 +524,41 @@ TEST(Tape, CheckpointGivesTheSameBits) {
   for (size_t i = 0; i < 3; i++) EXPECT_TRUE(same_bits(plain[i], nested[i])) << i;
 }
 
+TEST(Tape, AnomalyNamesTheFirstOpThatIsNotFinite) {
+  auto error = [](const std::function<void()>& f) {
+    try {
+      f();
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  Tensor x = from(std::vector<float>{1, 0, 4}, {3}).requires_grad_();
+  auto forward = [&] { return scale(log(x), 2); };  // -inf at element 1
+  EXPECT_EQ(error(forward), "");
+  {
+    Anomaly anomaly;
+    EXPECT_NE(error(forward).find("anomaly: log: output (3) is -inf at element 1"),
+              std::string::npos)
+        << error(forward);
+    NoGrad no_grad;
+    EXPECT_NE(error(forward), "");
+  }
+  EXPECT_EQ(error(forward), "");
+  // A finite value with a gradient that is not.
+  auto root = [&] {
+    Tensor leaf = from(std::vector<float>{1, 2}, {2}).requires_grad_();
+    Tensor y = record("bad_gradient", leaf.clone(), {leaf},
+                      [](Backward& b) { b[0].give(full({2}, NAN)); });
+    backward(sum(y));
+  };
+  EXPECT_EQ(error(root), "");
+  Anomaly anomaly;
+  EXPECT_NE(error(root).find("bad_gradient: gradient of input 0 (2) is nan at element 0"),
+            std::string::npos)
+      << error(root);
+}
+
 TEST(Tape, LongChains) {
   Tensor x = random({4}, 1).requires_grad_();
   {
