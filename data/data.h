@@ -22,8 +22,9 @@ struct Dataset {
   std::vector<int64_t> rows;             // position of each sample in the whole data set
   int64_t whole = 0;                     // samples of the whole data set
   std::function<void(int64_t i, Image&)> image;
-  Tensor values;       // f32 (n, features) or (n, c, h, w); empty for images
-  int unreadable = 0;  // files of a folder that were skipped (reported on stderr)
+  Tensor values;        // f32 (n, features) or (n, c, h, w); empty for images
+  std::string made_by;  // of stored features: taps and weight hashes; else empty
+  int unreadable = 0;   // files of a folder that were skipped (reported on stderr)
   int64_t size() const { return int64_t(labels.size()); }
 };
 
@@ -38,6 +39,9 @@ struct Dataset {
 //                          SPLIT_labels.npy; FILE.npy[ROWS.npy] takes those rows of a file
 //   safetensors            a file with the tensors images (or x) and labels, or a folder with
 //                          SPLIT.safetensors
+//   features               FILE+FILE of `pupil features`, one or several: their rows side by side.
+//                          Hash, labels and rows are those of the data set that they were computed
+//                          from, so that teacher features of the same samples fit
 // Arrays are u8 (n, h, w) or (n, h, w, c), or f32 (n, features), (n, h, w) or (n, c, h, w) taken as
 // they are; labels are integers, classes the largest + 1.
 Dataset open_dataset(const std::string& spec, bool strict = false, uint64_t seed = 0);
@@ -100,16 +104,16 @@ class Loader {
 };
 
 // One file of stored teacher outputs: a safetensors file with the header as metadata, `rows` f32
-// (samples, views, width) and `present`, one bit per (sample, view). View 0 is the evaluation
-// transform; other views are for later versions. Samples are those of the whole data set.
+// (samples, views, width), `present`, one bit per (sample, view), and `labels` i64 (samples), -1
+// where there is no row. View 0 is the evaluation transform; other views are for later versions.
+// Samples are those of the whole data set.
 struct FeatureHeader {
   std::string teacher, weight_hash, preprocessing, tap, dtype, data_hash;
   int64_t samples = 0, views = 1, width = 0;
 };
-// View 0 of these samples of the whole data set: rows f32 (samples.size(), width). Throws
-// InputError for a value that is not finite.
-void write_features(const std::string& path, const FeatureHeader&, const Tensor& rows,
-                    std::span<const int64_t> samples);
+// View 0 of the samples of this data set: rows f32 (set.size(), width). Of the header the data's
+// hash, samples and width are filled in. Throws InputError for a value that is not finite.
+void write_features(const std::string& path, FeatureHeader, const Tensor& rows, const Dataset& set);
 class FeatureFile {  // memory-mapped, read-only
  public:
   explicit FeatureFile(const std::string& path);
@@ -121,6 +125,9 @@ class FeatureFile {  // memory-mapped, read-only
   // row that is absent or not finite.
   Tensor gather(const Tensor& index) const;
   const std::string& path() const;
+  // Labels, rows, hash and classes of the samples that have a row; no values. Throws InputError for
+  // a file without labels.
+  Dataset samples() const;
 
  private:
   struct State;

@@ -10,7 +10,8 @@
 namespace pupil::data {
 namespace {
 
-constexpr const char* kKinds = "mnist, fashion_mnist, cifar10, cifar100, folder, npy, safetensors";
+constexpr const char* kKinds =
+    "mnist, fashion_mnist, cifar10, cifar100, folder, npy, safetensors, features";
 
 // "train[1000]", "test", "[:500]": a split name, a count or both.
 bool parse_split(std::string_view text, Spec& spec) {
@@ -145,6 +146,8 @@ Dataset open_dataset(const std::string& text, bool strict, uint64_t seed) {
     set = open_folder(spec, strict);
   else if (spec.kind == "npy" || spec.kind == "safetensors")
     set = open_arrays(spec);
+  else if (spec.kind == "features")
+    set = open_features(spec);
   else
     fail_input("data: unknown kind '", spec.kind, "' in '", text, "'; kinds: ", kKinds);
   if (!set.size()) fail_input("data: '", text, "' holds no samples");

@@ -1,8 +1,9 @@
 // Stored teacher outputs: computed once, mapped by every later run.
 #include <charconv>
 
-#include "data.h"
+#include "../tensor/memory.h"
 #include "file.h"
+#include "sources.h"
 #include "weights.h"
 
 namespace pupil::data {
@@ -34,17 +35,20 @@ int64_t bad_column(const float* row, int64_t width) {
 
 }  // namespace
 
-void write_features(const std::string& path, const FeatureHeader& header, const Tensor& rows,
-                    std::span<const int64_t> samples) {
-  PUPIL_CHECK(rows.rank() == 2 && rows.dim(0) == int64_t(samples.size()) &&
-                  rows.dim(1) == header.width && header.views == 1,
-              "write_features: rows ", rows.shape(), " for ", samples.size(), " samples of width ",
-              header.width, " in ", header.views, " views");
+void write_features(const std::string& path, FeatureHeader header, const Tensor& rows,
+                    const Dataset& set) {
+  PUPIL_CHECK(rows.rank() == 2 && rows.dim(0) == set.size() && header.views == 1,
+              "write_features: rows ", rows.shape(), " for ", set.size(), " samples in ",
+              header.views, " views");
+  header.data_hash = set.hash;
+  header.samples = set.whole;
+  header.width = rows.dim(1);
   Tensor all = zeros({header.samples, header.views, header.width});
   Tensor present = zeros({(header.samples * header.views + 7) / 8}, DType::u8);
+  std::vector<int64_t> labels(static_cast<size_t>(header.samples), -1);
   const float* from = rows.data<float>();
-  for (size_t k = 0; k < samples.size(); k++, from += header.width) {
-    int64_t sample = samples[k];
+  for (size_t k = 0; k < set.rows.size(); k++, from += header.width) {
+    int64_t sample = set.rows[k];
     PUPIL_CHECK(sample >= 0 && sample < header.samples, "write_features: sample ", sample, " of ",
                 header.samples);
     if (int64_t j = bad_column(from, header.width); j >= 0)
@@ -52,8 +56,10 @@ void write_features(const std::string& path, const FeatureHeader& header, const 
                  j, " of ", header.tap, "; nothing was written; check the checkpoint");
     std::copy_n(from, header.width, all.data<float>() + sample * header.width);
     present.data<uint8_t>()[sample / 8] |= uint8_t(1 << (sample % 8));
+    labels[size_t(sample)] = set.labels[k];
   }
-  save_safetensors(path, {{"rows", all}, {"present", present}},
+  Tensor label_tensor = pupil::from(std::span<const int64_t>(labels), {header.samples});
+  save_safetensors(path, {{"rows", all}, {"present", present}, {"labels", label_tensor}},
                    {{"format", kFormat},
                     {"teacher", header.teacher},
                     {"weight_hash", header.weight_hash},
@@ -62,6 +68,7 @@ void write_features(const std::string& path, const FeatureHeader& header, const 
                     {"dtype", "f32"},
                     {"data_hash", header.data_hash},
                     {"samples", std::to_string(header.samples)},
+                    {"classes", std::to_string(set.classes)},
                     {"views", std::to_string(header.views)},
                     {"width", std::to_string(header.width)}});
 }
@@ -150,6 +157,49 @@ Tensor FeatureFile::gather(const Tensor& index) const {
                  "; the file is damaged, write it again with pupil features");
   }
   return result;
+}
+
+Dataset FeatureFile::samples() const {
+  const State& s = *state_;
+  Dataset set;
+  set.hash = s.header.data_hash;
+  set.whole = s.header.samples;
+  if (!s.file->has("labels") || !s.file->metadata().count("classes"))
+    fail_input("features: ", printable(path()), " hold no labels, as an older version wrote them; ",
+               "write them again with pupil features");
+  set.classes = number(s.file->metadata(), "classes", path());
+  Tensor labels = s.file->read("labels", DType::i64);
+  if (labels.shape() != Shape{set.whole})
+    fail_input("features: ", printable(path()), ": labels have the shape ", labels.shape(),
+               ", the ", set.whole, " samples need (", set.whole, ")");
+  for (int64_t i = 0; i < set.whole; i++)
+    if (s.has(i)) {
+      set.rows.push_back(i);
+      set.labels.push_back(labels.data<int64_t>()[i]);
+    }
+  check_labels(set.labels, set.classes, path());
+  return set;
+}
+
+Dataset open_features(const Spec& spec) {
+  if (!spec.split.empty())
+    fail_input("data: '", spec.text, "': a feature file holds one split; leave :", spec.split,
+               " out and name the file of that split");
+  ModelScope keep;
+  Dataset set;
+  std::vector<Tensor> parts;
+  std::istringstream names(spec.path);
+  for (std::string name; std::getline(names, name, '+');) {
+    FeatureFile file(name);
+    if (parts.empty()) set = file.samples();
+    set.spec = spec.text;
+    file.require(set, false);
+    parts.push_back(file.gather(from(std::span<const int64_t>(set.rows), {set.size()})));
+    set.made_by += concat(set.made_by.empty() ? "" : " + ", file.header().tap, " of ",
+                          file.header().weight_hash);
+  }
+  set.values = parts.size() == 1 ? parts[0] : cat(parts, 1);
+  return set;
 }
 
 }  // namespace pupil::data

@@ -16,6 +16,7 @@ Dataset open_idx(const Spec&);                  // mnist, fashion_mnist
 Dataset open_cifar(const Spec&);                // cifar10, cifar100
 Dataset open_folder(const Spec&, bool strict);  // folder
 Dataset open_arrays(const Spec&);               // npy, safetensors
+Dataset open_features(const Spec&);             // features
 
 using Bytes = std::vector<uint8_t>;
 

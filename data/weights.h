@@ -38,6 +38,9 @@ class Weights {
 std::shared_ptr<const Weights> open_weights(const std::string& path);
 std::shared_ptr<const Weights> open_safetensors(const std::string& path);  // memory-mapped
 std::shared_ptr<const Weights> open_pth(const std::string& path);
+// Several files as one: the tensor NAME of file k is "k.NAME".
+std::shared_ptr<const Weights> join_weights(std::vector<std::shared_ptr<const Weights>>,
+                                            std::map<std::string, std::string> metadata);
 
 // Tensors of any float or integer dtype under their names, in the order given. Written to a
 // temporary name in the same folder, synced and renamed: the old file stays intact until the new

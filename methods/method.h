@@ -55,6 +55,7 @@ class Options {  // declared options with the run's values; reading an undeclare
 // What a method may look at when a run is set up.
 struct Setup {
   int64_t classes = 0, student_width = 0;
+  std::vector<int64_t> student_widths;    // of a student of several networks side by side
   std::vector<int64_t> teacher_widths;    // of `features`
   int64_t batch = 0;                      // samples of a step; 0: unknown
   double lr = 1e-3;                       // learning rate of the student
@@ -114,6 +115,8 @@ int64_t total_width(const Setup&);
 // For `make`: the trainable parameters declared in this scope, with this learning rate and no
 // weight decay.
 nn::Group own_group(const nn::Scope&, double lr);
+// For `make` of a comparison of samples with each other: batches that are too small for it.
+std::vector<std::string> idle_warnings(const Setup&);
 // For `loss`: the features of all teachers side by side, unscaled, (n, total width) in f32 or f64.
 // InputError naming the method when a teacher gives none.
 Tensor teacher_features(const char* method, const Step&);

@@ -19,7 +19,7 @@ struct Mlp {
       layers.emplace_back(scope / "layers" / int(layers.size()), width, hidden);
       width = hidden;
     }
-    head.emplace(scope / "head", width, config.classes);
+    if (config.classes) head.emplace(scope / "head", width, config.classes);
   }
 
   Output operator()(const Tensor& input, const nn::Call& call) const {
@@ -32,7 +32,7 @@ struct Mlp {
       x = relu(layers[k](x));
       if (call.taps) call.taps->see(concat("layers.", k), x);
     }
-    return {(*head)(x), x};
+    return {head ? (*head)(x) : x, x};
   }
 
   // Mean and unbiased deviation of each input, in f64.

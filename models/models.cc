@@ -161,7 +161,9 @@ std::optional<Filter> filter_named(std::string_view name) {
 }
 
 Model make_model(const std::string& name, const nn::Scope& scope, const Options& options) {
-  Model model = build(name, scope, options);
+  std::vector<std::string> names = networks_of(name);
+  Model model =
+      names.size() > 1 ? make_side_by_side(names, scope, options) : build(name, scope, options);
   model.name = name;
   if (options.image) model.input.size = options.image;
   return model;
@@ -179,7 +181,9 @@ std::vector<ModelInfo> list_models() {
   all.push_back({"vit(dim=192,depth=12,heads=3,patch=4,image=32)",
                  "any Vision Transformer; also mlp_ratio=, class_token=, qkv_bias=, pool="});
   all.push_back({"mlp(inputs=192,hidden=256x256,standardize=1)",
-                 "linear layers with ReLU on rows of features; hidden= alone: a linear probe"});
+                 "linear layers with ReLU on rows of features; without hidden=: a linear probe"});
+  all.push_back({"resnet20_cifar+resnet56_cifar",
+                 "any networks side by side under one classifier, each row cut between them"});
   return all;
 }
 

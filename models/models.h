@@ -28,8 +28,9 @@ struct Model {
   std::string name;
   int64_t classes = 0, width = 0;  // width of `features`
   Preprocessing input;
-  int64_t inputs = 0;  // values of a row, for a network that takes rows instead of images
-  std::string head;    // parameter prefix of the classifier: "fc", "linear", "head"
+  int64_t inputs = 0;           // values of a row, for a network that takes rows instead of images
+  std::vector<int64_t> widths;  // of networks side by side: their shares of `features`; else empty
+  std::string head;             // parameter prefix of the classifier: "fc", "linear", "head"
   std::vector<std::string> taps;  // names that it announces, in order of the forward pass
   std::function<Output(const Tensor& x, const nn::Call&)> forward;  // x (n, channels, h, w)
   // Takes statistics of the inputs from the training samples (n, inputs); empty: none are needed.
@@ -37,15 +38,15 @@ struct Model {
 };
 
 struct Options {
-  int64_t classes = 10;
-  int image = 0;  // side in pixels; 0: the family's default
+  int64_t classes = 10;  // 0: no classifier, logits = features
+  int image = 0;         // side in pixels; 0: the family's default
   // Regularisation of ViTs in training.
   double dropout = 0, drop_path = 0;
 };
 
 // name: "resnet20_cifar", "resnet8x4_kd", "vit_tiny_patch16_224", or a ViT spelled out,
-// "vit(dim=192,depth=12,heads=3,patch=4,image=32)". An unknown name throws InputError with the
-// nearest.
+// "vit(dim=192,depth=12,heads=3,patch=4,image=32)", or several joined by + (side_by_side.cc). An
+// unknown name throws InputError with the nearest.
 Model make_model(const std::string& name, const nn::Scope&, const Options& = {});
 
 struct ModelInfo {
@@ -96,5 +97,12 @@ struct MlpConfig {
   int64_t classes = 10;
 };
 Model make_mlp(const MlpConfig&, const nn::Scope&);
+
+// Networks side by side under one linear classifier, `head`, of their features one after the other:
+// parameters and taps of network k are named "k.NAME". Images are seen by all of them, and must be
+// wanted in the same size and normalisation; of a row each takes its own columns, in this order.
+Model make_side_by_side(const std::vector<std::string>& names, const nn::Scope&, const Options&);
+// "resnet20_cifar+resnet56_cifar" -> its networks; one name -> that name.
+std::vector<std::string> networks_of(const std::string& name);
 
 }  // namespace pupil::models

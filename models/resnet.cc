@@ -55,15 +55,11 @@ struct CifarResnet {
   nn::Conv2d conv1;
   nn::BatchNorm bn1;
   std::vector<Block> stages[3];
-  nn::Linear head;
+  std::optional<nn::Linear> head;
 
   CifarResnet(const CifarResnetConfig& config, const nn::Scope& scope)
       : conv1(conv3x3(scope / "conv1", 3, config.widths[0], 1, config.option_a)),
-        bn1(scope / "bn1", config.widths[0]),
-        head(blocks(config, scope)) {}
-
-  // The head is declared last, so that a checkpoint lists the parameters in the order of the pass.
-  nn::Linear blocks(const CifarResnetConfig& config, const nn::Scope& scope) {
+        bn1(scope / "bn1", config.widths[0]) {
     const auto& widths = config.widths;
     for (int stage = 0; stage < 3; stage++)
       for (int i = 0; i < (config.depth - 2) / 6; i++)
@@ -71,10 +67,11 @@ struct CifarResnet {
                                    widths[size_t(i ? stage + 1 : stage)], widths[size_t(stage + 1)],
                                    i == 0 && stage > 0 ? 2 : 1, config.option_a);
     int64_t width = widths[3];
-    if (config.option_a)
-      return nn::Linear(scope / "linear", width, config.classes, nn::kaiming_normal(width),
-                        nn::fan_in_uniform(width));
-    return nn::Linear(scope / "fc", width, config.classes);
+    if (config.classes && config.option_a)
+      head.emplace(scope / "linear", width, config.classes, nn::kaiming_normal(width),
+                   nn::fan_in_uniform(width));
+    else if (config.classes)
+      head.emplace(scope / "fc", width, config.classes);
   }
 
   Output operator()(const Tensor& images, const nn::Call& call) {
@@ -91,7 +88,7 @@ struct CifarResnet {
     }
     Tensor pooled = global_avg_pool(x);
     see("pooled", pooled);
-    return {head(pooled), pooled};
+    return {head ? (*head)(pooled) : pooled, pooled};
   }
 };
 

@@ -170,8 +170,8 @@ struct FeaturesTest : BadInputTest {
     std::filesystem::current_path(folder.path());
     data::Dataset set = data::open_dataset(data_spec);
     std::filesystem::current_path(old);
-    data::FeatureHeader header{"t", "0", "none", "features", "f32", set.hash, set.size(), 1, 8};
-    data::write_features(folder / "t.features", header, rows, set.rows);
+    data::write_features(folder / "t.features", {"t", "0", "none", "features", "f32", ""}, rows,
+                         set);
   }
   static Tensor random_rows(int64_t n) {
     std::vector<float> values;

@@ -372,13 +372,6 @@ TEST(Augmentation, MixesSamplesAndTargetsAlike) {
 
 Tensor index_of(int64_t row) { return from(std::span<const int64_t>(&row, 1), {1}); }
 
-FeatureHeader header_of(const Dataset& set, int64_t width) {
-  FeatureHeader h{"resnet", "weights", "RGB/255", "logits", "f32", set.hash};
-  h.samples = set.whole;
-  h.width = width;
-  return h;
-}
-
 TEST(Features, RowsComeBackBySample) {
   TemporaryFolder folder;
   Dataset whole = noise_set(20, 4, 1), part = stratified_subset(whole, 9, 1);
@@ -387,7 +380,8 @@ TEST(Features, RowsComeBackBySample) {
     for (int64_t j = 0; j < 3; j++)
       rows.data<float>()[k * 3 + j] = float(part.rows[size_t(k)] * 10 + j);
   std::string path = folder / "f.safetensors";
-  write_features(path, header_of(whole, 3), rows, part.rows);
+  FeatureHeader header{"resnet", "weights", "RGB/255", "logits", "f32", ""};
+  write_features(path, header, rows, part);
   FeatureFile file(path);
   EXPECT_EQ(file.header().teacher, "resnet");
   EXPECT_EQ(file.header().tap, "logits");
@@ -412,9 +406,54 @@ TEST(Features, RowsComeBackBySample) {
     expect_refused([&] { file.gather(index_of(row)); }, {path, concat("sample ", row)});
 
   rows.data<float>()[5] = std::numeric_limits<float>::infinity();
-  expect_refused([&] { write_features(folder / "bad", header_of(whole, 3), rows, part.rows); },
+  expect_refused([&] { write_features(folder / "bad", header, rows, part); },
                  {"inf", concat("row ", part.rows[1]), "column 2"});
   EXPECT_FALSE(std::filesystem::exists(folder / "bad"));
+}
+
+// features:FILE+FILE: the rows of these files with the labels of the data they were computed from.
+TEST(Features, AreADataSet) {
+  TemporaryFolder folder;
+  Dataset whole = noise_set(20, 4, 1), part = stratified_subset(whole, 9, 1);
+  Tensor a = zeros({9, 3}), b = zeros({20, 2});
+  for (int64_t i = 0; i < 27; i++) a.data<float>()[i] = float(i);
+  for (int64_t i = 0; i < 40; i++) b.data<float>()[i] = float(100 + i);
+  std::string of_part = folder / "a.safetensors", of_whole = folder / "b.safetensors";
+  write_features(of_part, {"resnet", "weights a", "RGB/255", "features", "f32", ""}, a, part);
+  write_features(of_whole, {"vit", "weights b", "RGB/255", "features", "f32", ""}, b, whole);
+  Dataset set = open_dataset("features:" + of_part + "+" + of_whole);
+  EXPECT_EQ(set.labels, part.labels);
+  EXPECT_EQ(set.rows, part.rows);
+  EXPECT_EQ(set.hash, whole.hash);
+  EXPECT_EQ(set.whole, 20);
+  EXPECT_EQ(set.classes, whole.classes);
+  EXPECT_NE(set.made_by.find("weights a"), std::string::npos);
+  EXPECT_NE(set.made_by.find("weights b"), std::string::npos);
+  ASSERT_EQ(set.values.shape(), (Shape{9, 5}));
+  for (int64_t k = 0; k < 9; k++) {
+    EXPECT_EQ(set.values.data<float>()[k * 5 + 2], float(k * 3 + 2));
+    EXPECT_EQ(set.values.data<float>()[k * 5 + 4], float(100 + 2 * part.rows[size_t(k)] + 1));
+  }
+  FeatureFile(of_whole).require(set, false);  // a teacher's rows of the same samples fit
+  EXPECT_EQ(open_dataset("features:" + of_whole + ":[:5]").rows,
+            (std::vector<int64_t>{0, 1, 2, 3, 4}));
+
+  expect_refused([&] { open_dataset("features:" + of_whole + "+" + of_part); },
+                 {of_part, "no row for sample"});
+  expect_refused([&] { open_dataset("features:" + of_whole + ":test"); }, {"one split"});
+  expect_refused([&] { open_dataset("features:" + (folder / "absent")); }, {"absent"});
+  Dataset other = whole;
+  other.hash = std::string(64, 'b');
+  std::string of_other = folder / "c.safetensors";
+  write_features(of_other, {"vit", "weights b", "RGB/255", "features", "f32", ""}, b, other);
+  expect_refused([&] { open_dataset("features:" + of_whole + "+" + of_other); },
+                 {of_other, whole.hash, other.hash});
+  auto file = open_safetensors(of_whole);
+  save_safetensors(
+      of_other,
+      {{"rows", file->read("rows", DType::f32)}, {"present", file->read("present", DType::u8)}},
+      file->metadata());
+  expect_refused([&] { open_dataset("features:" + of_other); }, {of_other, "no labels"});
 }
 
 TEST(Features, DamagedFilesAreRefused) {

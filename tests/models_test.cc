@@ -71,7 +71,7 @@ TEST(Models, ParameterCountsOfTheirSources) {
     EXPECT_EQ(model.classes, row.classes);
     EXPECT_TRUE(store.find(model.head + ".weight")) << row.name;
   }
-  EXPECT_EQ(list_models().size(), std::size(table) + 2);  // and the spelled-out ViT and MLP
+  EXPECT_EQ(list_models().size(), std::size(table) + 3);  // ViT and MLP spelled out, side by side
 }
 
 TEST(Models, NamesAndShapesOfTheKdBenchmark) {
@@ -184,6 +184,60 @@ TEST(Models, EveryTapIsSeenAndChangesNothing) {
         EXPECT_LT(*std::min_element(sums.begin(), sums.end()), 0);  // really before the ReLU
       }
   }
+}
+
+TEST(Models, SideBySideIsEachOfThem) {
+  NoGrad no_grad;
+  test::TemporaryFolder folder;
+  std::vector<std::shared_ptr<const data::Weights>> files;
+  std::vector<std::shared_ptr<nn::Store>> stores;
+  std::vector<Model> alone;
+  for (const char* name : {"resnet8_kd", "resnet14_kd"}) {
+    stores.push_back(std::make_shared<nn::Store>(stores.size()));
+    alone.push_back(make_model(name, nn::Scope(*stores.back()), {.classes = 0}));
+    std::vector<std::pair<std::string, Tensor>> tensors;
+    for (const nn::Param& p : stores.back()->params()) tensors.emplace_back(p.name, p.value);
+    data::save_safetensors(folder / name, tensors);
+    files.push_back(data::open_safetensors(folder / name));
+  }
+  nn::Store store(7);
+  store.source(data::join_weights(files, {}), {"head.*"});
+  Model both = make_model("resnet8_kd+resnet14_kd", nn::Scope(store), {.classes = 5});
+  store.require_complete();
+  EXPECT_EQ(both.widths, (std::vector<int64_t>{64, 64}));
+  EXPECT_EQ(both.width, 128);
+  EXPECT_EQ(store.count(), stores[0]->count() + stores[1]->count() + 128 * 5 + 5);
+  Tensor x = random_images({3, 3, 32, 32});
+  nn::Taps taps({"1.f2"}), taps_alone({"f2"});
+  Output out = both.forward(x, {.taps = &taps});
+  Output first = alone[0].forward(x, {}), second = alone[1].forward(x, {.taps = &taps_alone});
+  EXPECT_EQ(largest_difference(out.features, cat({first.features, second.features}, 1)), 0);
+  EXPECT_EQ(largest_difference(taps["1.f2"], taps_alone["f2"]), 0);
+  EXPECT_EQ(out.logits.shape(), (Shape{3, 5}));
+  EXPECT_EQ(largest_difference(first.logits, first.features), 0);  // without a classifier
+
+  nn::Store rows(3);
+  Model towers = make_model("mlp(inputs=2,hidden=4)+mlp(inputs=3,hidden=5,standardize=1)",
+                            nn::Scope(rows), {.classes = 2});
+  EXPECT_EQ(towers.inputs, 5);
+  Tensor values = random_images({6, 5});
+  towers.fit_inputs(values);
+  EXPECT_NE(rows.find("1.input_std")->value.values()[0], 1);
+  Tensor before = towers.forward(values, {}).features;
+  EXPECT_EQ(before.shape(), (Shape{6, 9}));
+  for (int64_t i = 0; i < 6; i++) values.data<float>()[i * 5 + 3] += 1;  // of the second tower
+  Tensor after = towers.forward(values, {}).features;
+  EXPECT_EQ(largest_difference(slice(before, 1, 0, 4), slice(after, 1, 0, 4)), 0);
+  EXPECT_GT(largest_difference(slice(before, 1, 4, 9), slice(after, 1, 4, 9)), 0);
+
+  auto refused = [](const std::string& name, std::initializer_list<std::string> words) {
+    nn::Store plan = nn::Store::blueprint();
+    test::expect_refused([&] { make_model(name, nn::Scope(plan)); }, words);
+  };
+  refused("resnet8_kd+resnet20_cifar", {"resnet8_kd", "resnet20_cifar", "0.5071", "0.485"});
+  refused("mlp(inputs=3)+resnet8_kd", {"images", "rows"});
+  refused("resnet8_kd+", {"unknown name"});
+  test::expect_refused([&] { towers.forward(random_images({6, 4}), {}); }, {"rows of 5", "(6,4)"});
 }
 
 TEST(Models, DropoutAndStochasticDepthFollowTheSeed) {

@@ -148,6 +148,26 @@ TEST_F(Trained, StoredFeaturesAreTheTeacher) {
   }
 }
 
+// The same for features and AFT, whose loss is computed from them.
+TEST_F(Trained, StoredFeaturesAreTheTeacherOfAft) {
+  train("teacher");
+  Outcome stored =
+      run_program({"features", "--teacher", "teacher/best.safetensors", "--data", "npy:data:train",
+                   "--tap", "features", "--batch", "16", "--out", "f.safetensors"},
+                  folder);
+  ASSERT_EQ(stored.code, 0) << stored.err;
+  std::vector<double> losses;
+  for (const char* teacher :
+       {"weights = \"teacher/best.safetensors\"", "features = [\"f.safetensors\"]"}) {
+    write_text(folder / "config.toml", tiny_config() + "[[teacher]]\nname = \"t\"\n" + teacher +
+                                           "\n[[method]]\nname = \"aft\"\n");
+    std::string run = concat("run", losses.size());
+    train(run);
+    losses.push_back(metrics(run)[0]["train"]["parts"]["aft"]);
+  }
+  EXPECT_NEAR(losses[0], losses[1], 1e-5 * losses[0]);
+}
+
 TEST_F(Trained, ResolvedConfigurationReadsBackToItself) {
   train("run", {"train.lr=0.003", "student.freeze=[\"pos_embed\"]"});
   std::string text = read_text(folder / "run/config.toml");

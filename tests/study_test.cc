@@ -190,6 +190,63 @@ TEST_F(StudyTest, KilledOrInterruptedGoesOnFromItsFolder) {
     }
 }
 
+// The linear probe on stored features and the networks side by side, beside a plain student.
+TEST_F(StudyTest, LinearProbeAndConcatFinetuneAreArms) {
+  std::string vit = "vit(dim=16,depth=1,heads=2,patch=4,image=8)";
+  write_text(folder / "teacher.toml", tiny_config());
+  ASSERT_EQ(run_program({"train", "teacher.toml", "--run", "t", "--threads", "1", "--set",
+                         "train.epochs=20"},
+                        folder)
+                .code,
+            0);
+  for (std::string split : {"train", "test"})
+    ASSERT_EQ(run_program({"features", "--teacher", "t/last.safetensors", "--data",
+                           "npy:data:" + split, "--tap", "features", "--out", split + ".f"},
+                          folder)
+                  .code,
+              0);
+  std::string common = tiny_config();
+  common.replace(common.find("epochs = 3"), 10, "epochs = 10");
+  write_text(folder / "study.toml", common + R"toml([[arm]]
+name = "stl"
+[[arm]]
+name = "linear_probe"
+[arm.data]
+train = "features:train.f+train.f"
+validation = "features:test.f+test.f"
+test = "features:test.f+test.f"
+[arm.student]
+model = "mlp(inputs=32)"
+[arm.train]
+epochs = 30
+lr = 0.1
+[[arm]]
+name = "concat_finetune"
+[arm.student]
+weights = "t/last.safetensors+t/last.safetensors"
+head = "new"
+model = ")toml" + vit + "+" + vit + "\"\n");
+  Outcome outcome = run_program(arguments("s"), folder);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(outcome.err, "");
+  for (const char* arm : {"linear_probe", "concat_finetune"})
+    EXPECT_GT(double(metrics(concat("s/", arm, "/seed0")).back()["test"]["last"]["top1"]), 0.9)
+        << arm;
+  auto probe = data::open_safetensors(folder / "s/linear_probe/seed0/last.safetensors");
+  ASSERT_EQ(probe->list().size(), 2u);
+  EXPECT_EQ(probe->list()[0].shape, (Shape{4, 32}));
+  auto both = data::open_safetensors(folder / "s/concat_finetune/seed0/last.safetensors");
+  auto teacher = data::open_safetensors(folder / "t/last.safetensors");
+  EXPECT_EQ(both->list().size(), 2 * teacher->list().size() - 2);
+  EXPECT_EQ(both->read("head.weight", DType::f32).shape(), (Shape{4, 32}));
+  std::string name = "blocks.0.mlp.fc1.weight";  // everything was trained
+  EXPECT_NE(both->read("1." + name, DType::f32).values(), teacher->read(name, DType::f32).values());
+  // What was saved is a network like any other.
+  Outcome eval =
+      run_program({"eval", "s/concat_finetune/seed0", "--data", "npy:data:test"}, folder);
+  EXPECT_EQ(eval.code, 0) << eval.err;
+}
+
 TEST_F(StudyTest, BadFilesAreRefused) {
   std::string base = tiny_config();
   refused(base + "[study]\nseeds = [1]\n", {"study.toml", "[[arm]]"});

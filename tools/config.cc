@@ -24,7 +24,7 @@ void data_fields(V& v, C& c) {
 template <class V, class C>
 void network_fields(V& v, C& c) {
   v("model", c.model, "`pupil models` lists them");
-  v("weights", c.weights, "safetensors, .pth or .th file, or \"\"");
+  v("weights", c.weights, "safetensors, .pth or .th file, or \"\"; of networks A+B: FILE+FILE");
   v("image", c.image, "side in pixels; 0: the model's own", Range{0, 4096});
   v("mean", c.mean, "of pixels in [0, 1], per channel; []: as trained");
   v("std", c.std, "of pixels in [0, 1], per channel; []: as trained");

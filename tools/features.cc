@@ -56,12 +56,9 @@ void import_rows(const FeaturesArguments& a) {
   header.weight_hash = sha.hex();
   header.preprocessing = "unknown: rows of an array";
   header.tap = a.tap;
-  header.data_hash = set.hash;
-  header.samples = set.whole;
-  header.width = rows.dim(1);
-  data::write_features(a.out, header, rows, set.rows);
+  data::write_features(a.out, header, rows, set);
   std::cout << a.out << ": " << a.tap << " of " << header.teacher << " for " << set.size() << " of "
-            << set.whole << " samples of " << set.spec << ", " << header.width << " values each"
+            << set.whole << " samples of " << set.spec << ", " << rows.dim(1) << " values each"
             << std::endl;
 }
 
@@ -116,13 +113,10 @@ void features(const FeaturesArguments& a) {
   header.weight_hash = teacher.weights_hash;
   header.preprocessing = models::describe(teacher.model.input);
   header.tap = a.tap;
-  header.data_hash = set.hash;
-  header.samples = set.whole;
-  header.width = rows.dim(1);
-  data::write_features(a.out, header, rows, set.rows);
+  data::write_features(a.out, header, rows, set);
   std::printf("%s: %s of %s for %lld of %lld samples of %s, %lld values each, %.1f s\n",
               a.out.c_str(), a.tap.c_str(), teacher.model.name.c_str(), (long long)done,
-              (long long)set.whole, set.spec.c_str(), (long long)header.width, since(begin));
+              (long long)set.whole, set.spec.c_str(), (long long)rows.dim(1), since(begin));
 }
 
 }  // namespace

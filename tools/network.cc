@@ -55,6 +55,29 @@ int64_t stored_classes(const data::Weights& weights, const std::string& model) {
   return 0;
 }
 
+// The file, or for networks side by side FILE+FILE, one for each. `heads` gets the classifiers of
+// these networks, which have none together.
+std::shared_ptr<const data::Weights> open_student(const NetworkConfig& config,
+                                                  std::vector<std::string>& heads) {
+  std::vector<std::string> names = models::networks_of(config.model);
+  std::vector<std::string> paths = models::networks_of(config.weights);
+  if (names.size() < 2 || paths.size() != names.size()) return data::open_weights(config.weights);
+  std::vector<std::shared_ptr<const data::Weights>> files;
+  std::string expected;
+  for (size_t k = 0; k < names.size(); k++) {
+    files.push_back(data::open_weights(paths[k]));
+    nn::Store plan = nn::Store::blueprint();
+    models::Model model = models::make_model(names[k], nn::Scope(plan));
+    heads.push_back(concat(k, ".", model.head, ".*"));
+    std::string input = models::describe(models::preprocessing_of(model, files[k].get()));
+    if (k && input != expected && !model.inputs)
+      fail_input("student.weights: ", paths[0], " and ", paths[k], " side by side see the same ",
+                 "image, but want ", expected, " and ", input);
+    expected = input;
+  }
+  return data::join_weights(std::move(files), {{"input", expected}});
+}
+
 void require_finite(const nn::Store& store, const std::string& path) {
   for (const nn::Param& p : store.params())
     if (!finite(p.value))
@@ -107,11 +130,11 @@ Network make_student(const StudentConfig& config, int64_t classes, uint64_t seed
   Network network;
   network.store = std::make_unique<nn::Store>(seed);
   std::shared_ptr<const data::Weights> weights;
-  if (!config.weights.empty()) weights = data::open_weights(config.weights);
+  std::vector<std::string> fresh;
+  if (!config.weights.empty()) weights = open_student(config, fresh);
   std::string name = model_name(config, weights.get());
   if (weights) {
     network.weights_hash = weights->hash();
-    std::vector<std::string> fresh;
     if (config.head == "new") {
       nn::Store plan = nn::Store::blueprint();
       fresh.push_back(models::make_model(name, nn::Scope(plan)).head + ".*");

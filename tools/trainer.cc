@@ -56,8 +56,10 @@ std::string names_of(const Parts& parts) {
 }
 
 Json source_of(const data::Dataset& set) {
-  return {
+  Json j{
       {"spec", set.spec}, {"samples", set.size()}, {"classes", set.classes}, {"sha256", set.hash}};
+  if (!set.made_by.empty()) j["made_by"] = set.made_by;
+  return j;
 }
 
 // Two files of one [[teacher]] are two taps of one network on the same images.
@@ -169,6 +171,7 @@ void Trainer::State::open_teachers() {
 void Trainer::State::make_objective() {
   setup.classes = train.classes;
   setup.student_width = student.model.width;
+  setup.student_widths = student.model.widths;
   setup.batch = config.train.batch;
   setup.lr = config.train.lr;
   setup.student_taps = student.model.taps;

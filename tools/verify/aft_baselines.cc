@@ -48,8 +48,8 @@ void kd_feature(Case& c) {
     phi.push_back(c.get(concat("in.phi.", m)));
     maps.push_back(linear_of(c, concat("proj.", m)));
   }
-  c.result("loss",
-           scale(methods::kd_feature_loss(phi, c.constant("in.psi"), maps), c.number("beta", 10)));
+  c.result("loss", scale(methods::kd_feature_loss(cat(phi, 1), c.constant("in.psi"), maps),
+                         c.number("beta", 10)));
 }
 
 struct Coder {
