@@ -402,22 +402,24 @@ void check(const Tensor& phi, const Tensor& psi, const Tensor& s, const AftOptio
               psi.shape(), ", expected ", expected);
 }
 
-}  // namespace
-
-Tensor aft_map(const Tensor& psi, const Tensor& s, const AftOptions& o) {
-  if (o.map == AftMap::dense) return matmul(psi, s);
-  Tensor weighted = mul(psi, sigmoid(s));  // [aft 1] [aft 2]
-  if (o.map == AftMap::diag) return weighted;
-  int64_t n = psi.dim(0), total = 0;
-  for (int64_t width : o.teacher_widths) total += width;
-  PUPIL_CHECK(total == psi.dim(1) && !o.teacher_widths.empty(),
-              "aft_map: teacher widths add up to ", total, ", the teacher features are ",
-              psi.shape());
-  Tensor product;
+std::vector<Tensor> blocks_of(const Tensor& x, const std::vector<int64_t>& widths) {
+  std::vector<Tensor> blocks;
   int64_t begin = 0;
-  for (int64_t width : o.teacher_widths) {
-    Tensor block = slice(weighted, 1, begin, begin + width);
+  for (int64_t width : widths) {
+    PUPIL_CHECK(width > 0 && begin + width <= x.dim(1), "aft: widths beyond the features ",
+                x.shape());
+    blocks.push_back(slice(x, 1, begin, begin + width));
     begin += width;
+  }
+  PUPIL_CHECK(begin == x.dim(1), "aft: widths add up to ", begin, ", the features are ", x.shape());
+  return blocks;
+}
+
+Tensor outer_product(const Tensor& x, const std::vector<int64_t>& widths) {
+  int64_t n = x.dim(0);
+  Tensor product;
+  for (const Tensor& block : blocks_of(x, widths)) {
+    int64_t width = block.dim(1);
     if (!product) {
       product = block;
       continue;
@@ -426,6 +428,49 @@ Tensor aft_map(const Tensor& psi, const Tensor& s, const AftOptions& o) {
     product = view(mul(view(product, {n, d, 1}), view(block, {n, 1, width})), {n, d * width});
   }
   return product;
+}
+
+// aft_kernel(outer_product(x, widths)) without the outer product. The Gram matrix of outer products
+// is the elementwise product of the blocks' Gram matrices; here for rows counted from their first
+// one, r, since centring would cancel most digits: with x_i = r + d_i of the product so far and
+// y_i = t + f_i of the next block, x_i y_i - r t = d_i y_i + r f_i. In f64.
+Tensor product_kernel(const Tensor& x, const std::vector<int64_t>& widths, AftKernel kernel) {
+  int64_t n = x.dim(0);
+  Tensor gram, along, length;  // <d_i, d_j> (n, n), <r, d_j> (1, n), <r, r> (1, 1)
+  for (const Tensor& y : blocks_of(in_dtype(x, DType::f64), widths)) {
+    Tensor t = slice(y, 0, 0, 1).detach(), f = sub(y, t);
+    Tensor ff = matmul(f, f, false, true), tf = matmul(t, f, false, true);
+    Tensor tt = matmul(t, t, false, true), ft = permute(tf, {1, 0});
+    if (!gram) {
+      gram = ff;
+      along = tf;
+      length = tt;
+      continue;
+    }
+    Tensor yf = add(ff, tf), fy = add(ff, ft), yy = add(add(yf, ft), tt);
+    gram = add(add(mul(gram, yy), mul(permute(along, {1, 0}), yf)),
+               add(mul(along, fy), mul(length, ff)));
+    along = add(mul(along, add(tt, tf)), mul(length, tf));
+    length = mul(length, tt);
+  }
+  for (int axis : {0, 1}) gram = sub(gram, mean(gram, {axis}, true));  // [aft 3]
+  Tensor identity = zeros({n, n}, DType::f64);
+  for (int64_t i = 0; i < n; i++) identity.data<double>()[i * n + i] = 1;
+  identity = identity.to(x.device());
+  auto diagonal = [&](const Tensor& m) { return sum(mul(m, identity), {1}, true); };
+  Tensor norm = add_scalar(sqrt(relu(diagonal(gram))), kNormEps);
+  Tensor k = div(div(gram, norm), permute(norm, {1, 0}));  // [aft 4] [aft 5]
+  if (kernel == AftKernel::linear) return k;
+  Tensor squares = diagonal(k);
+  return exp(sub(sub(scale(k, 2), squares), permute(squares, {1, 0})));
+}
+
+}  // namespace
+
+Tensor aft_map(const Tensor& psi, const Tensor& s, const AftOptions& o) {
+  if (o.map == AftMap::dense) return matmul(psi, s);
+  Tensor weighted = mul(psi, sigmoid(s));  // [aft 1] [aft 2]
+  return o.map == AftMap::diag ? weighted : outer_product(weighted, o.teacher_widths);
 }
 
 Tensor aft_kernel(const Tensor& x, AftKernel kernel) {
@@ -444,7 +489,10 @@ Tensor aft_delta_plain(const Tensor& phi, const Tensor& psi, const Tensor& s, co
   check(phi, psi, s, o);
   require_finite("aft_delta", "teacher features", psi);
   DType dtype = acc_dtype(phi.dtype());
-  Tensor k = aft_kernel(in_dtype(phi, dtype), o.kernel);
+  Tensor student = in_dtype(phi, dtype);
+  if (o.map == AftMap::product && o.student_widths.size() > 1)
+    student = outer_product(student, o.student_widths);
+  Tensor k = aft_kernel(student, o.kernel);
   Tensor target = psi.detach().to(dtype);
   if (s) target = aft_map(target, in_dtype(s, dtype), o);
   Tensor difference = sub(k, aft_kernel(target, o.kernel));      // [aft 6]
@@ -457,6 +505,14 @@ Tensor aft_delta(const Tensor& phi, const Tensor& psi, const Tensor& s, const Af
   DType dtype = acc_dtype(phi.dtype());
   Tensor student = in_dtype(phi, dtype), weights = s ? in_dtype(s, dtype) : Tensor();
   Tensor teacher = psi.detach().to(dtype);
+  if (o.map == AftMap::product) {
+    require_finite("aft_delta", "teacher features", psi);
+    bool several = o.student_widths.size() > 1;
+    Tensor k =
+        product_kernel(student, several ? o.student_widths : std::vector{phi.dim(1)}, o.kernel);
+    Tensor target = product_kernel(mul(teacher, sigmoid(weights)), o.teacher_widths, o.kernel);
+    return in_dtype(sqrt(add_scalar(mean(square(sub(k, target))), kDeltaEps)), dtype);
+  }
   bool diagonal = o.map == AftMap::diag;
   if (!diagonal) teacher = aft_map(teacher, weights, o);
   if (!diagonal) weights = Tensor();
@@ -464,16 +520,6 @@ Tensor aft_delta(const Tensor& phi, const Tensor& psi, const Tensor& s, const Af
   require_finite("aft_delta", "teacher features", psi);
   return dtype == DType::f64 ? fused_delta<double>(student, teacher, weights, o.kernel)
                              : fused_delta<float>(student, teacher, weights, o.kernel);
-}
-
-std::vector<std::string> idle_warnings(double beta, int64_t batch) {
-  std::vector<std::string> warnings;
-  if (beta == 0) warnings.push_back("beta is 0: the regulariser and its weights do nothing");
-  if (batch == 1 || batch == 2)
-    warnings.push_back(concat("a batch of ", batch,
-                              " leaves the regulariser constant: it compares ",
-                              "centred rows, and two of them are always opposite"));
-  return warnings;
 }
 
 AftKernel aft_kernel_named(const std::string& name) {
@@ -512,7 +558,9 @@ Method aft_method() {
       {"eps", "", "1e-8"}};
   method.explanation.equations = {
       {"1", "w = sigmoid(s)"},
-      {"2", "T_ik = Psi_ik w_k; dense: T = Psi s; product: outer product of the teachers' blocks"},
+      {"2",
+       "T_ik = Psi_ik w_k; dense: T = Psi s; product: outer product of the teachers' blocks, Phi "
+       "likewise for a student of several networks"},
       {"3", "Phi_c = Phi - mean over the batch, T_c likewise"},
       {"4", "Z_i = Phi_c,i / (|Phi_c,i| + eps), Y_i = T_c,i / (|T_c,i| + eps)"},
       {"5", "K = Z Z', K' = Y Y'; rbf: exp(-|Z_i - Z_j|^2)"},
@@ -529,6 +577,7 @@ Method aft_method() {
     o.kernel = aft_kernel_named(options.text("kernel"));
     o.map = aft_map_named(options.text("map"));
     o.teacher_widths = setup.teacher_widths;
+    o.student_widths = setup.student_widths;
     double beta = at_least_zero(options, "beta"), s_lr = above_zero(options, "s_lr");
     int64_t q = total_width(setup);
     bool dense = o.map == AftMap::dense, learn = options.flag("learn_s");
@@ -553,7 +602,7 @@ Method aft_method() {
         return std::vector<std::pair<std::string, double>>{
             {"weight_mean", mean}, {"weight_deviation", std::sqrt(std::max(variance, 0.0))}};
       };
-    instance.warnings = idle_warnings(beta, setup.batch);
+    instance.warnings = idle_warnings(setup);
     return instance;
   };
   return method;
@@ -574,6 +623,8 @@ PUPIL_SAMPLES(aft_delta) {
   s.add("dense", {{7, 6}, {7, 5}, {5, 5}}, f({AftKernel::linear, AftMap::dense, {}}), teacher);
   s.add("product rbf", {{6, 4}, {6, 5}, {5}}, f({AftKernel::rbf, AftMap::product, {2, 3}}),
         teacher);
+  s.add("product of both", {{6, 5}, {6, 5}, {5}},
+        f({AftKernel::linear, AftMap::product, {2, 3}, {4, 1}}), teacher);
   s.add("plain", {{4, 2}, {4, 3}, {3}}, f({}, true), teacher);
   s.add("plain product rbf", {{6, 4}, {6, 5}, {5}},
         f({AftKernel::rbf, AftMap::product, {2, 3}}, true), teacher);

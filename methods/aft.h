@@ -18,6 +18,8 @@ struct AftOptions {
   AftKernel kernel = AftKernel::linear;
   AftMap map = AftMap::diag;
   std::vector<int64_t> teacher_widths;  // of the concatenated teachers; only `product` needs them
+  // Of a student of several modalities: `product` multiplies its features out in the same way.
+  std::vector<int64_t> student_widths = {};
 };
 
 // delta = sqrt(mean (K - K')^2 + 1e-8) with K = kernel(phi), K' = kernel(map(psi, s)); not yet
@@ -36,9 +38,6 @@ Tensor aft_delta_plain(const Tensor& phi, const Tensor& psi, const Tensor& s,
 // (n, d) -> (n, n).
 Tensor aft_kernel(const Tensor& x, AftKernel);
 Tensor aft_map(const Tensor& psi, const Tensor& s, const AftOptions&);
-
-// What a person should hear about a comparison of similarities that cannot do anything.
-std::vector<std::string> idle_warnings(double beta, int64_t batch);
 
 AftKernel aft_kernel_named(const std::string&);  // InputError with the nearest name
 AftMap aft_map_named(const std::string&);

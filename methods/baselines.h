@@ -18,10 +18,9 @@ Tensor aft_no_kernel_loss(const Tensor& phi, const Tensor& psi, const nn::Linear
 Tensor kernel_kd_delta(const Tensor& phi, const Tensor& psi, const nn::Linear& proj);
 
 // kd_feature.cc -- feature regression: mean over n * q of (phi V^T + c - psi)^2, V (q, p). With
-// several modalities phi and maps have one entry each and psi their targets side by side: the mean
+// several modalities there is a map for each, phi and psi are cut into the maps' widths: the mean
 // of their mean square errors.
-Tensor kd_feature_loss(const std::vector<Tensor>& phi, const Tensor& psi,
-                       const std::vector<nn::Linear>& maps);
+Tensor kd_feature_loss(const Tensor& phi, const Tensor& psi, const std::vector<nn::Linear>& maps);
 
 // rkd.cc -- relational knowledge distillation: (distance + 2 angle) / 2.
 Tensor rkd_loss(const Tensor& phi, const Tensor& psi);

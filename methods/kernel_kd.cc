@@ -40,7 +40,7 @@ Method kernel_kd_method() {
       Tensor psi = teacher_features("kernel_kd", step);
       return scale(kernel_kd_delta(step.student.features, psi, proj), beta);
     };
-    instance.warnings = idle_warnings(beta, setup.batch);
+    instance.warnings = idle_warnings(setup);
     return instance;
   };
   return method;

@@ -146,6 +146,12 @@ nn::Group own_group(const nn::Scope& scope, double lr) {
   return group;
 }
 
+std::vector<std::string> idle_warnings(const Setup& setup) {
+  if (setup.batch != 1 && setup.batch != 2) return {};
+  return {concat("a batch of ", setup.batch, " leaves the regulariser constant: it compares ",
+                 "samples with each other, and two are always opposite")};
+}
+
 Tensor teacher_features(const char* method, const Step& step) {
   std::vector<Tensor> parts;
   for (const Teacher& teacher : step.teachers) {

@@ -43,6 +43,9 @@ Objective::Objective(const std::vector<Choice>& choices, const nn::Scope& scope,
     } catch (const InputError& error) {
       fail_input("method ", method.name, ": ", error.what());
     }
+    auto beta = options.all().find("beta");
+    if (beta != options.all().end() && beta->second == Value(0.0))
+      term.instance.warnings.push_back("beta is 0: the regulariser and its weights do nothing");
     needs_teacher_ |= method.needs_teacher;
     terms_.push_back(std::move(term));
   }

@@ -284,6 +284,7 @@ Method rkd_method() {
     double beta = at_least_zero(options, "beta");
     total_width(setup);
     Instance instance;
+    instance.warnings = idle_warnings(setup);
     instance.loss = [=](const Step& step) {
       return scale(rkd_loss(step.student.features, teacher_features("rkd", step)), beta);
     };

@@ -40,7 +40,7 @@ INSTANTIATE_TEST_SUITE_P(Both, Baselines, testing::Bool(),
                          [](auto& info) { return info.param ? "plain" : "fused"; });
 
 TEST_P(Baselines, GoldenA12ToA15) {
-  EXPECT_NEAR(kd_feature_loss({phi}, psi, {linear_of(v, c)}).item(), 52.0 / 12, 1e-12);
+  EXPECT_NEAR(kd_feature_loss(phi, psi, {linear_of(v, c)}).item(), 52.0 / 12, 1e-12);
   Tensor w = f64({1, 0, 0, 0, 1, -1}, {2, 3});
   for (double bias : {0.0, 3.5})
     EXPECT_NEAR(aft_no_kernel_loss(phi, psi, linear_of(w, f64({bias, -bias}, {2}))).item(), 3.34375,
@@ -76,7 +76,7 @@ TEST_P(Baselines, DegenerateBatches) {
   Tensor nan = psi.clone();
   nan.data<double>()[4] = NAN;
   EXPECT_THROW(rkd_loss(phi, nan), Error);
-  EXPECT_THROW(kd_feature_loss({phi}, nan, {linear_of(v, c)}), Error);
+  EXPECT_THROW(kd_feature_loss(phi, nan, {linear_of(v, c)}), Error);
   EXPECT_THROW(aft_delta(phi, nan, {}), Error);
   EXPECT_THROW(rkd_loss(phi, f64({1, 2, 3}, {3, 1})), Error);
   std::vector<int64_t> labels{0, 1, -1, 0};
@@ -191,10 +191,9 @@ name = "aft"
     Tensor rows = data::read_npy(folder / "t.npy");
     change(rows.data<float>());
     data::save_npy(folder / "changed.npy", rows);
-    test::Outcome stored =
-        test::run_program({"features", "--from", "changed.npy", "--data", "npy:" + x + "+y.npy",
-                           "--tap", tap, "--out", name},
-                          folder);
+    test::Outcome stored = test::run_program({"features", "--from", "changed.npy", "--data",
+                                              "npy:" + x + "+y.npy", "--tap", tap, "--out", name},
+                                             folder);
     ASSERT_EQ(stored.code, 0) << stored.err;
   }
   test::Outcome train(const std::string& run, std::vector<std::string> settings,
@@ -330,13 +329,94 @@ TEST_F(Trained, BadInput) {
   EXPECT_FALSE(std::filesystem::exists(folder / "bad.safetensors"));
 }
 
+// Two networks on two stored feature sets, each with a teacher of its own.
+TEST_F(Trained, TwoModalities) {
+  store("a.safetensors", [](float* t) { t[0]++; });
+  store("b.safetensors", [](float* t) { std::reverse(t, t + 400); });
+  std::vector<std::string> settings{"data.train=features:a.safetensors+b.safetensors",
+                                    "data.test=features:a.safetensors+b.safetensors",
+                                    "student.model=mlp(inputs=8,hidden=5)+mlp(inputs=8,hidden=4)",
+                                    "teacher.1.name=noise",
+                                    "teacher.1.features=[\"b.safetensors\"]"};
+  auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), settings.begin(), settings.end());
+    return more;
+  };
+  test::Outcome product = train("product", with({"method.0.map=product"}));
+  EXPECT_EQ(product.code, 0) << product.err;
+  auto checkpoint = data::open_safetensors(folder / "product/checkpoint.safetensors");
+  EXPECT_EQ(checkpoint->read("loss.aft.s", DType::f32).shape(), Shape{16});
+  std::vector<KeptFeatures> kept = kept_features(folder / "product");
+  ASSERT_EQ(kept.size(), 2u);  // per teacher
+  EXPECT_EQ(kept[1].teacher, "noise");
+  EXPECT_EQ(kept[1].weights.size(), 8u);
+  test::Outcome report = test::run_program({"report", "product", "--out", "r.html"}, folder);
+  EXPECT_EQ(report.code, 0) << report.err;
+  std::string page = test::read_text(folder / "r.html"), picture = "<title>weights of the teacher";
+  for (const char* teacher : {"vectors", "noise"}) {  // a row of the table and a picture for each
+    EXPECT_NE(report.out.find(teacher), std::string::npos) << report.out;
+    size_t title = page.find(std::string("<h3>product: ") + teacher);
+    ASSERT_NE(title, std::string::npos) << teacher;
+    size_t end = page.find("<h3>", title + 1);
+    EXPECT_LT(page.find(picture, title), end) << teacher;
+  }
+  test::Outcome feature =
+      train("feature", with({"method.0.name=kd_feature", "method.0.modalities=2"}));
+  EXPECT_EQ(feature.code, 0) << feature.err;
+  checkpoint = data::open_safetensors(folder / "feature/checkpoint.safetensors");
+  EXPECT_EQ(checkpoint->read("loss.kd_feature.proj.0.weight", DType::f32).shape(), (Shape{8, 5}));
+  EXPECT_EQ(checkpoint->read("loss.kd_feature.proj.1.weight", DType::f32).shape(), (Shape{8, 4}));
+  refused(with({"method.0.name=kd_feature", "method.0.modalities=3"}), {"modalities is 3", "A+B"});
+  refused(with({"method.0.name=kd_feature", "method.0.modalities=0"}), {"modalities is 0"});
+  refused({"method.0.name=kd_feature", "method.0.modalities=2"}, {"modalities is 2", "1 networks"});
+}
+
+// Section 16 (ii): learn_s = false is aft with s where it was.
+TEST_F(Trained, WithoutLearningTheWeightsStay) {
+  ASSERT_EQ(train("off", {"method.0.learn_s=false"}).code, 0);
+  ASSERT_EQ(train("still", {"method.0.s_lr=1e-300"}).code, 0);
+  EXPECT_EQ(test::read_text(folder / "off/last.safetensors"),
+            test::read_text(folder / "still/last.safetensors"));
+  auto file = data::open_safetensors(folder / "off/checkpoint.safetensors");
+  for (double s : file->read("loss.aft.s", DType::f64).values()) EXPECT_EQ(s, 0);
+}
+
+// Section 16 (iii), on samples that were held out: the teacher knows what the labels do not ask
+// for.
+TEST_F(Trained, DeltaFallsUnderAftAndStaysHighWithout) {
+  Tensor x = data::read_npy(folder / "x.npy");
+  store("noise.safetensors", [&](float* t) {
+    for (int64_t i = 0; i < 50; i++)
+      for (int64_t k = 0; k < 8; k++) t[8 * i + k] = x.data<float>()[6 * i + 4 + k % 2];
+  });
+  Tensor t = data::read_npy(folder / "changed.npy");
+  auto held_out = [&](const std::string& run, std::vector<std::string> settings) {
+    settings.insert(settings.begin(), {"data.train=npy:x.npy+y.npy:[:30]",
+                                       "teacher.0.features=[\"noise.safetensors\"]"});
+    test::Outcome outcome = train(run, settings);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    NoGrad no_grad;
+    NetworkConfig config;
+    config.weights = folder / (run + "/last.safetensors");
+    Network network = load_network(config);
+    Tensor phi = network.model.forward(slice(x, 0, 30, 50).contiguous(), {}).features;
+    return aft_delta(phi, slice(t, 0, 30, 50).contiguous(), {}).item();
+  };
+  double start = held_out("start", {"train.epochs=1", "train.lr=1e-9"});
+  double aft = held_out("aft", {"train.epochs=60"});
+  double stl = held_out("stl", {"train.epochs=60", "method.0.name=none"});
+  EXPECT_LT(aft, 0.6 * start);
+  EXPECT_GT(stl, 0.9 * start);
+}
+
 TEST_F(Trained, FeatureFilesThatDoNotFit) {
   refused({"augment.mixup=0.2"}, {"t.safetensors", "[augment]", "[[teacher]]", "model", "weights"});
   // The same samples in another order, and without the last one.
   Tensor x = data::read_npy(folder / "x.npy");
   std::swap_ranges(x.data<float>(), x.data<float>() + 6, x.data<float>() + 6);
   data::save_npy(folder / "swapped.npy", x);
-  std::string hash = data::open_dataset("npy:" + (folder / "x.npy") + "+" + (folder / "y.npy")).hash;
+  std::string hash =
+      data::open_dataset("npy:" + (folder / "x.npy") + "+" + (folder / "y.npy")).hash;
   std::string other =
       data::open_dataset("npy:" + (folder / "swapped.npy") + "+" + (folder / "y.npy")).hash;
   refused({"data.train=npy:swapped.npy+y.npy"}, {"t.safetensors", hash, other});
@@ -352,7 +432,8 @@ TEST_F(Trained, FeatureFilesThatDoNotFit) {
   };
   store("again.safetensors", [](float*) {});
   refused(with("again.safetensors"), {"t.safetensors", "again.safetensors", "same tap"});
-  store("logits.safetensors", [](float* t) { t[0]++; }, "logits");
+  store(
+      "logits.safetensors", [](float* t) { t[0]++; }, "logits");
   auto header = [&](const std::string& file) {
     return data::FeatureFile(folder / file).header().weight_hash;
   };

@@ -301,8 +301,8 @@ TEST_P(AftSizes, InvariancesAndAgreement) {
   auto at_gram = [&](int64_t i, int64_t j) { return gram[size_t(i * n + j)]; };
   for (int64_t i = 0; i < n; i++)
     for (int64_t j = 0; j < n; j++)
-      ASSERT_NEAR(k[size_t(i * n + j)],
-                  at_gram(i, j) / std::sqrt(at_gram(i, i) * at_gram(j, j)), 1e-6);
+      ASSERT_NEAR(k[size_t(i * n + j)], at_gram(i, j) / std::sqrt(at_gram(i, i) * at_gram(j, j)),
+                  1e-6);
 
   // A teacher dimension that is constant over the batch adds nothing and has no gradient.
   Tensor wider = cat({psi, full({n, 1}, 5, DType::f64)}, 1);
@@ -328,6 +328,52 @@ TEST_P(Aft, GradientsMatchDifferences) {
                 "")
           << int(kernel) << " " << int(map);
     }
+}
+
+// Section 10: the kernel of outer products comes from Gram matrices, nothing of their width exists.
+TEST(AftProduct, GramFormIsTheOuterProduct) {
+  for (AftKernel kernel : {AftKernel::linear, AftKernel::rbf})
+    for (int64_t n : {1, 2, 3, 30})
+      for (std::vector<int64_t> student : {std::vector<int64_t>{}, {7, 5}, {4, 5, 3}}) {
+        AftOptions o{kernel, AftMap::product, {6, 9}, student};
+        std::vector<double> values[2];
+        for (auto f : {aft_delta, aft_delta_plain}) {
+          Tensor phi = matrix(n, 12, 1).requires_grad_();
+          Tensor s = view(matrix(1, 15, 3), {15}).detach().requires_grad_();
+          Tensor d = f(phi, matrix(n, 15, 2), s, o);
+          backward(d);
+          std::vector<double>& all = values[f == aft_delta];
+          all = phi.grad().values();
+          std::vector<double> ds = s.grad().values();
+          all.insert(all.end(), ds.begin(), ds.end());
+          all.push_back(d.item());
+        }
+        for (size_t i = 0; i < values[0].size(); i++)
+          ASSERT_NEAR(values[0][i], values[1][i], n == 2 ? 1e-4 : 1e-9) << n << " " << i;
+      }
+  // Equal rows on either side: finite, no gradient there.
+  for (bool equal_student : {false, true}) {
+    Tensor same = zeros({7, 6}), other = matrix(7, 6, 4).to(DType::f32);
+    copy_into(same, expand(full({1, 1}, 0.1), {7, 6}));
+    Tensor phi = (equal_student ? same : other).clone().requires_grad_();
+    Tensor s = zeros({6}).requires_grad_();
+    Tensor d = aft_delta(phi, equal_student ? other : same, s,
+                         {AftKernel::linear, AftMap::product, {2, 4}, {3, 3}});
+    EXPECT_TRUE(std::isfinite(d.item()));
+    backward(d);
+    expect_values((equal_student ? phi : s).grad(), std::vector<double>(equal_student ? 42 : 6), 0);
+  }
+  // 27 billion columns
+  Tensor wide = matrix(4, 9000, 5).to(DType::f32);
+  EXPECT_TRUE(std::isfinite(aft_delta(matrix(4, 3, 6).to(DType::f32), wide, zeros({9000}),
+                                      {AftKernel::linear, AftMap::product, {3000, 3000, 3000}})
+                                .item()));
+}
+
+// Section 16 (ii): without learning, any constant s is the same loss: only ratios of weights count.
+TEST_P(Aft, ConstantWeightsDoNotMatter) {
+  for (double c : {-3.0, 0.0, 2.0})
+    EXPECT_NEAR(value(phi, psi, vector64({c, c, c})), value(phi, psi, {}), 1e-7) << c;
 }
 
 TEST_P(Aft, TeacherReceivesNothing) {
