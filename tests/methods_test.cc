@@ -298,7 +298,7 @@ TEST_P(AftSizes, InvariancesAndAgreement) {
   for (int64_t i = 0; i < n; i++) h.data<double>()[i * n + i] += 1;
   Tensor g = matmul(matmul(h, matmul(phi, phi, false, true)), h);
   std::vector<double> gram = g.values(), k = aft_kernel(phi, AftKernel::linear).values();
-  auto at_gram = [&](int64_t i, int64_t j) { return gram[size_t(i * n + j)]; };
+  auto at_gram = [&, n = n](int64_t i, int64_t j) { return gram[size_t(i * n + j)]; };
   for (int64_t i = 0; i < n; i++)
     for (int64_t j = 0; j < n; j++)
       ASSERT_NEAR(k[size_t(i * n + j)], at_gram(i, j) / std::sqrt(at_gram(i, i) * at_gram(j, j)),
