@@ -44,6 +44,28 @@ Tensor log_softmax(const Tensor& x, double temperature = 1);
 // or target probabilities (n, classes). smoothing e: (1-e) target + e / classes.
 Tensor cross_entropy(const Tensor& logits, const Tensor& target, double smoothing = 0);
 
+// losses.cc -- x and target of one shape -> a scalar, or x's shape for `none`; f32 for bf16 inputs.
+// A mean of no elements is an error. batch_mean: the sum divided by the size of the first axis.
+enum class Reduction { mean, sum, none, batch_mean };
+Tensor mse_loss(const Tensor& x, const Tensor& target, Reduction = Reduction::mean);
+Tensor l1_loss(const Tensor& x, const Tensor& target, Reduction = Reduction::mean);
+// h = |x - target|. Huber 1964: h^2 / 2 up to h = delta, then delta (h - delta / 2). smooth_l1
+// (Girshick 2015): the same divided by delta = beta; beta 0 is l1.
+Tensor huber_loss(const Tensor& x, const Tensor& target, double delta = 1,
+                  Reduction = Reduction::mean);
+Tensor smooth_l1_loss(const Tensor& x, const Tensor& target, double beta = 1,
+                      Reduction = Reduction::mean);
+// t (log t - log_p), 0 log 0 = 0, whose gradient at t = 0 is -inf; log_target: e^t (t - log_p).
+// `mean` divides by the number of elements, batch_mean by the number of rows.
+Tensor kl_div(const Tensor& log_p, const Tensor& target, bool log_target = false,
+              Reduction = Reduction::mean);
+
+// distance.cc -- cosine_similarity: a b / (max(|a|, eps) max(|b|, eps)) along an axis of the common
+// (broadcast) shape. cdist: a (..., p, d), b (..., r, d) -> distances (..., p, r) of the 1-norm or
+// the 2-norm, gradient 0 at distance 0; needs memory for p r d differences.
+Tensor cosine_similarity(const Tensor& a, const Tensor& b, int axis, double eps = 1e-8);
+Tensor cdist(const Tensor& a, const Tensor& b, double p = 2);
+
 // matmul.cc -- (..., m, k) x (..., k, n); broadcast batch axes; ta, tb transpose the last two axes.
 Tensor matmul(const Tensor& a, const Tensor& b, bool ta = false, bool tb = false);
 
@@ -82,6 +104,11 @@ Tensor batch_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, Ten
 // layer_norm.cc -- over the last axis; weight, bias (c) or both empty. eps inside the root, biased
 // variance.
 Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps);
+
+// group_norm.cc -- x (n, c, ...), statistics per sample and group of c / groups channels, over
+// channels and pixels; weight and bias (c), each may be empty. Wu and He 2018.
+Tensor group_norm(const Tensor& x, int groups, const Tensor& weight, const Tensor& bias,
+                  double eps = 1e-5);
 
 // attention.cc -- softmax(q k^T * scale + mask) v for q (batch, heads, tokens, head_dim), k, v
 // (batch, heads, sources, ...). mask: additive, without a gradient, broadcast to (batch, heads,
@@ -129,6 +156,11 @@ Tensor embed_tokens(const Tensor& patches, const Tensor& class_token, const Tens
 // dropout.cc -- y = x * mask / (1-p); the mask is drawn from `key` and never stored. p in [0, 1).
 Tensor dropout(const Tensor& x, double p, RngKey key);
 Tensor drop_path(const Tensor& x, double p, RngKey key);  // one decision per sample (axis 0)
+
+// The same with a given mask of zeros and ones: of x's shape, and of the n samples. scale_by_keep
+// false: no division by 1-p.
+Tensor dropout(const Tensor& x, double p, const Tensor& mask);
+Tensor drop_path(const Tensor& x, double p, const Tensor& mask, bool scale_by_keep = true);
 
 // normalize.cc -- rows x / max(|x|_2, eps) along the last axis. A zero row gives 0.
 Tensor normalize(const Tensor& x, double eps = 1e-12);

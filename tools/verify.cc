@@ -21,6 +21,7 @@ const Adapters& adapters() {
     add_aft(list);
     add_kd(list);
     add_linalg(list);
+    add_losses(list);
     add_models(list);
     add_transmiter(list);
     return list;

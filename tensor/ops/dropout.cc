@@ -87,6 +87,29 @@ Tensor drop_path(const Tensor& x, double p, RngKey key) {
 
 namespace {
 
+Tensor masked(const char* op, const Tensor& x, double p, const Tensor& mask, double factor) {
+  require_floating(op, x);
+  PUPIL_CHECK(p >= 0 && p < 1, op, ": p = ", p, " for ", x.shape());
+  return scale(mul(x, mask.to(x.dtype())), factor);
+}
+
+}  // namespace
+
+Tensor dropout(const Tensor& x, double p, const Tensor& mask) {
+  PUPIL_CHECK(mask.shape() == x.shape(), "dropout: mask ", mask.shape(), " for ", x.shape());
+  return masked("dropout", x, p, mask, 1 / (1 - p));
+}
+
+Tensor drop_path(const Tensor& x, double p, const Tensor& mask, bool scale_by_keep) {
+  PUPIL_CHECK(x.rank() >= 1 && mask.shape() == Shape{x.dim(0)}, "drop_path: mask ", mask.shape(),
+              " for ", x.shape());
+  Shape samples = x.shape();
+  for (int d = 1; d < samples.rank; d++) samples[d] = 1;
+  return masked("drop_path", x, p, view(mask, samples), scale_by_keep ? 1 / (1 - p) : 1);
+}
+
+namespace {
+
 [[maybe_unused]] void dropout_samples(auto& s, Tensor (*f)(const Tensor&, double, RngKey)) {
   auto at = [f](double p) { return [=](auto& v) { return f(v[0], p, RngKey{7, 3, 1}); }; };
   s.add("matrix", {{11, 13}}, at(0.3));
@@ -105,10 +128,18 @@ namespace {
 }  // namespace
 
 PUPIL_SAMPLES(dropout) {
+  auto half = [](auto& v) { return dropout(v[0], 0.5, v[1]); };
+  s.add("given mask", {{4, 3}, {4, 3}}, half, {.constants = {1}});
+  s.add_error("mask", {{4, 3}, {4}}, half);
   dropout_samples(s, dropout);
   s.add("scalar", {{}}, [](auto& v) { return dropout(v[0], 0.5, RngKey{7, 3, 1}); });
 }
 PUPIL_SAMPLES(drop_path) {
+  for (bool scaled : {false, true}) {
+    auto half = [=](auto& v) { return drop_path(v[0], 0.5, v[1], scaled); };
+    s.add(concat("given mask, ", scaled), {{4, 3, 2}, {4}}, half, {.constants = {1}});
+    s.add_error(concat("mask, ", scaled), {{4, 3}, {3}}, half);
+  }
   dropout_samples(s, drop_path);
   s.add_error("scalar", {{}}, [](auto& v) { return drop_path(v[0], 0.5, RngKey{7, 3, 1}); });
 }

@@ -107,6 +107,7 @@ using Adapter = void (*)(Case&);
 using Adapters = std::map<std::string, Adapter>;  // function -> adapter
 const Adapters& adapters();                       // of every function that Pupil has
 void add_ops(Adapters&);
+void add_losses(Adapters&);
 void add_optim(Adapters&);
 void add_aft(Adapters&);
 void add_kd(Adapters&);

@@ -40,6 +40,12 @@ void orthogonal_case(Case& c) {
                            map == "expm" ? OrthogonalMap::expm : OrthogonalMap::cayley));
 }
 
+// The functions of ops.* name their tensors otherwise.
+void matrix_exp_case(Case& c) { c.result("y", expm(c.get("in.x"))); }
+void solve_case(Case& c) { c.result("x", solve(c.get("in.a"), c.get("in.b"))); }
+void svdvals_case(Case& c) { c.result("s", svd(c.get("in.x")).s); }
+void polar_factor_case(Case& c) { c.result("w", polar(c.get("in.x")).u); }
+
 void haar_case(Case& c) { c.result("q", haar(c.get("in.normal"))); }
 
 }  // namespace
@@ -52,6 +58,10 @@ void add_linalg(Adapters& all) {
   all["linalg.cayley"] = exponential<cayley>;
   all["linalg.orthogonal"] = orthogonal_case;
   all["linalg.haar"] = haar_case;
+  all["ops.matrix_exp"] = matrix_exp_case;
+  all["ops.solve"] = solve_case;
+  all["ops.svdvals"] = svdvals_case;
+  all["ops.polar"] = polar_factor_case;
 }
 
 }  // namespace pupil::verify

@@ -154,6 +154,22 @@ void layer_norm_case(Case& c) {
   c.result("y", view(y, x.shape()));
 }
 
+void group_norm_case(Case& c) {
+  int groups = int(c.integer("num_groups"));
+  double eps = c.number("eps", 1e-5);
+  c.result("y", group_norm(c.get("in.x"), groups, c.get_if("param.weight"), c.get_if("param.bias"),
+                           eps));
+}
+
+void dropout_case(Case& c) {
+  c.result("y", dropout(c.get("in.x"), c.number("p"), c.get("in.mask")));
+}
+
+void drop_path_case(Case& c) {
+  bool scaled = c.flag("scale_by_keep", true);
+  c.result("y", drop_path(c.get("in.x"), c.number("p"), c.get("in.mask"), scaled));
+}
+
 void normalize_case(Case& c) {
   c.only("p", 2.0);
   double eps = c.number("eps", 1e-12);
@@ -265,6 +281,9 @@ void add_ops(Adapters& all) {
   add_op("conv2d", conv2d_case);
   add_op("batch_norm", batch_norm_case);
   add_op("layer_norm", layer_norm_case);
+  add_op("group_norm", group_norm_case);
+  add_op("dropout", dropout_case);
+  add_op("drop_path", drop_path_case);
   add_op("attention", attention_case);
   add_op("multi_head_attention", multi_head_attention);
   add_op("max_pool2d", pool<max_pool2d>);
