@@ -69,6 +69,10 @@ Tensor cdist(const Tensor& a, const Tensor& b, double p = 2);
 // matmul.cc -- (..., m, k) x (..., k, n); broadcast batch axes; ta, tb transpose the last two axes.
 Tensor matmul(const Tensor& a, const Tensor& b, bool ta = false, bool tb = false);
 
+// einsum.cc -- of two operands, "bhqd,bhkd->bhqk": letters, none twice in one operand, the output
+// written.
+Tensor einsum(const std::string& equation, const Tensor& a, const Tensor& b);
+
 // linear.cc -- y = x W^T + b for x (..., in), weight (out, in), bias (out) or empty Tensor().
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias);
 
@@ -86,6 +90,26 @@ struct ConvOptions {
   int groups = 1;
 };
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, const ConvOptions& = {});
+
+// conv_transpose2d.cc -- the adjoint of conv2d: x (n, c, h, w), weight (c, out/groups, kh, kw),
+// bias (out) or empty. Output side (h - 1) stride - 2 padding + dilation (kh - 1) + output_padding
+// + 1; output_padding is smaller than stride or dilation. Row-major.
+Tensor conv_transpose2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                        const ConvOptions& = {}, Pair output_padding = 0);
+
+// unfold.cc -- the windows of x (n, c, h, w) as columns (n, c kh kw, windows), channel first, then
+// kernel row and column; windows row by row. fold, its adjoint, adds columns into an image of
+// `size`.
+struct WindowOptions {
+  Pair kernel = 1, dilation = 1, padding = 0, stride = 1;
+};
+Tensor unfold(const Tensor& x, const WindowOptions&);
+Tensor fold(const Tensor& columns, Pair size, const WindowOptions&);
+
+// pixel_shuffle.cc -- (..., c r^2, h, w) -> (..., c, r h, r w), channel c r^2 + row r + column; and
+// back. Shi et al. 2016.
+Tensor pixel_shuffle(const Tensor& x, int r);
+Tensor pixel_unshuffle(const Tensor& x, int r);
 
 // batch_norm.cc -- Ioffe and Szegedy 2015. x (n, c, ...), running_mean, running_var (c), weight and
 // bias (c) or both empty. Training uses the biased batch variance and moves the running values by
@@ -131,6 +155,11 @@ Tensor max_pool2d(const Tensor& x, const PoolOptions&);
 Tensor avg_pool2d(const Tensor& x, const PoolOptions&);
 Tensor global_avg_pool(const Tensor& x);  // -> (n, c), strided
 
+// adaptive_max_pool2d.cc and resample.cc -- cell i of n takes pixels floor(i h / n) ..
+// ceil((i + 1) h / n); the first of ties takes the gradient of the maximum. Row-major.
+Tensor adaptive_max_pool2d(const Tensor& x, Pair cells);
+Tensor adaptive_avg_pool2d(const Tensor& x, Pair cells);
+
 // shortcut.cc -- the parameter-free "option A" shortcut of CIFAR ResNets (He et al. 2015,
 // section 4.2): every `stride`-th pixel, channels padded with zeros on both sides to out_channels.
 Tensor shortcut_a(const Tensor& x, int stride, int64_t out_channels);
@@ -168,6 +197,19 @@ Tensor normalize(const Tensor& x, double eps = 1e-12);
 // resample.cc -- bicubic (a = -0.5) with antialias, align_corners false, of position embeddings
 // (1, prefix + h w, dim) -> (1, prefix + h2 w2, dim); prefix rows are kept. timm
 // resample_abs_pos_embed.
+// interpolate: x (n, c, h, w) -> (n, c, h', w') by size or by scale (then h' = floor(h scale), and
+// 1 / scale counts for the coordinates instead of h / h'). nearest: pixel floor(i h / h');
+// nearest_exact: floor((i + 1/2) h / h'). bilinear, bicubic (a = -0.75): coordinate
+// (i + 1/2) h / h' - 1/2, or i (h - 1) / (h' - 1) with align_corners. antialias: a filter
+// (triangle; bicubic with a = -0.5) as wide as the image shrinks. Row-major.
+struct InterpolateOptions {
+  enum class Mode { nearest, nearest_exact, bilinear, bicubic };
+  Mode mode = Mode::nearest;
+  Pair size = 0;                    // 0: by scale
+  double scale_h = 0, scale_w = 0;  // 0: by size
+  bool align_corners = false, antialias = false;
+};
+Tensor interpolate(const Tensor& x, const InterpolateOptions&);
 Tensor resample_pos_embed(const Tensor& embed, int prefix, int h, int w, int new_h, int new_w);
 
 }  // namespace pupil

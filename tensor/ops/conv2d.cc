@@ -1,3 +1,5 @@
+#include "conv2d.h"
+
 #include "../../autograd/samples.h"
 #include "../launch.h"
 #include "../onednn.h"
@@ -210,45 +212,102 @@ Tensor conv2d_fast(const Tensor& input, const Tensor& weight, const Tensor& bias
   });
 }
 
+// What oneDNN does in nhwc, or nothing.
+std::optional<onednn::Convolution> in_nhwc(const ConvGeometry& s, const Tensor& x) {
+  onednn::Convolution conv{s, Layout::nhwc, Layout::nhwc};
+  if (!cpu_fast(x.dtype(), x.device()) || s.batch == 0 || !onednn::has_convolution(conv)) return {};
+  return conv;
+}
+
+template <class T>
+const T* data_or_null(const Tensor& t) {
+  return t ? t.data<T>() : nullptr;
+}
+
+}  // namespace
+
+Tensor convolution(const ConvGeometry& s, const Tensor& image, const Tensor& weight,
+                   const Tensor& bias) {
+  Tensor w = weight.contiguous(), b = bias ? bias.contiguous() : bias;
+  Shape shape{s.batch, s.outputs, s.out_height, s.out_width};
+  if (auto conv = in_nhwc(s, image)) {
+    Tensor x = in_layout(image, Layout::nhwc), y = empty_image(shape, DType::f32, Layout::nhwc);
+    if (onednn::convolution(*conv, x.data<float>(), w.data<float>(), data_or_null<float>(b),
+                            y.data<float>()))
+      return y.contiguous();
+  }
+  Tensor x = image.contiguous(), y = empty(shape, x.dtype(), x.device());
+  dispatch(x.dtype(), [&](auto t) {
+    using T = typename decltype(t)::type;
+    map(x.device(), y.numel(),
+        ConvForward<T>{s, x.data<T>(), w.data<T>(), data_or_null<T>(b), y.data<T>()});
+  });
+  return y;
+}
+
+Tensor convolution_input_gradient(const ConvGeometry& s, const Tensor& output,
+                                  const Tensor& weight) {
+  Tensor w = weight.contiguous();
+  Shape shape{s.batch, s.channels, s.height, s.width};
+  if (auto conv = in_nhwc(s, output)) {
+    Tensor gy = in_layout(output, Layout::nhwc), gx = empty_image(shape, DType::f32, Layout::nhwc);
+    if (onednn::convolution_input_gradient(*conv, gy.data<float>(), w.data<float>(),
+                                           gx.data<float>()))
+      return gx.contiguous();
+  }
+  Tensor gy = output.contiguous(), gx = empty(shape, gy.dtype(), gy.device());
+  dispatch(gy.dtype(), [&](auto t) {
+    using T = typename decltype(t)::type;
+    map(gy.device(), gx.numel(), ConvInputGradient<T>{s, gy.data<T>(), w.data<T>(), gx.data<T>()});
+  });
+  return gx;
+}
+
+void convolution_weight_gradient(const ConvGeometry& s, const Tensor& image, const Tensor& output,
+                                 const Tensor& to, float beta) {
+  if (auto conv = in_nhwc(s, image)) {
+    Tensor x = in_layout(image, Layout::nhwc), gy = in_layout(output, Layout::nhwc);
+    if (onednn::convolution_weight_gradient(*conv, x.data<float>(), gy.data<float>(),
+                                            to.data<float>(), beta))
+      return;
+  }
+  Tensor x = image.contiguous(), gy = output.contiguous();
+  dispatch(gy.dtype(), [&](auto t) {
+    using T = typename decltype(t)::type;
+    rows(gy.device(), to.numel(),
+         ConvWeightGradient<T>{s, x.data<T>(), gy.data<T>(), to.data<T>(), beta},
+         s.batch * s.out_height * s.out_width);
+  });
+}
+
+namespace {
+
 Tensor conv2d_plain(const Tensor& input, const Tensor& weight, const Tensor& bias,
                     const ConvGeometry& s) {
   Tensor x = input.contiguous().detach(), w = weight.contiguous().detach();
-  Tensor y = empty({s.batch, s.outputs, s.out_height, s.out_width}, x.dtype(), x.device());
-  dispatch(x.dtype(), [&](auto t) {
-    using T = typename decltype(t)::type;
-    Tensor b = bias ? bias.contiguous() : bias;
-    map(x.device(), y.numel(),
-        ConvForward<T>{s, x.data<T>(), w.data<T>(), b ? b.data<T>() : nullptr, y.data<T>()});
-  });
+  Tensor y = convolution(s, x, w, bias);
   std::vector<Tensor> inputs{input, weight};
   if (bias) inputs.push_back(bias);
   Tensor saved_x = weight.requires_grad() ? x : Tensor();
   Layout layout = input.layout();
   return record("conv2d", y, inputs, [=](Backward& grad) {
     Tensor gy = grad.gy.contiguous();
-    dispatch(gy.dtype(), [&](auto t) {
-      using T = typename decltype(t)::type;
-      float beta;
-      if (grad.inputs.size() > 2 && grad[2].needed) {
-        Tensor gb = grad[2].into(beta);
-        bias_gradient<T>(s, gy, gb, beta);
-      } else if (grad.inputs.size() > 2)
-        grad[2].none();
-      if (grad[1].needed) {
-        Tensor gw = grad[1].into(beta);
-        rows(gy.device(), gw.numel(),
-             ConvWeightGradient<T>{s, saved_x.data<T>(), gy.data<T>(), gw.data<T>(), beta},
-             s.batch * s.out_height * s.out_width);
-      } else
-        grad[1].none();
-      if (grad[0].needed) {
-        Tensor gx = empty({s.batch, s.channels, s.height, s.width}, gy.dtype(), gy.device());
-        map(gy.device(), gx.numel(),
-            ConvInputGradient<T>{s, gy.data<T>(), w.data<T>(), gx.data<T>()});
-        grad[0].give(gx.to(layout));
-      } else
-        grad[0].none();
-    });
+    float beta;
+    if (grad.inputs.size() > 2 && grad[2].needed) {
+      Tensor gb = grad[2].into(beta);
+      dispatch(gy.dtype(),
+               [&](auto t) { bias_gradient<typename decltype(t)::type>(s, gy, gb, beta); });
+    } else if (grad.inputs.size() > 2)
+      grad[2].none();
+    if (grad[1].needed) {
+      Tensor gw = grad[1].into(beta);
+      convolution_weight_gradient(s, saved_x, gy, gw, beta);
+    } else
+      grad[1].none();
+    if (grad[0].needed)
+      grad[0].give(convolution_input_gradient(s, gy, w).to(layout));
+    else
+      grad[0].none();
   });
 }
 

@@ -220,6 +220,12 @@ std::vector<int64_t> Case::integers(const std::string& name) {
   return {value.get<int64_t>()};
 }
 
+std::vector<double> Case::numbers(const std::string& name) {
+  const json& value = attribute(name);
+  if (value.is_array()) return value.get<std::vector<double>>();
+  return {value.get<double>()};
+}
+
 int64_t Case::both(const std::string& name) {
   std::vector<int64_t> values = integers(name);
   for (int64_t v : values)

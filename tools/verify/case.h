@@ -60,6 +60,7 @@ class Case {
   bool flag(const std::string& name, bool otherwise);
   std::string text(const std::string& name, const std::string& otherwise);
   std::vector<int64_t> integers(const std::string& name);  // a number or a list of numbers
+  std::vector<double> numbers(const std::string& name);    // the same
   int64_t both(const std::string& name);  // [k, k] or k; Unsupported when the two differ
   template <class T>                      // Unsupported unless it is absent or has this value
   void only(const std::string& name, const T& value);

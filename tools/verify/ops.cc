@@ -58,17 +58,23 @@ void clamp_case(Case& c) {
 }
 
 Pair pair(Case& c, const std::string& name, int otherwise) {
+  c.ignore(name);
   if (!c.has_attribute(name)) return otherwise;
   std::vector<int64_t> values = c.integers(name);
   return {int(values.front()), int(values.back())};
 }
 
-void conv2d_case(Case& c) {
+ConvOptions conv_options(Case& c) {
   ConvOptions o;
   o.stride = pair(c, "stride", 1);
   o.padding = pair(c, "padding", 0);
   o.dilation = pair(c, "dilation", 1);
   o.groups = int(c.integer("groups", 1));
+  return o;
+}
+
+void conv2d_case(Case& c) {
+  ConvOptions o = conv_options(c);
   c.result("y",
            to_strided(conv2d(c.get("in.x"), c.get("param.weight"), c.get_if("param.bias"), o)));
 }
@@ -85,11 +91,67 @@ void pool(Case& c) {
   c.result("y", to_strided(f(c.get("in.x"), o)));
 }
 
-// Only the pool of one cell exists: the global average.
-void adaptive_avg_pool2d(Case& c) {
-  if (c.both("output_size") != 1) throw Unsupported("output_size other than 1");
+template <Tensor (*f)(const Tensor&, Pair)>
+void adaptive_pool(Case& c) {
+  Pair cells = pair(c, "output_size", 1);
+  c.result("y", f(c.get("in.x"), cells));
+}
+
+void conv_transpose2d_case(Case& c) {
+  ConvOptions o = conv_options(c);
+  Pair extra = pair(c, "output_padding", 0);
+  c.result("y", conv_transpose2d(c.get("in.x"), c.get("param.weight"), c.get_if("param.bias"), o,
+                                 extra));
+}
+
+WindowOptions window_options(Case& c) {
+  return {.kernel = pair(c, "kernel", 1),
+          .dilation = pair(c, "dilation", 1),
+          .padding = pair(c, "padding", 0),
+          .stride = pair(c, "stride", 1)};
+}
+
+void unfold_case(Case& c) {
+  WindowOptions o = window_options(c);
+  c.result("y", unfold(c.get("in.x"), o));
+}
+
+void fold_case(Case& c) {
+  WindowOptions o = window_options(c);
+  Pair size = pair(c, "output_size", 0);
+  c.result("y", fold(c.get("in.x"), size, o));
+}
+
+void pixel_shuffle_case(Case& c) {
+  int r = int(c.integer("r"));
   Tensor x = c.get("in.x");
-  c.result("y", view(global_avg_pool(x), {x.dim(0), x.dim(1), 1, 1}));
+  c.result("y", r < 0 ? pixel_unshuffle(x, -r) : pixel_shuffle(x, r));
+}
+
+void interpolate_case(Case& c) {
+  using Mode = InterpolateOptions::Mode;
+  const std::map<std::string, Mode> modes = {{"nearest", Mode::nearest},
+                                             {"nearest-exact", Mode::nearest_exact},
+                                             {"bilinear", Mode::bilinear},
+                                             {"bicubic", Mode::bicubic}};
+  std::string name = c.text("mode", "nearest");
+  auto mode = modes.find(name);
+  if (mode == modes.end()) throw Unsupported("mode = " + name);
+  InterpolateOptions o{.mode = mode->second, .size = pair(c, "size", 0)};
+  c.ignore("scale");
+  if (c.has_attribute("scale")) {
+    std::vector<double> scale = c.numbers("scale");
+    o.scale_h = scale.front();
+    o.scale_w = scale.back();
+  }
+  o.align_corners = c.flag("align_corners", false);
+  o.antialias = c.flag("antialias", false);
+  c.result("y", interpolate(c.get("in.x"), o));
+}
+
+void einsum_case(Case& c) {
+  std::string equation = c.text("equation", "");
+  c.result("y", einsum(equation, c.get("in.a"), c.get("in.b")));
 }
 
 void linear_case(Case& c) {
@@ -288,7 +350,14 @@ void add_ops(Adapters& all) {
   add_op("multi_head_attention", multi_head_attention);
   add_op("max_pool2d", pool<max_pool2d>);
   add_op("avg_pool2d", pool<avg_pool2d>);
-  add_op("adaptive_avg_pool2d", adaptive_avg_pool2d);
+  add_op("adaptive_avg_pool2d", adaptive_pool<adaptive_avg_pool2d>);
+  add_op("adaptive_max_pool2d", adaptive_pool<adaptive_max_pool2d>);
+  add_op("conv_transpose2d", conv_transpose2d_case);
+  add_op("unfold", unfold_case);
+  add_op("fold", fold_case);
+  add_op("pixel_shuffle", pixel_shuffle_case);
+  add_op("interpolate", interpolate_case);
+  add_op("einsum", einsum_case);
   add_op("normalize", normalize_case);
   add_op("cat", cat_case);
   add_op("permute", permute_case);
