@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include <nlohmann/json.hpp>
+#include <regex>
 
 #include "tools/config.h"
 
@@ -302,14 +303,78 @@ TEST_F(Trained, ReportGroupsSeedsAndStandsAlone) {
   EXPECT_EQ(html.find("src="), std::string::npos);  // nothing is fetched
   EXPECT_EQ(html.find("href="), std::string::npos);
 
-  // A folder of runs stands for those in it; a trial without a test set is left out.
-  train("study/kd/seed1");
-  train("study/kd/seed2", {"train.seed=2"});
-  train("study/kd/lr1", {"data.test=", "train.lr=1"});
-  Json study = Json::parse(run_program({"report", "study", "--json"}, folder).out);
-  ASSERT_EQ(study.size(), 1u);
-  EXPECT_EQ(study[0]["name"], "study/kd");
-  EXPECT_EQ(study[0]["runs"].size(), 2u);
+  // The ticks are whole epochs and round numbers: 1, 2 or 5 times a power of ten apart.
+  std::map<std::string, std::vector<double>> ticks;
+  std::regex label("<text [^>]*text-anchor=\"(end|middle)\">([^<]*)<");
+  std::string curves = html.substr(0, html.rfind("<h2>"));  // of the accuracy
+  for (std::sregex_iterator at(curves.begin(), curves.end(), label), end; at != end; ++at)
+    ticks[(*at)[1]].push_back(std::stod((*at)[2]));
+  EXPECT_EQ(ticks["middle"], (std::vector<double>{1, 2, 3}));
+  ASSERT_GE(ticks["end"].size(), 3u);
+  double step = ticks["end"][1] - ticks["end"][0];
+  double leading = step / std::pow(10, std::floor(std::log10(step * 1.001)));
+  EXPECT_LT(std::min({std::fabs(leading - 1), std::fabs(leading - 2), std::fabs(leading - 5)}),
+            1e-9);
+  EXPECT_NEAR(std::remainder(ticks["end"][0], step), 0, 1e-9);
+}
+
+TEST_F(Trained, ReportOfAFolderLeavesOutTheTrialsOfAStudyAlone) {
+  train("runs/study/kd/seed1");
+  train("runs/study/kd/seed2", {"train.seed=2"});
+  train("runs/study/kd/lr1", {"data.test=", "train.lr=1"});
+  write_text(folder / "runs/study/study.toml", "");
+  train("runs/untested", {"data.test="});
+  train("runs/kd/lr1", {"data.test=", "train.lr=1"});  // the name alone does not make a trial
+  Json j = Json::parse(run_program({"report", "runs", "--json"}, folder).out);
+  ASSERT_EQ(j.size(), 3u);
+  EXPECT_EQ(j[0]["name"], "runs/kd/lr1");
+  EXPECT_EQ(j[1]["name"], "runs/study/kd");
+  EXPECT_EQ(j[1]["runs"].size(), 2u);
+  EXPECT_EQ(j[2]["name"], "runs/untested");
+}
+
+TEST_F(Trained, ReportNamesWhatItCannotRead) {
+  train("runs/good");
+  train("runs/copy");
+  std::filesystem::create_directories(folder / "runs/begun");
+  std::filesystem::create_directories(folder / "runs/fresh");
+  std::filesystem::create_directories(folder / "runs/broken");
+  std::filesystem::create_directories(folder / "runs/transmiter");
+  for (const char* run : {"begun", "fresh", "broken"})
+    write_text(folder / concat("runs/", run, "/config.toml"), tiny_config());
+  write_text(folder / "runs/begun/environment.json", "{}");
+  write_text(folder / "runs/begun/metrics.jsonl", "");
+  write_text(folder / "runs/broken/metrics.jsonl", "{\"epoch\": \"one\"}\n");
+  write_text(folder / "runs/transmiter/config.toml", "[classes]\nnames = \"names.txt\"\n");
+  write_text(folder / "runs/notes.txt", "");
+  std::vector<std::string> lines = {
+      "runs/begun: no epoch finished yet", "runs/fresh: no epoch finished yet",
+      "runs/broken: environment.json, metrics.jsonl or timing.jsonl is damaged",
+      "runs/transmiter: a run of pupil transmiter, see its table.txt"};
+  auto reported = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"report", "--json"});
+    Outcome outcome = run_program(arguments, folder);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_EQ(size_t(std::count(outcome.err.begin(), outcome.err.end(), '\n')), lines.size());
+    for (const std::string& line : lines)
+      EXPECT_NE(outcome.err.find("pupil: warning: skipped " + line), std::string::npos)
+          << outcome.err;
+    Json j = Json::parse(outcome.out);
+    ASSERT_EQ(j.size(), 1u);
+    EXPECT_EQ(j[0]["runs"].size(), 1u);  // seeds that differ, not folders
+  };
+  // The first of two copies of a seed counts.
+  lines.push_back("runs/good: the same training with the same seed as runs/copy");
+  reported({"runs"});
+  lines.back() = "runs/copy: the same training with the same seed as runs/good";
+  lines.push_back("runs/notes.txt: Not a directory");
+  reported({"runs/good", "runs/copy", "runs/begun", "runs/fresh", "runs/broken", "runs/transmiter",
+            "runs/notes.txt"});
+
+  Outcome nothing = run_program({"report", "runs/fresh", "runs/transmiter"}, folder);
+  EXPECT_EQ(nothing.code, 2);
+  EXPECT_EQ(nothing.out, "");
+  EXPECT_NE(nothing.err.find(lines[1] + "; " + lines[3] + "\n"), std::string::npos) << nothing.err;
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 #include "report.h"
 
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -13,6 +13,8 @@
 #include "kept.h"
 #include "program.h"
 #include "run_folder.h"
+#include "study.h"
+#include "transmiter_job.h"
 
 namespace pupil {
 
@@ -59,7 +61,10 @@ std::vector<Json> read_lines(const std::string& path) {
   return lines;
 }
 
+// Throws InputError for a run of which there is nothing to say.
 RunRecord read_run(const std::string& folder) {
+  if (is_transmiter(folder + "/config.toml"))
+    fail_input("a run of pupil transmiter, see its table.txt");
   RunRecord run;
   run.folder = folder;
   while (run.folder.size() > 1 && run.folder.back() == '/') run.folder.pop_back();
@@ -67,31 +72,34 @@ RunRecord read_run(const std::string& folder) {
   Config unseeded = run.config;
   unseeded.train.seed = 0;
   run.settings = to_toml(unseeded, false);
+  std::string metrics = folder + "/metrics.jsonl";
   try {
+    if (std::filesystem::exists(metrics))
+      for (const Json& line : read_lines(metrics)) {
+        if (line.contains("final")) {
+          if (!line.contains("test")) continue;
+          run.last = line["test"].at("last").at("top1").get<double>();
+          if (line["test"].contains("best"))
+            run.best = line["test"]["best"].at("top1").get<double>();
+          continue;
+        }
+        Epoch epoch{line.at("epoch").get<int64_t>(), line.at("train").at("loss").get<double>(), {}};
+        if (line.contains("validation")) {
+          epoch.accuracy = line["validation"].at("top1").get<double>();
+          run.validation = line.at("best").at("top1").get<double>();
+        }
+        run.epochs.push_back(epoch);
+      }
+    if (run.epochs.empty()) fail_input("no epoch finished yet");
     Json environment = Json::parse(read_file(folder + "/environment.json"));
     run.parameters = environment.at("sources").at("student").at("parameters").get<int64_t>();
-    for (const Json& line : read_lines(folder + "/metrics.jsonl")) {
-      if (line.contains("final")) {
-        if (!line.contains("test")) continue;
-        run.last = line["test"].at("last").at("top1").get<double>();
-        if (line["test"].contains("best")) run.best = line["test"]["best"].at("top1").get<double>();
-        continue;
-      }
-      Epoch epoch{line.at("epoch").get<int64_t>(), line.at("train").at("loss").get<double>(), {}};
-      if (line.contains("validation")) {
-        epoch.accuracy = line["validation"].at("top1").get<double>();
-        run.validation = line.at("best").at("top1").get<double>();
-      }
-      run.epochs.push_back(epoch);
+    for (const Json& line : read_lines(folder + "/timing.jsonl")) {
+      run.images += line.at("images").get<double>();
+      run.train_seconds += line.at("train_seconds").get<double>();
+      run.seconds += line.at("seconds").get<double>();
     }
-    if (!run.epochs.empty())
-      for (const Json& line : read_lines(folder + "/timing.jsonl")) {
-        run.images += line.at("images").get<double>();
-        run.train_seconds += line.at("train_seconds").get<double>();
-        run.seconds += line.at("seconds").get<double>();
-      }
-  } catch (const Json::exception& error) {
-    fail_input("report: the files of the run ", folder, " cannot be read: ", error.what());
+  } catch (const Json::exception&) {
+    fail_input("environment.json, metrics.jsonl or timing.jsonl is damaged");
   }
   return run;
 }
@@ -134,13 +142,22 @@ std::string mean_percent(const Numbers& x) {
   return fmt::format("{:.2f} ± {:.2f}", 100 * mean(x), 100 * deviation(x));
 }
 
-std::vector<Group> group(const std::vector<RunRecord>& runs) {
+using Skipped = std::vector<std::string>;  // "FOLDER: why it is not in the report"
+
+std::vector<Group> group(const std::vector<RunRecord>& runs, Skipped& skipped) {
   std::vector<Group> groups;
   for (const RunRecord& run : runs) {
     auto same = [&](const Group& g) { return g.runs[0]->settings == run.settings; };
     auto at = std::find_if(groups.begin(), groups.end(), same);
     if (at == groups.end()) at = groups.insert(at, Group{});
-    at->runs.push_back(&run);
+    auto twin = std::find_if(at->runs.begin(), at->runs.end(), [&](const RunRecord* r) {
+      return r->config.train.seed == run.config.train.seed;
+    });
+    if (twin == at->runs.end())
+      at->runs.push_back(&run);
+    else
+      skipped.push_back(
+          concat(run.folder, ": the same training with the same seed as ", (*twin)->folder));
   }
   return groups;
 }
@@ -255,6 +272,14 @@ std::string colour(size_t group) {  // well apart around the colour circle
   return fmt::format("hsl({:.0f},65%,42%)", std::fmod(210 + 137.508 * double(group), 360.0));
 }
 
+// 1, 2 or 5 times a power of ten, for five to seven ticks around `range`.
+double tick_distance(double range) {
+  double unit = std::pow(10, std::floor(std::log10(range / 5)));
+  for (double factor : {1, 2, 5})
+    if (factor * unit >= range / 5) return factor * unit;
+  return 10 * unit;
+}
+
 // One line per run, one colour per group.
 std::string chart(const std::string& title, const std::vector<Group>& groups,
                   const std::function<std::optional<double>(const Epoch&)>& value) {
@@ -269,6 +294,10 @@ std::string chart(const std::string& title, const std::vector<Group>& groups,
         }
   if (!(low <= high)) return "";
   if (low == high) high = low + 1;
+  const double y_step = tick_distance(high - low);
+  const double x_step = std::max(1.0, tick_distance(std::max(1.0, last_epoch - 1)));
+  low = y_step * std::floor(low / y_step);
+  high = y_step * std::ceil(high / y_step);
   const double left = 60, top = 20, width = 620, height = 280;
   auto x = [&](double epoch) {
     return left + width * (last_epoch > 1 ? (epoch - 1) / (last_epoch - 1) : 0.5);
@@ -277,15 +306,14 @@ std::string chart(const std::string& title, const std::vector<Group>& groups,
   std::string svg = fmt::format(
       "<h2>{}</h2>\n<svg viewBox=\"0 0 700 340\" width=\"700\" height=\"340\" role=\"img\">\n",
       escaped(title));
-  for (int tick = 0; tick <= 4; tick++) {
-    double v = low + (high - low) * tick / 4, e = 1 + (last_epoch - 1) * tick / 4;
+  for (double i = std::round(low / y_step); i <= std::round(high / y_step); i++)
     svg += fmt::format(
         "<line x1=\"{0:.1f}\" x2=\"{1:.1f}\" y1=\"{2:.1f}\" y2=\"{2:.1f}\" class=\"grid\"/>"
-        "<text x=\"{3:.1f}\" y=\"{4:.1f}\" text-anchor=\"end\">{5:.4g}</text>"
-        "<text x=\"{6:.1f}\" y=\"{7:.1f}\" text-anchor=\"middle\">{8:.4g}</text>\n",
-        left, left + width, y(v), left - 6, y(v) + 4, v, x(e), top + height + 18, e);
-    if (last_epoch == 1) break;
-  }
+        "<text x=\"{3:.1f}\" y=\"{4:.1f}\" text-anchor=\"end\">{5:.10g}</text>\n",
+        left, left + width, y(i * y_step), left - 6, y(i * y_step) + 4, i * y_step);
+  for (double epoch = x_step; epoch <= last_epoch; epoch += x_step)
+    svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{:.10g}</text>\n",
+                       x(epoch), top + height + 18, epoch);
   for (size_t i = 0; i < groups.size(); i++)
     for (const RunRecord* run : groups[i].runs) {
       std::string points, marks;
@@ -358,34 +386,52 @@ struct ReportArguments {
   bool json = false;
 };
 
-// A run, or a folder of runs (a study): then without the trials of learning rates, which have no
-// test set, where there are runs with one.
-void collect(const std::string& folder, std::vector<RunRecord>& runs) {
+// A choice of the learning rate by `pupil train STUDY.toml`: STUDY/ARM/lrX, without a test set.
+bool is_trial(const RunRecord& run) {
+  namespace fs = std::filesystem;
+  return run.config.data.test.empty() &&
+         fs::path(run.folder).filename().string().starts_with("lr") &&
+         fs::exists(concat(run.folder, "/../../", kStudyConfig));
+}
+
+// A run, or a folder of runs: then without the trials of a study, where there are other runs.
+void collect(const std::string& folder, std::vector<RunRecord>& runs, Skipped& skipped) {
   namespace fs = std::filesystem;
   std::error_code error;
-  if (!fs::is_directory(folder, error)) fail_input("report: no folder ", folder);
-  if (fs::exists(folder + "/config.toml", error)) {
-    runs.push_back(read_run(folder));
-    return;
-  }
   std::vector<std::string> found;
-  for (auto at = fs::recursive_directory_iterator(folder, error);
-       !error && at != fs::recursive_directory_iterator(); at.increment(error))
-    if (at->path().filename() == "config.toml") found.push_back(at->path().parent_path().string());
-  if (error) fail_input("report: cannot list ", folder, ": ", error.message());
-  if (found.empty()) fail_input("report: ", folder, " is no run and holds none (no config.toml)");
+  if (fs::exists(folder + "/config.toml", error)) {
+    found.push_back(folder);
+  } else {
+    for (auto at = fs::recursive_directory_iterator(folder, error);
+         !error && at != fs::recursive_directory_iterator(); at.increment(error))
+      if (at->path().filename() == "config.toml")
+        found.push_back(at->path().parent_path().string());
+    if (error)
+      skipped.push_back(concat(folder, ": ", error.message()));
+    else if (found.empty())
+      skipped.push_back(concat(folder, ": no run and none in it (no config.toml)"));
+  }
   std::sort(found.begin(), found.end());
   std::vector<RunRecord> inside;
-  for (const std::string& run : found) inside.push_back(read_run(run));
-  auto is_trial = [](const RunRecord& r) { return r.config.data.test.empty(); };
+  for (const std::string& run : found) {
+    try {
+      inside.push_back(read_run(run));
+    } catch (const InputError& reason) {
+      skipped.push_back(concat(run, ": ", reason.what()));
+    }
+  }
   if (!std::all_of(inside.begin(), inside.end(), is_trial)) std::erase_if(inside, is_trial);
   runs.insert(runs.end(), inside.begin(), inside.end());
 }
 
 void report(const ReportArguments& a) {
   std::vector<RunRecord> runs;
-  for (const std::string& folder : a.runs) collect(folder, runs);
-  std::vector<Group> groups = group(runs);
+  Skipped skipped;
+  for (const std::string& folder : a.runs) collect(folder, runs, skipped);
+  std::vector<Group> groups = group(runs, skipped);
+  if (groups.empty())
+    fail_input(fmt::format("report: no run to report: {}", fmt::join(skipped, "; ")));
+  for (const std::string& line : skipped) std::cerr << "pupil: warning: skipped " << line << "\n";
   if (!a.out.empty()) data::write_file(a.out, html(groups));
   if (a.json)
     std::cout << as_json(groups).dump(2) << "\n";

@@ -47,7 +47,9 @@ void write_all(const Descriptor& to, const std::string& text, const std::string&
 std::string read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::ostringstream text;
-  if (!file || (text << file.rdbuf()).fail()) fail_input("cannot read ", path);
+  bool some = file.peek() != EOF;  // an empty file is no failure
+  if (!file.is_open() || file.bad() || (some && (text << file.rdbuf()).fail()))
+    fail_input("cannot read ", path);
   return text.str();
 }
 
