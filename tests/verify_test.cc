@@ -365,9 +365,6 @@ TEST(VerifyProgram, ExitCodesAndOutput) {
   wrong.metadata["fn"] = "ops.strange";
   data::save_safetensors(strange / "deep/strange.safetensors", wrong.tensors, wrong.metadata);
   data::save_safetensors(strange / "model.safetensors", wrong.tensors, {});
-  FILE* note = fopen((strange / "broken.safetensors").c_str(), "w");
-  fputs("not a safetensors file", note);
-  fclose(note);
   Output skipped = run(strange.path());
   EXPECT_EQ(skipped.code, 0);
   EXPECT_NE(skipped.text.find("unknown functions: ops.strange (1)\n0 passed, 0 failed, 1 skipped"),
@@ -377,12 +374,42 @@ TEST(VerifyProgram, ExitCodesAndOutput) {
   Output json = run("--json " + strange.path());
   EXPECT_NE(json.text.find("\"skipped\": 1"), std::string::npos) << json.text;
 
-  for (const std::string& bad :
-       {std::string("no/such/folder"), strange / "model.safetensors",
-        strange / "broken.safetensors", std::string("--dtype f16"), std::string("--device tpu")})
+  for (const std::string& bad : {std::string("no/such/folder"), strange / "model.safetensors",
+                                 std::string("--dtype f16"), std::string("--device tpu")})
     EXPECT_EQ(run(bad).code, 2) << bad;
   test::TemporaryFolder empty;
   EXPECT_EQ(run(empty.path()).code, 2);
+}
+
+// A damaged case fails with a line of its own, the others are still compared.
+TEST(VerifyProgram, DamagedCases) {
+  test::TemporaryFolder folder;
+  Editable sound(golden() + "/ops_relu__normal.safetensors");
+  data::save_safetensors(folder / "a.safetensors", sound.tensors, sound.metadata);
+  data::save_safetensors(folder / "model.safetensors", sound.tensors, {});
+  data::save_safetensors(folder / "values.safetensors", sound.tensors, sound.metadata);
+  data::save_safetensors(folder / "header.safetensors", sound.tensors, sound.metadata);
+  std::filesystem::resize_file(folder / "values.safetensors",
+                               std::filesystem::file_size(folder / "values.safetensors") - 8);
+  std::filesystem::resize_file(folder / "header.safetensors", 100);
+  for (const char* key : {"attrs", "tol"}) {
+    Editable broken = sound;
+    broken.metadata[key] = "{\"axis\": ";
+    data::save_safetensors(folder / concat(key, ".safetensors"), broken.tensors, broken.metadata);
+  }
+  Output output = run(folder.path());
+  EXPECT_EQ(output.code, 1);
+  for (const char* line : {"failed  attrs.safetensors: ", "attrs is not a JSON object\n",
+                           "failed  tol.safetensors: ", "tol is not a JSON object\n",
+                           "failed  header.safetensors: ", "failed  values.safetensors: ",
+                           "the file is cut off\n", "\n1 passed, 4 failed, 0 skipped\n"})
+    EXPECT_NE(output.text.find(line), std::string::npos) << line << output.text;
+  EXPECT_EQ(std::count(output.text.begin(), output.text.end(), '\n'), 7) << output.text;
+  for (const char* name : {"header.safetensors", "values.safetensors"}) {
+    Output alone = run(folder / name);
+    EXPECT_EQ(alone.code, 2);
+    EXPECT_NE(alone.text.find("cut off"), std::string::npos) << alone.text;
+  }
 }
 
 }  // namespace

@@ -35,15 +35,20 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Null for a file of another kind.
-std::shared_ptr<const data::Weights> open_case(const fs::path& path) {
-  if (path.extension() != ".safetensors") return nullptr;
+// Throws InputError for a damaged file.
+bool is_case(const fs::path& path) {
+  if (path.extension() != ".safetensors") return false;
+  auto file = data::open_safetensors(path.string());
+  auto format = file->metadata().find("format");
+  return format != file->metadata().end() && format->second == "pupil-case-1";
+}
+
+// In a folder a damaged file counts, as a case that fails.
+bool is_case_or_damaged(const fs::path& path) {
   try {
-    auto file = data::open_safetensors(path.string());
-    auto format = file->metadata().find("format");
-    return format != file->metadata().end() && format->second == "pupil-case-1" ? file : nullptr;
+    return is_case(path);
   } catch (const InputError&) {
-    return nullptr;
+    return true;
   }
 }
 
@@ -139,12 +144,12 @@ std::vector<std::string> find_cases(const std::vector<std::string>& paths) {
   for (const std::string& path : paths) {
     if (!fs::exists(path)) fail_input("verify: no such file or folder: ", path);
     if (!fs::is_directory(path)) {
-      if (!open_case(path)) fail_input("verify: ", path, " is not a file of format pupil-case-1");
+      if (!is_case(path)) fail_input("verify: ", path, " is not a file of format pupil-case-1");
       found.push_back(path);
       continue;
     }
     for (auto& entry : fs::recursive_directory_iterator(path))
-      if (entry.is_regular_file() && open_case(entry.path()))
+      if (entry.is_regular_file() && is_case_or_damaged(entry.path()))
         found.push_back(entry.path().string());
   }
   std::sort(found.begin(), found.end());
@@ -154,9 +159,16 @@ std::vector<std::string> find_cases(const std::vector<std::string>& paths) {
 }
 
 VerifyResult verify_case(const std::string& path, const VerifyOptions& options) {
-  verify::Case c(data::open_safetensors(path), options.dtype, options.device);
   VerifyResult r;
   r.path = path;
+  std::optional<verify::Case> opened;
+  try {
+    opened.emplace(data::open_safetensors(path), options.dtype, options.device);
+  } catch (const InputError& damaged) {
+    r.reason = damaged.what();
+    return r;
+  }
+  verify::Case& c = *opened;
   r.function = c.function();
   auto skip = [&](const std::string& reason) {
     r.status = VerifyResult::skipped;

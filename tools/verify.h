@@ -23,8 +23,9 @@ struct VerifyResult {
   bool known = true;  // false: Pupil has no function of this name
 };
 
-// The case files at and below `paths`, sorted; files that are not cases are passed over. Throws
-// InputError for a path that does not exist or a named file that is no case.
+// The case files at and below `paths`, sorted. In a folder other files are passed over, but damaged
+// safetensors files count, since they may be cases; verify_case fails them. Throws InputError for a
+// path that does not exist or a named file that is damaged or no case.
 std::vector<std::string> find_cases(const std::vector<std::string>& paths);
 
 // The cases that belong to this program: of an installation, or of the source tree it was built in.

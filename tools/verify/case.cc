@@ -118,12 +118,14 @@ Case::Case(std::shared_ptr<const data::Weights> file, DType dtype, Device device
   };
   function_ = text("fn");
   expects_error_ = text("expect") == "error";
-  try {
-    attributes_->values = json::parse(text("attrs").empty() ? "{}" : text("attrs"));
-    attributes_->tolerance = json::parse(text("tol").empty() ? "{}" : text("tol"));
-  } catch (const json::exception& error) {
-    fail_input("verify: ", file_->path(), ": attrs or tol is not JSON: ", error.what());
-  }
+  auto object = [&](const char* key) {
+    json values = json::parse(text(key).empty() ? "{}" : text(key), nullptr, false);
+    if (!values.is_object())
+      fail_input("verify: ", file_->path(), ": ", key, " is not a JSON object");
+    return values;
+  };
+  attributes_->values = object("attrs");
+  attributes_->tolerance = object("tol");
   for (const data::TensorInfo& info : file_->list()) tensors_[info.name] = info;
 }
 
