@@ -46,6 +46,10 @@ struct Dataset {
 // they are; labels are integers, classes the largest + 1.
 Dataset open_dataset(const std::string& spec, bool strict = false, uint64_t seed = 0);
 
+// The training and the test data of KIND:PATH. What is named with its split or subset, or has no
+// test part, is all training data: the second is "".
+std::pair<std::string, std::string> train_and_test(const std::string& spec);
+
 // n samples with the class shares of `whole`; the same for (whole, n, seed).
 Dataset stratified_subset(const Dataset& whole, int64_t n, uint64_t seed);
 // (the rest, a stratified share for validation): disjoint, together everything.

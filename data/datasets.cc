@@ -10,8 +10,14 @@
 namespace pupil::data {
 namespace {
 
-constexpr const char* kKinds =
-    "mnist, fashion_mnist, cifar10, cifar100, folder, npy, safetensors, features";
+const std::vector<std::string> kKinds = {"mnist",  "fashion_mnist", "cifar10",     "cifar100",
+                                         "folder", "npy",           "safetensors", "features"};
+
+std::string kinds() {
+  std::string text;
+  for (const std::string& kind : kKinds) text += (text.empty() ? "" : ", ") + kind;
+  return text;
+}
 
 // "train[1000]", "test", "[:500]": a split name, a count or both.
 bool parse_split(std::string_view text, Spec& spec) {
@@ -115,7 +121,7 @@ Spec parse_spec(const std::string& text) {
   spec.kind = text.substr(0, colon);
   if (colon == std::string::npos || colon + 1 == text.size())
     fail_input("data: '", text, "' has no path; write KIND:PATH[:SPLIT[N]], for example ",
-               "cifar10:DIR:train[1000]; kinds: ", kKinds);
+               "cifar10:DIR:train[1000]; kinds: ", kinds());
   spec.path = text.substr(colon + 1);
   size_t last = spec.path.rfind(':');
   // of "train[:500]" the colon before the split
@@ -131,8 +137,22 @@ Spec parse_spec(const std::string& text) {
                  "stratified order");
   }
   if (spec.path.empty()) fail_input("data: '", text, "' has an empty path");
+  if (std::find(kKinds.begin(), kKinds.end(), spec.kind) == kKinds.end())
+    fail_input("data: unknown kind '", spec.kind, "' in '", text, "'; kinds: ", kinds());
   if (spec.count == 0) fail_input("data: '", text, "' asks for 0 samples; give at least 1");
   return spec;
+}
+
+std::pair<std::string, std::string> train_and_test(const std::string& text) {
+  namespace fs = std::filesystem;
+  Spec spec = parse_spec(text);
+  std::error_code error;
+  bool is_file = fs::is_regular_file(spec.path, error) || spec.kind == "features" ||
+                 spec.path.find(".npy") != std::string::npos;
+  bool one_folder = spec.kind == "folder" && fs::is_directory(spec.path, error) &&
+                    !fs::is_directory(fs::path(spec.path) / "test", error);
+  if (is_file || one_folder || !spec.split.empty() || spec.count >= 0) return {text, ""};
+  return {text + ":train", text + ":test"};
 }
 
 Dataset open_dataset(const std::string& text, bool strict, uint64_t seed) {
@@ -146,10 +166,8 @@ Dataset open_dataset(const std::string& text, bool strict, uint64_t seed) {
     set = open_folder(spec, strict);
   else if (spec.kind == "npy" || spec.kind == "safetensors")
     set = open_arrays(spec);
-  else if (spec.kind == "features")
-    set = open_features(spec);
   else
-    fail_input("data: unknown kind '", spec.kind, "' in '", text, "'; kinds: ", kKinds);
+    set = open_features(spec);
   if (!set.size()) fail_input("data: '", text, "' holds no samples");
   set.spec = text;
   if (spec.count >= 0 && spec.in_order) {

@@ -53,7 +53,7 @@ void write_features(const std::string& path, FeatureHeader header, const Tensor&
                 header.samples);
     if (int64_t j = bad_column(from, header.width); j >= 0)
       fail_input("features: ", header.teacher, " gives ", from[j], " at row ", sample, ", column ",
-                 j, " of ", header.tap, "; nothing was written; check the checkpoint");
+                 j, " of ", header.tap, "; nothing was written; check where they come from");
     std::copy_n(from, header.width, all.data<float>() + sample * header.width);
     present.data<uint8_t>()[sample / 8] |= uint8_t(1 << (sample % 8));
     labels[size_t(sample)] = set.labels[k];
@@ -123,7 +123,7 @@ void FeatureFile::require(const Dataset& set, bool augmented) const {
   const FeatureHeader& h = state_->header;
   auto refuse = [&](const auto&... why) {
     fail_input("features: ", printable(path()), why..., "; write them again with pupil features ",
-               "--data ", set.spec);
+               "--data ", set.spec, " and the seed of this run's data.seed");
   };
   if (h.data_hash != set.hash || h.samples != set.whole)
     refuse(" belong to other data or another order: hash ", printable(h.data_hash), " of ",

@@ -103,7 +103,7 @@ Dataset open_folder(const Spec& spec, bool strict) {
       } catch (const InputError& problem) {
         if (strict)
           fail_input("data: unreadable image ", problem.what(),
-                     "; remove or replace it, or run without --strict");
+                     "; remove or replace it, or do without strict");
         // The first few by name; a folder of another format would print a line for every file.
         if (set.unreadable++ < 10) fprintf(stderr, "warning: skipped %s\n", problem.what());
         continue;

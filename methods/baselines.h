@@ -56,7 +56,8 @@ struct AutoencoderFit {
 // Adam on the mean square error of `rows` (N, d) in their order; leaves the weights that were best
 // on `held_out` (M, d). `store` holds the parameters of the autoencoder and no others.
 AutoencoderFit fit_autoencoder(nn::Store& store, const Autoencoder&, const Tensor& rows,
-                               const Tensor& held_out, const AutoencoderOptions& = {});
+                               const Tensor& held_out, const AutoencoderOptions& = {},
+                               const std::function<void(const AutoencoderFit&)>& each_epoch = {});
 
 // btuning.cc -- LogME (You et al. 2021, arXiv 2102.11005): the evidence of a linear model with a
 // Gaussian prior, features (N, D), labels i64 (N); always in f64. classes 0: the largest label + 1.

@@ -50,7 +50,8 @@ Tensor Autoencoder::decode(const Tensor& code) const {
 }
 
 AutoencoderFit fit_autoencoder(nn::Store& store, const Autoencoder& coder, const Tensor& rows,
-                               const Tensor& held_out, const AutoencoderOptions& o) {
+                               const Tensor& held_out, const AutoencoderOptions& o,
+                               const std::function<void(const AutoencoderFit&)>& each_epoch) {
   PUPIL_CHECK(rows.rank() == 2 && held_out.rank() == 2 && rows.dim(1) == held_out.dim(1) &&
                   rows.dim(0) > 0 && held_out.dim(0) > 0 && o.batch > 0,
               "fit_autoencoder: rows ", rows.shape(), " and held-out rows ", held_out.shape());
@@ -90,6 +91,7 @@ AutoencoderFit fit_autoencoder(nn::Store& store, const Autoencoder& coder, const
     } else {
       patience--;
     }
+    if (each_epoch) each_epoch(fit);
   }
   PUPIL_CHECK(std::isfinite(fit.best_loss) || o.epochs < 1,
               "ft: the auto-encoder's error is not finite");
@@ -128,11 +130,12 @@ struct Encoder {  // stage 1's result: buffers of the run, so that a resumed run
     return x;
   }
   void fit(const Tensor& features, uint64_t seed, const std::string& path,
-           const AutoencoderOptions& o) const {
+           const AutoencoderOptions& o,
+           const std::function<void(const AutoencoderFit&)>& each_epoch) const {
     nn::Store store(seed, weights[0].dtype());
     Autoencoder coder(nn::Scope(store, path), features.dim(1));
     auto [rows, held] = hold_out(features.to(weights[0].dtype()));
-    fit_autoencoder(store, coder, rows, held, o);
+    fit_autoencoder(store, coder, rows, held, o, each_epoch);
     for (size_t k = 0; k < 3; k++) {
       copy_into(weights[k], coder.encoder[k].weight);
       copy_into(biases[k], coder.encoder[k].bias);
@@ -189,7 +192,13 @@ Method factor_transfer_method() {
     instance.prepare = [encoders, o, path = scope.path,
                         seed = scope.store.seed()](const Survey& survey) {
       for (size_t m = 0; m < encoders.size(); m++)
-        encoders[m].fit(survey.teacher(m), seed, concat(path, ".teacher", m), o);
+        encoders[m].fit(
+            survey.teacher(m), seed, concat(path, ".teacher", m), o,
+            [&](const AutoencoderFit& fit) {
+              survey.progress(concat("ft: auto-encoder ", m + 1, " of ", encoders.size(),
+                                     ", epoch ", fit.epochs, " of at most ", o.epochs,
+                                     ", held-out error ", fit.best_loss));
+            });
     };
     instance.loss = [=](const Step& step) {
       std::vector<Tensor> codes;

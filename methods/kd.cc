@@ -253,7 +253,7 @@ Method kd_method() {
        "(p_s - p_t)^2 (mse_of_probs)"},
       {"4",
        "KD <- KD * T^2 / n (batchmean, cls_kd: times alpha), T^2 / (n K) (mean, "
-       "mse_of_probs), T^2 (sum), (1 - alpha) T^2 / n (torchdistill)"},
+       "mse_of_probs), T^2 (sum), (1 - alpha) T^2 / n (torchdistill; 1 / n where alpha is 0)"},
       {"5", "KD <- KD + alpha CE(z_s, y) (torchdistill), + (1 - alpha) CE(z_s, y) (cls_kd)"},
       {"6", "dKD / dz_s = factor of 4 / T * (p_s - p_t), in the pass that computes 1 to 4"}};
   method.explanation.cases = {"kd.hinton", "kd.logit_standardization"};

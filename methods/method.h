@@ -68,6 +68,8 @@ struct Survey {
   Tensor labels;                                  // i64 (N)
   std::function<Tensor()> student;                // features, (N, width) in f32
   std::function<Tensor(size_t teacher)> teacher;  // the same of one teacher
+  // To be called now and then with what is being done; throws when the person wants to stop.
+  std::function<void(const std::string&)> progress = [](const std::string&) {};
 };
 
 // A method in one run: which taps it wants, its loss, and how its own parameters are trained.

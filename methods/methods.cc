@@ -173,6 +173,10 @@ void add_method(Method method) {
 const Method& find_method(const std::string& name) {
   auto at = registry().find(name);
   if (at != registry().end()) return at->second;
+  for (const Method* pipeline : list_pipelines())
+    if (pipeline->name == name)
+      fail_input("method '", name,
+                 "' is no loss of a training run; `pupil transmiter` computes it");
   std::vector<std::string> names;
   for (auto& [key, unused] : registry()) names.push_back(key);
   fail_input("unknown method '", name, "': did you mean '", nearest_name(name, names), "'?");

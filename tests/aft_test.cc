@@ -225,6 +225,23 @@ TEST_F(Trained, EveryMethodRunsAndLearns) {
   }
 }
 
+// Fitting auto-encoders may take minutes before the first step: it reports, and can be stopped.
+TEST_F(Trained, PreparationReportsAndStops) {
+  Trainer trainer(read_config(
+      folder / "c.toml",
+      {concat("data.train=npy:", folder / "x.npy", "+", folder / "y.npy"), "data.test=",
+       concat("teacher.0.features=[\"", folder / "t.safetensors", "\"]"), "method.0.name=ft",
+       "method.0.code_epochs=1000000000", "method.0.code_patience=1000000000"}));
+  int reports = 0;
+  trainer.on_preparation([&](const std::string& state) {
+    EXPECT_NE(state.find("auto-encoder 1 of 1, epoch "), std::string::npos) << state;
+    if (++reports == 3) throw Error("stopped by the test");
+  });
+  EXPECT_THROW(trainer.step(), Error);
+  EXPECT_EQ(reports, 3);
+  EXPECT_EQ(trainer.position().step, 0);
+}
+
 // What stage 1 of B-Tuning and of factor transfer found is in the checkpoint.
 TEST_F(Trained, ResumedRunsAreTheSame) {
   for (const char* method : {"btuning", "ft"}) {

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include "data/data.h"
+#include "data/weights.h"
 #include "program.h"
 
 namespace pupil::test {
@@ -216,7 +217,10 @@ TEST_F(BadInputTest, TyposInTheConfiguration) {
   refused({"trian.epochs=3"}, {"trian", "train"});
   refused({"teacher.0.weigths=x"}, {"teacher.weigths", "teacher.weights"});
   refused({"train.optimizer=sdg"}, {"sdg", "sgd"});
-  refused({"train.lr=fast"}, {"train.lr", "a number"});
+  refused({"train.lr=fast"}, {"--set train.lr=fast", "train.lr", "a number"});
+  refused({"trian.epochs=3"}, {"--set trian.epochs=3"});
+  refused({"epochs=3"}, {"epochs", "train"});
+  refused({"teacher.features=x"}, {"teacher.0.features"});
   refused({"train.lr=nan"}, {"train.lr"});
   refused({"train.lr=-1"}, {"train.lr", "above 0"});
   refused({"train.nesterov=1"}, {"train.nesterov", "true or false"});
@@ -226,6 +230,9 @@ TEST_F(BadInputTest, TyposInTheConfiguration) {
   write_text(folder / "good.toml", "[data\n");
   refused({}, {"good.toml:1"});
   check(run_program({"train", "absent.toml"}, folder), {"absent.toml", "pupil init"});
+  check(run_program({"train", "data"}, folder), {"data is a folder"});
+  write_text(folder / "good.toml", "[classes]\nnames = \"a.txt\"\n");
+  refused({}, {"good.toml", "pupil transmiter"});
 }
 
 TEST_F(BadInputTest, MethodOptions) {
@@ -332,6 +339,23 @@ TEST_F(BadInputTest, Usage) {
   check(run_program({"train", "good.toml", "--threads", "many"}, folder), {"--threads"});
   check(run_program({"train", "good.toml", "--device", "tpu"}, folder), {"--device"});
   check(run_program({"init", "--method", "kd"}, folder), {"--teacher"});
+}
+
+TEST_F(BadInputTest, Init) {
+  auto refused = [&](std::vector<std::string> arguments, std::vector<std::string> words) {
+    arguments.insert(arguments.begin(), "init");
+    Outcome outcome = run_program(arguments, folder);
+    check(outcome, words);
+    EXPECT_EQ(outcome.out, "");
+  };
+  refused({"--student", "nosuch"}, {"nosuch"});
+  refused({"--data", "foo:bar"}, {"unknown kind 'foo'", "cifar10"});
+  refused({"--data", "cifar10"}, {"no path"});
+  refused({"--method", "transmiter"}, {"pupil transmiter"});
+  refused({"--teacher", "resnet20_cifar:later.th"}, {"--method"});
+  refused({"--teacher", "resnet21_cifar:later.th", "--method", "kd"}, {"resnet21_cifar"});
+  data::save_safetensors(folder / "nameless.safetensors", {{"w", zeros({1})}});
+  refused({"--teacher", "nameless.safetensors", "--method", "kd"}, {"MODEL:nameless.safetensors"});
 }
 
 }  // namespace

@@ -99,6 +99,36 @@ TEST_F(Trained, InitIsAcceptedAsItIs) {
   EXPECT_NE(outcome.out.find("images/s"), std::string::npos) << outcome.out;
 }
 
+// Data without a test part, a teacher named by its run, and one by its stored features.
+TEST_F(Trained, InitNamesWhatIsThere) {
+  train("teacher");
+  auto init = [&](std::vector<std::string> more) {
+    std::vector<std::string> arguments{"init", "--student", "resnet8_kd"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    Outcome outcome = run_program(arguments, folder);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return parse_config(outcome.out, "init");
+  };
+  const std::string files = "npy:data/train_images.npy+data/train_labels.npy";
+  Config config = init({"--data", files, "--teacher", "teacher", "--method", "kd"});
+  EXPECT_EQ(config.data.train, files);
+  EXPECT_EQ(config.data.test, "");
+  EXPECT_EQ(config.teachers.at(0).weights, "teacher/best.safetensors");
+  std::filesystem::create_directories(folder / "photos/cat");
+  EXPECT_EQ(init({"--data", "folder:photos"}).data.test, "");
+  std::filesystem::create_directories(folder / "photos/test");
+  EXPECT_EQ(init({"--data", "folder:photos"}).data.test, "folder:photos:test");
+  EXPECT_EQ(init({"--data", "cifar10:later"}).data.train, "cifar10:later:train");
+  ASSERT_EQ(run_program({"features", "--teacher", "teacher/best.safetensors", "--data",
+                         "npy:data:train", "--out", "f.safetensors"},
+                        folder)
+                .code,
+            0);
+  config = init({"--data", "npy:data", "--teacher", "f.safetensors", "--method", "kd"});
+  EXPECT_EQ(config.teachers.at(0).features, std::vector<std::string>{"f.safetensors"});
+  EXPECT_EQ(config.teachers.at(0).weights, "");
+}
+
 // A run that reads stored logits is the run that asks the teacher itself.
 TEST_F(Trained, StoredFeaturesAreTheTeacher) {
   train("teacher");

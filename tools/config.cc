@@ -122,6 +122,8 @@ methods::Choice read_method(const toml::table& table, const std::string& file) {
 
 Config read_table(const toml::table& root, const std::string& file) {
   Config config;
+  if (root.contains("classes") && !root.contains("train"))
+    fail_input(file, " is a configuration of `pupil transmiter`");
   require_sections(root, {"data", "student", "teacher", "method", "train", "augment"}, file);
   auto read = [&](const char* name, auto fields, auto& section) {
     const toml::table* table = section_of(root, name, file);

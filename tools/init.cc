@@ -1,9 +1,14 @@
 #include "init.h"
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <iostream>
 
-#include "config.h"
+#include "../data/weights.h"
+#include "network.h"
+#include "run_folder.h"
+
+namespace fs = std::filesystem;
 
 namespace pupil {
 namespace {
@@ -13,20 +18,41 @@ struct InitArguments {
   std::vector<std::string> teachers, methods;
 };
 
+void require_model(const std::string& name) {
+  nn::Store plan = nn::Store::blueprint();
+  models::make_model(name, nn::Scope(plan));
+}
+
+// [MODEL:]CHECKPOINT, the folder of a run, or a file of `pupil features`. What does not exist yet
+// is taken as it is.
+TeacherConfig teacher_of(const std::string& text) {
+  TeacherConfig teacher;
+  static_cast<NetworkConfig&>(teacher) = parse_network(text);
+  std::error_code error;
+  if (fs::is_directory(teacher.weights, error)) teacher.weights = best_checkpoint(teacher.weights);
+  if (!teacher.model.empty()) {
+    require_model(teacher.model);
+  } else if (fs::exists(teacher.weights, error)) {
+    auto file = data::open_weights(teacher.weights);
+    if (file->metadata().contains("data_hash"))
+      teacher.features = {std::exchange(teacher.weights, "")};
+    else if (!file->metadata().contains("model"))
+      fail_input("init: ", teacher.weights,
+                 " does not name its model; write --teacher MODEL:", teacher.weights,
+                 " (`pupil models` lists them)");
+  }
+  return teacher;
+}
+
 void init(const InitArguments& arguments) {
   Config config;
-  // A set with a train and a test part is named once: KIND:PATH. With a split it is taken as it is.
-  bool split = std::count(arguments.data.begin(), arguments.data.end(), ':') > 1;
-  config.data.train = split ? arguments.data : arguments.data + ":train";
-  config.data.test = split ? "" : arguments.data + ":test";
+  std::tie(config.data.train, config.data.test) = data::train_and_test(arguments.data);
   config.data.validation_share = 0.1;
+  require_model(arguments.student);
   config.student.model = arguments.student;
   for (const std::string& given : arguments.teachers) {
-    TeacherConfig teacher;
+    TeacherConfig teacher = teacher_of(given);
     teacher.name = concat("teacher", config.teachers.size());
-    size_t colon = given.find(':');
-    teacher.model = colon == std::string::npos ? "" : given.substr(0, colon);
-    teacher.weights = colon == std::string::npos ? given : given.substr(colon + 1);
     config.teachers.push_back(teacher);
   }
   for (const std::string& name : arguments.methods) {
@@ -39,6 +65,10 @@ void init(const InitArguments& arguments) {
     config.methods.push_back(choice);
     if (config.methods.size() == 1) config.train.ce_weight = method.ce_weight;
   }
+  bool asked = config.teachers.empty();
+  for (const methods::Choice& choice : config.methods)
+    asked |= methods::find_method(choice.method).needs_teacher;
+  if (!asked) fail_input("init: nothing asks the teacher: add --method, for example --method kd");
   config.train.epochs = 20;
   std::cout << to_toml(config, true);
 }

@@ -1,5 +1,7 @@
 #include "toml_fields.h"
 
+#include <fmt/ranges.h>
+
 #include <filesystem>
 #include <fstream>
 
@@ -22,6 +24,8 @@ toml::table parse_table(const std::string& text, const std::string& name) {
 }
 
 std::string read_text(const std::string& path) {
+  if (std::filesystem::is_directory(path))
+    fail_input("the configuration ", path, " is a folder; name a .toml file");
   std::ifstream file(path);
   std::stringstream text;
   if (!file || !(text << file.rdbuf()))
@@ -54,7 +58,9 @@ void apply_setting(toml::table& root, const std::string& setting) {
   try {
     parsed = toml::parse("value = " + text, source);
   } catch (const toml::parse_error&) {  // not TOML: a text without its quotes
-    parsed.insert_or_assign("value", text);
+    std::ostringstream quoted;
+    quoted << "value = " << toml::value<std::string>(text);
+    parsed = toml::parse(quoted.str(), source);
   }
   std::vector<std::string> path;
   std::istringstream parts(setting.substr(0, equals));
@@ -74,7 +80,7 @@ void apply_setting(toml::table& root, const std::string& setting) {
         if (i == 0 && (path[i] == "teacher" || path[i] == "method"))
           table->insert(path[i], toml::array());
         else
-          table->insert(path[i], toml::table());
+          table->insert(path[i], toml::table(toml::parse("", source)));  // knows where it is from
       }
       at = table->get(path[i]);
     } else if (toml::array* list = at->as_array(); list && !last) {
@@ -92,6 +98,9 @@ void apply_setting(toml::table& root, const std::string& setting) {
                    "\"; use its name or its number from 0");
       at = found;
     } else {
+      if (at->is_array())
+        fail_input(source, ": ", path[i - 1], " is a list; write ", path[i - 1], ".0.", path[i],
+                   " for its first");
       fail_input(source, ": ", path[i - 1], " is a value, not a section");
     }
   }
@@ -127,8 +136,8 @@ void require_sections(const toml::table& root, const std::vector<std::string>& k
   for (auto&& [key, node] : root) {
     std::string name(key.str());
     if (std::find(known.begin(), known.end(), name) == known.end())
-      fail_input(where(node, file), ": unknown section ", name, "; did you mean ",
-                 nearest_name(name, known), "?");
+      fail_input(where(node, file), ": unknown section ", name, "; the sections are ",
+                 fmt::format("{}", fmt::join(known, ", ")));
   }
 }
 

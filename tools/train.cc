@@ -74,6 +74,12 @@ class Run {
     if (!trace_.empty() && *trace_.begin() <= p.step)
       fail_input("--trace ", *trace_.begin(), ": the run is past that step; use a new --run DIR");
     introduce();
+    trainer_.on_preparation([this, shown = now()](const std::string& state) mutable {
+      if (interrupted()) throw Interrupted("stopped");
+      if (now() - shown < 5) return;
+      shown = now();
+      say(state);
+    });
     while (!(p.step == trainer_.total_steps() && p.batch == 0)) one_epoch();
     finish();
   }

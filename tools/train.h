@@ -39,6 +39,8 @@ class Trainer {
   // tensors in forward order: batch.*, teacher.NAME.*, student.*, loss.*, grad.* (before clipping),
   // param.* (after the update). What is computed stays the same.
   void step(const std::string& trace = "");
+  // Called with what methods do before the first step; may throw to stop them.
+  void on_preparation(std::function<void(const std::string&)> progress);
   bool epoch_done() const;  // all batches of this epoch were used: next_epoch() or training is over
   void next_epoch();
 

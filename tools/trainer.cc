@@ -121,6 +121,7 @@ struct Trainer::State {
   void make_loader();
   Tensor features(size_t network) const;
   void prepare();
+  std::function<void(const std::string&)> progress = [](const std::string&) {};
   double lr_factor() const;
   methods::Teacher ask(const LiveOrStored&, const data::Batch&, bool all_taps) const;
   void step(const std::string& trace);
@@ -279,6 +280,7 @@ Tensor Trainer::State::features(size_t network) const {
 void Trainer::State::prepare() {
   methods::Survey survey;
   survey.labels = from(std::span<const int64_t>(train.labels), {train.size()});
+  survey.progress = progress;
   survey.student = [this] { return features(0); };
   survey.teacher = [this](size_t m) {
     const LiveOrStored& teacher = teachers.at(m);
@@ -442,6 +444,10 @@ Trainer::~Trainer() = default;
 void Trainer::step(const std::string& trace) {
   if (state_->position.step == 0) state_->prepare();
   state_->step(trace);
+}
+
+void Trainer::on_preparation(std::function<void(const std::string&)> progress) {
+  state_->progress = std::move(progress);
 }
 
 bool Trainer::epoch_done() const {

@@ -169,6 +169,7 @@ TransmiterConfig read_transmiter_config(const std::string& path,
     fields(reader);
     reader.finish();
   });
+  if (root.contains("student")) fail_input(path, " is a configuration of `pupil train`");
   require_sections(root, sections, path);
   check(config, path);
   return config;
