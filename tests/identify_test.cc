@@ -176,6 +176,34 @@ TEST(Identify, ALossThatMatchesNothingNamesWhatDiffers) {
   EXPECT_GT(found.nearest[0].error, 0);
 }
 
+// The factor is that of the loss, not of a gradient of which one element is wrong.
+TEST(Identify, AWrongGradientBesideTheRightLoss) {
+  for (int64_t element : {0, 3, 17, 39}) {
+    Exported kd(golden("kd_hinton__batchmean_t4"), false);
+    for (auto& [name, tensor] : kd.tensors)
+      if (name == "grad.in.logits_s") tensor.data<double>()[element] *= 1.05;
+    for (double factor : {1.0, -7.5}) {
+      if (factor != 1) kd.scale_by(factor);
+      Identified found = kd.identify();
+      EXPECT_TRUE(found.equal.empty());
+      ASSERT_FALSE(found.nearest.empty());
+      const Guess& nearest = found.nearest[0];
+      EXPECT_EQ(nearest.function, "kd.hinton");
+      EXPECT_EQ(nearest.attributes.size(), 0u);  // the defaults
+      EXPECT_NEAR(nearest.factor, factor, 1e-9);
+      EXPECT_EQ(nearest.tensor, "grad.in.logits_s");
+      EXPECT_LE(nearest.error, 0.05);
+    }
+  }
+}
+
+// Two centred rows are opposite: the gradient is rounding noise around zero, and so are others.
+TEST(Identify, RoundingNoiseIsNoOffer) {
+  Identified found = Exported(golden("aft_loss__batch2")).identify();
+  EXPECT_TRUE(contains(found, "aft.loss"));
+  for (const Guess& g : found.equal) EXPECT_EQ(g.verdict, Guess::equal) << g.function;
+}
+
 TEST(IdentifyProgram, OutputAndExitCodes) {
   TemporaryFolder folder;
   Exported kd(golden("kd_hinton__batchmean_t4"), false);
@@ -195,7 +223,9 @@ TEST(IdentifyProgram, OutputAndExitCodes) {
   data::save_safetensors(folder / "other.safetensors", kd.tensors, {});
   Outcome other = run_program({"identify", "other.safetensors"}, folder);
   EXPECT_EQ(other.code, 1);
-  EXPECT_NE(other.out.find("near: "), std::string::npos) << other.out;
+  EXPECT_EQ(other.out.find("near: kd.hinton ("), 0u) << other.out;
+  EXPECT_NE(other.out.find("out.loss equal, grad.mine differs first, by "), std::string::npos)
+      << other.out;
 
   auto refused = [&](const std::vector<std::pair<std::string, Tensor>>& tensors,
                      const std::string& words) {

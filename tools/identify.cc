@@ -307,17 +307,29 @@ class Search {
         guess.unused.push_back(info.name);
     double ours = c.output("loss").item();
     if (!std::isfinite(ours)) return;
-    bool known = false;
+    std::vector<Pair> pairs;
     try {
-      known = compare_gradients(state, c, guess);
+      pairs = gradients(state, c);
     } catch (const std::exception&) {
       return;
     }
-    if (!known) guess.factor = loss_factor(ours, from_.loss);
+    std::optional<double> reasoned = loss_factor(ours, from_.loss);
+    bool known = std::any_of(pairs.begin(), pairs.end(), [](auto& p) { return p.largest > 0; });
+    guess.factor = known ? gradient_factor(pairs) : reasoned.value_or(1);
+    compare(pairs, guess);
+    if (!guess.tensor.empty()) {  // a wrong gradient says nothing about the factor
+      double ratio = from_.loss / ours;
+      if (reasoned || (std::isfinite(ratio) && ratio != 0)) guess.factor = reasoned.value_or(ratio);
+      compare(pairs, guess);
+      if (!reasoned) guess.distance++;
+    }
     double difference = std::fabs(from_.loss - guess.factor * ours);
     double relative = difference == 0 ? 0 : difference / std::fabs(from_.loss);
     bool same_loss = relative <= from_.tolerance;
-    if (known && guess.tensor.empty()) guess.verdict = Guess::gradients_equal;
+    if (guess.tensor.empty() && std::any_of(pairs.begin(), pairs.end(), [&](const Pair& pair) {
+          return pair.says_something(from_.loss, ours);
+        }))
+      guess.verdict = Guess::gradients_equal;
     if (same_loss && guess.tensor.empty()) guess.verdict = Guess::equal;
     if (!same_loss) {
       guess.tensor = from_.loss_name;
@@ -327,16 +339,29 @@ class Search {
     guesses.push_back(std::move(guess));
   }
 
-  // The factor between their gradients and ours, and the first one that disagrees with it. False
-  // when there is none to compare.
-  bool compare_gradients(const State& state, verify::Case& c, Guess& guess) const {
-    struct Pair {
-      std::string name;
-      std::vector<double> theirs, ours;
-      double tolerance, largest = 0;
-    };
+  // A gradient of theirs and ours.
+  struct Pair {
+    std::string name;
+    std::vector<double> theirs, ours;
+    double tolerance, input = 0, largest = 0, our_largest = 0;  // largest absolute values
+
+    // Neither is rounding noise around zero, beside a loss to which its input contributes.
+    bool says_something(double their_loss, double our_loss) const {
+      auto is_noise = [&](double gradient, double loss) {
+        return gradient * input <= std::max(1e-12, 0.1 * tolerance * std::fabs(loss));
+      };
+      return !is_noise(largest, their_loss) && !is_noise(our_largest, our_loss);
+    }
+  };
+
+  static double largest_of(const std::vector<double>& values) {
+    double largest = 0;
+    for (double v : values) largest = std::max(largest, std::fabs(v));
+    return largest;
+  }
+
+  std::vector<Pair> gradients(const State& state, verify::Case& c) const {
     std::vector<Pair> pairs;
-    double mixed = 0, squared = 0;
     bool differentiated = false;
     for (const data::TensorInfo& info : from_.inputs)
       for (auto& [ours, theirs] : state.inputs) {
@@ -351,18 +376,33 @@ class Search {
                   {},
                   10 * Export::tolerance_of(info.dtype)};
         pair.ours = gradient ? gradient.values() : std::vector<double>(pair.theirs.size());
-        for (size_t i = 0; i < pair.theirs.size(); i++) {
-          mixed += pair.theirs[i] * pair.ours[i];
-          squared += pair.ours[i] * pair.ours[i];
-          pair.largest = std::max(pair.largest, std::fabs(pair.theirs[i]));
-        }
+        pair.input = largest_of(from_.file->read(theirs, DType::f64).values());
+        pair.largest = largest_of(pair.theirs);
+        pair.our_largest = largest_of(pair.ours);
         pairs.push_back(std::move(pair));
       }
+    return pairs;
+  }
+
+  // The factor between their gradients and ours, by least squares.
+  double gradient_factor(const std::vector<Pair>& pairs) const {
+    double mixed = 0, squared = 0;
+    for (const Pair& pair : pairs)
+      for (size_t i = 0; i < pair.theirs.size(); i++) {
+        mixed += pair.theirs[i] * pair.ours[i];
+        squared += pair.ours[i] * pair.ours[i];
+      }
+    double factor = squared > 0 ? mixed / squared : 0;
+    return std::fabs(factor - 1) < from_.tolerance ? 1 : factor;
+  }
+
+  // The first gradient that disagrees with the factor.
+  static void compare(const std::vector<Pair>& pairs, Guess& guess) {
+    guess.tensor.clear();
+    guess.distance = 0;
     double overall = 0;
     for (const Pair& pair : pairs) overall = std::max(overall, pair.largest);
-    if (overall == 0) return false;
-    guess.factor = squared > 0 ? mixed / squared : 0;
-    if (std::fabs(guess.factor - 1) < from_.tolerance) guess.factor = 1;
+    if (overall == 0) return;
     for (const Pair& pair : pairs) {
       double error = 0;
       for (size_t i = 0; i < pair.theirs.size(); i++)
@@ -375,11 +415,10 @@ class Search {
       }
       guess.distance = std::max(guess.distance, std::min(relative, 10.0));
     }
-    return true;
   }
 
   // With nothing but the loss to go by, only factors that code has for a reason: batch, width.
-  double loss_factor(double ours, double theirs) const {
+  std::optional<double> loss_factor(double ours, double theirs) const {
     std::set<double> factors{2, 0.5, 10, 0.1, 100, 0.01};
     for (const data::TensorInfo& info : from_.inputs)
       if (info.shape.rank == 2) {
@@ -391,7 +430,7 @@ class Search {
     };
     if (fits(1)) return 1;
     auto found = std::find_if(factors.begin(), factors.end(), fits);
-    return found == factors.end() ? 1 : *found;
+    return found == factors.end() ? std::nullopt : std::optional(*found);
   }
 
   const Export& from_;
@@ -402,8 +441,9 @@ class Search {
 // The simplest first: no factor, few attributes, few inputs that play no part.
 bool simpler(const Guess& a, const Guess& b) {
   auto key = [](const Guess& g) {
-    return std::tuple(-int(g.verdict), g.verdict == Guess::different ? g.distance : 0,
-                      g.factor != 1, g.unused.size(), g.attributes.size(), g.function);
+    double distance = std::round(1e6 * g.distance);  // not a matter of the last bits
+    return std::tuple(-int(g.verdict), g.verdict == Guess::different ? distance : 0, g.factor != 1,
+                      g.unused.size(), g.attributes.size(), g.function);
   };
   return key(a) < key(b);
 }
@@ -476,10 +516,14 @@ void run(const std::string& path, bool as_machine) {
     if (!found.equal.empty() && !found.has_gradients)
       std::cout << "only the loss was compared: export gradients (grad.NAME) to be sure\n";
     if (found.equal.empty())
-      for (const Guess& g : found.nearest)
-        std::cout << "near: " << describe(g) << ": " << data::printable(g.tensor)
-                  << " differs first, by " << g.error << " of its largest value, at factor "
-                  << g.factor << "\n";
+      for (const Guess& g : found.nearest) {
+        std::cout << "near: " << describe(g) << ": "
+                  << (g.factor == 1 && g.tensor != found.loss ? found.loss + " equal, " : "")
+                  << data::printable(g.tensor) << " differs first, by " << g.error
+                  << " of its largest value";
+        if (g.factor != 1) std::cout << ", at factor " << g.factor;
+        std::cout << "\n";
+      }
     for (const std::string& function : found.stopped)
       std::cout << "not every variant of " << function << " was tried\n";
     std::cout << found.tries << " variants tried\n";
@@ -492,6 +536,7 @@ void run(const std::string& path, bool as_machine) {
 Identified identify(const std::string& path) {
   Export from(path);
   Identified found;
+  found.loss = from.loss_name;
   found.has_gradients = !from.gradients.empty();
   for (auto& [function, adapter] : verify::adapters()) {
     if (!is_loss(function)) continue;

@@ -26,6 +26,7 @@ struct Guess {
 };
 
 struct Identified {
+  std::string loss;            // its name in the file
   bool has_gradients = false;  // without them a factor rests on one number
   std::vector<Guess> equal;    // best first; the simplest of each function first
   std::vector<Guess> nearest;  // of other functions, at most five
