@@ -215,6 +215,9 @@ void bench(const BenchArguments& a) {
       fail_input("bench: unknown workload '", name, "': did you mean ", nearest_name(name, known),
                  "? (pupil bench lists them)");
     chosen.push_back(&workloads()[size_t(at - known.begin())]);
+    if (dtype_named(a.dtype) == DType::bf16 && !chosen.back()->student.empty())
+      fail_input("bench: ", name, " trains in f32 or f64, not bf16; of the workloads only ",
+                 "aft_loss has bf16");
   }
   use_threads(a.threads);
   for (const Workload* work : chosen) {
@@ -256,7 +259,8 @@ void add_bench_command(CLI::App& app) {
   command->add_option("--steps", a->steps, "timed steps, after 3 that are not")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();
-  command->add_option("--dtype", a->dtype, "f32, f64 or bf16")->capture_default_str();
+  command->add_option("--dtype", a->dtype, "f32 or f64; of aft_loss also bf16")
+      ->capture_default_str();
   command->add_flag("--json", a->as_json, "for machines");
   add_threads_option(*command, a->threads);
   command->callback([a] { bench(*a); });
