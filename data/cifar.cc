@@ -232,8 +232,8 @@ Dataset open_cifar(const Spec& spec) {
     check_labels(std::span(labels).subspan(before), classes, path);
   }
   if (ten && train && found.paths.size() != 5)
-    fprintf(stderr, "note: %s has %zu of the 5 training files of cifar10: %zu images\n",
-            found.folder.c_str(), found.paths.size(), labels.size());
+    say_once(concat("note: ", found.folder.string(), " has ", found.paths.size(),
+                    " of the 5 training files of cifar10: ", labels.size(), " images"));
   Dataset set = from_pixels({pixels, pixels->data(), 32, 32, 3, true}, std::move(labels), classes,
                             found.folder.string());
   set.class_names = read_names(found.folder, ten, size_t(classes));

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <numeric>
+#include <set>
 
 #include "../tensor/memory.h"
 #include "sha256.h"
@@ -113,6 +114,11 @@ void check_count(const Dataset& whole, int64_t n) {
 }
 
 }  // namespace
+
+void say_once(const std::string& line) {
+  static std::set<std::string> said;
+  if (said.insert(line).second) fprintf(stderr, "%s\n", line.c_str());
+}
 
 Spec parse_spec(const std::string& text) {
   Spec spec;

@@ -105,7 +105,7 @@ Dataset open_folder(const Spec& spec, bool strict) {
           fail_input("data: unreadable image ", problem.what(),
                      "; remove or replace it, or do without strict");
         // The first few by name; a folder of another format would print a line for every file.
-        if (set.unreadable++ < 10) fprintf(stderr, "warning: skipped %s\n", problem.what());
+        if (set.unreadable++ < 10) say_once(concat("warning: skipped ", problem.what()));
         continue;
       }
       files->push_back(path);
@@ -113,8 +113,8 @@ Dataset open_folder(const Spec& spec, bool strict) {
     }
   }
   if (set.unreadable)
-    fprintf(stderr, "warning: %s: %d unreadable files skipped, %zu images read\n", folder.c_str(),
-            set.unreadable, files->size());
+    say_once(concat("warning: ", folder.string(), ": ", set.unreadable,
+                    " unreadable files skipped, ", files->size(), " images read"));
   if (files->empty()) fail_input("data: ", folder.string(), " has no PNG or JPEG images");
   set.hash = sha.hex();
   number_rows(set);

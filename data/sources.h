@@ -18,6 +18,9 @@ Dataset open_folder(const Spec&, bool strict);  // folder
 Dataset open_arrays(const Spec&);               // npy, safetensors
 Dataset open_features(const Spec&);             // features
 
+// A line on stderr; of each text the first only, since several trainings open the same data.
+void say_once(const std::string& line);
+
 using Bytes = std::vector<uint8_t>;
 
 // decode_image into memory that is kept from call to call.

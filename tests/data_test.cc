@@ -393,7 +393,9 @@ TEST(Folder, UnreadableFilesAreCountedOrFatal) {
   write_bytes(folder / "b/.hidden", {'h', 'i'});
   testing::internal::CaptureStderr();
   Dataset set = open_dataset("folder:" + folder.path());
+  open_dataset("folder:" + folder.path());  // the same, said once
   std::string said = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 3) << said;
   EXPECT_EQ(set.size(), 5);
   EXPECT_EQ(set.unreadable, 2);
   EXPECT_NE(said.find("a/1.png"), std::string::npos) << said;
