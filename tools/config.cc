@@ -252,6 +252,7 @@ void need_fields(V& v, Reproduction::Need& n) {
   v("setting", n.setting, "");
   v("path", n.path, "");
   v("what", n.what, "");
+  v("make", n.make, "");
 }
 
 template <class V>

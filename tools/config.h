@@ -89,8 +89,9 @@ struct Reproduction {
   // Given relative to the file. recipe: a study whose sections this file's replace; teacher: a
   // configuration that is trained first, its network becomes teacher 0.
   std::string recipe, teacher;
-  struct Need {  // data or weights: what to put where; setting: the key that names it, if one does
-    std::string setting, path, what;
+  struct Need {                       // data or weights: what to put where
+    std::string setting, path, what;  // setting: the key that names it, if one does
+    std::string make;                 // a command that makes it, if there is one
   };
   std::vector<Need> needs;
   struct Result {
