@@ -67,7 +67,8 @@ Loss Objective::operator()(const Step& step) const {
   if (ce_weight_ > 0) {
     const Tensor& target = step.batch.targets ? step.batch.targets : step.batch.labels;
     // [none 1] the only part of plain training
-    add_part("ce", ce_weight_, cross_entropy(step.student.logits, target, smoothing_));
+    add_part("ce", ce_weight_,
+             cross_entropy(step.student.logits, target, {.smoothing = smoothing_}));
   }
   for (const Term& term : terms_)
     if (term.instance.loss) add_part(term.name, term.weight, term.instance.loss(step));

@@ -35,6 +35,8 @@ namespace pupil {
 using std::erf;
 using std::exp;
 using std::log;
+using std::log1p;
+using std::pow;
 using std::sqrt;
 using std::tanh;
 

@@ -16,6 +16,12 @@ Tensor sqrt(const Tensor& x);     // gradient 0 at 0, so that a norm of a zero r
 Tensor sigmoid(const Tensor& x);  // no overflow at |x| = 1e4
 Tensor tanh(const Tensor& x);
 Tensor abs(const Tensor& x);  // gradient 0 at 0
+Tensor erf(const Tensor& x);
+Tensor silu(const Tensor& x);                               // x sigmoid(x)
+Tensor quick_gelu(const Tensor& x);                         // x sigmoid(1.702 x)
+Tensor softplus(const Tensor& x);                           // log(1 + e^x) without overflow
+Tensor leaky_relu(const Tensor& x, double negative_slope);  // gradient negative_slope at 0
+Tensor pow(const Tensor& x, double exponent);
 Tensor square(const Tensor& x);
 Tensor scale(const Tensor& x, double factor);            // factor * x
 Tensor add_scalar(const Tensor& x, double summand);      // x + summand
@@ -30,19 +36,52 @@ Tensor add(const Tensor& a, const Tensor& b);
 Tensor sub(const Tensor& a, const Tensor& b);
 Tensor mul(const Tensor& a, const Tensor& b);
 Tensor div(const Tensor& a, const Tensor& b);
+Tensor maximum(const Tensor& a, const Tensor& b);  // half the gradient to each where they are equal
+Tensor minimum(const Tensor& a, const Tensor& b);
+
+// where.cc -- a where cond (i64) is not 0, else b; the three broadcast. What was not chosen reaches
+// neither value nor gradient, be it NaN.
+Tensor where(const Tensor& cond, const Tensor& a, const Tensor& b);
 
 // reduce.cc -- over the given axes (all when empty). keep: the reduced axes stay with size 1.
 Tensor sum(const Tensor& x, std::vector<int> axes = {}, bool keep = false);
 Tensor mean(const Tensor& x, std::vector<int> axes = {}, bool keep = false);
+
+// variance.cc -- over the given axes, divided by their number of elements - correction (1:
+// unbiased, 0: population); the deviation of equal elements has gradient 0.
+Tensor variance(const Tensor& x, std::vector<int> axes, double correction = 1, bool keep = false);
+Tensor standard_deviation(const Tensor& x, std::vector<int> axes, double correction = 1,
+                          bool keep = false);
+
+// extreme.cc -- the largest and the smallest over the given axes (all when empty); equal ones share
+// the gradient.
+Tensor amax(const Tensor& x, std::vector<int> axes = {}, bool keep = false);
+Tensor amin(const Tensor& x, std::vector<int> axes = {}, bool keep = false);
+
+// logsumexp.cc -- log sum e^x over the given axes (all when empty). -inf entries are legal; nothing
+// but -inf is an error.
+Tensor logsumexp(const Tensor& x, std::vector<int> axes = {}, bool keep = false);
+
+// cumsum.cc -- running sums along an axis.
+Tensor cumsum(const Tensor& x, int axis);
 
 // softmax.cc -- along the last axis, of x / temperature. -inf entries are legal; a row of only -inf
 // is an error.
 Tensor softmax(const Tensor& x, double temperature = 1);
 Tensor log_softmax(const Tensor& x, double temperature = 1);
 
-// cross_entropy.cc -- logits (n, classes), mean over rows. labels: i64 (n), values in [0, classes),
-// or target probabilities (n, classes). smoothing e: (1-e) target + e / classes.
-Tensor cross_entropy(const Tensor& logits, const Tensor& target, double smoothing = 0);
+// cross_entropy.cc -- logits (n, classes), mean over rows. labels: i64 (n), values in [0, classes)
+// or ignore_index, or target probabilities (n, classes). class_weight (classes), without a
+// gradient: the mean divides by the sum of the labels' weights. Rows that are ignored count
+// nowhere; the mean is NaN when all are. cross_entropy_rows: the terms of the sum, (n).
+struct CrossEntropyOptions {
+  double smoothing = 0;  // e: (1-e) target + e / classes
+  int64_t ignore_index = -100;
+  Tensor class_weight{};
+};
+Tensor cross_entropy(const Tensor& logits, const Tensor& target, const CrossEntropyOptions& = {});
+Tensor cross_entropy_rows(const Tensor& logits, const Tensor& target,
+                          const CrossEntropyOptions& = {});
 
 // losses.cc -- x and target of one shape -> a scalar, or x's shape for `none`; f32 for bf16 inputs.
 // A mean of no elements is an error. batch_mean: the sum divided by the size of the first axis.
@@ -168,11 +207,41 @@ Tensor shortcut_a(const Tensor& x, int stride, int64_t out_channels);
 Tensor view(const Tensor& x, const Shape&);
 Tensor permute(const Tensor& x, std::vector<int> order);
 Tensor slice(const Tensor& x, int axis, int64_t begin, int64_t end, int64_t step = 1);
-Tensor cat(const std::vector<Tensor>& parts, int axis);     // empty parts are legal
-Tensor expand(const Tensor& x, const Shape&);               // broadcast
-Tensor index_select(const Tensor& x, const Tensor& index);  // rows x[index], index i64 (n)
-Tensor to_strided(const Tensor& x);                         // an image layout back to plain strides
+Tensor cat(const std::vector<Tensor>& parts, int axis);    // empty parts are legal
+Tensor expand(const Tensor& x, const Shape&);              // broadcast
+Tensor stack(const std::vector<Tensor>& parts, int axis);  // equal shapes along a new axis
+Tensor roll(const Tensor& x, const std::vector<int64_t>& shifts, const std::vector<int>& axes);
+Tensor flip(const Tensor& x, const std::vector<int>& axes);
+Tensor to_strided(const Tensor& x);  // an image layout back to plain strides
 Tensor to_dtype(const Tensor& x, DType);
+
+// index.cc -- index: i64, checked on the host only where it lies there. x[.., index (n), ..] along
+// an axis; src added to x at such places; element by element for gather and scatter_add, whose
+// index may be smaller than x on the other axes. Gradients of repeated places add, in a fixed
+// order.
+Tensor index_select(const Tensor& x, const Tensor& index, int axis = 0);
+Tensor index_add(const Tensor& x, int axis, const Tensor& index, const Tensor& src);
+Tensor gather(const Tensor& x, int axis, const Tensor& index);
+Tensor scatter_add(const Tensor& x, int axis, const Tensor& index, const Tensor& src);
+// Rows of weight (v, d) -> (index's shape, d); row padding_index gets no gradient.
+Tensor embedding(const Tensor& weight, const Tensor& index,
+                 std::optional<int64_t> padding_index = {});
+Tensor one_hot(const Tensor& index, int64_t classes, DType = DType::f32);
+
+// sort.cc -- along an axis, stable; NaN counts as the largest. topk: the k largest, largest first.
+// argmax: i64, the first of equals.
+struct Sorted {
+  Tensor values, indices;
+};
+Sorted sort(const Tensor& x, int axis, bool descending = false);
+Sorted topk(const Tensor& x, int64_t k, int axis = -1);
+Tensor argmax(const Tensor& x, int axis);
+
+// pad.cc -- amounts: before and behind the last axis, then the one before it ..; negative ones
+// crop. reflect: without the edge itself, less than the axis is long.
+enum class Border { constant, reflect, replicate };
+Tensor pad(const Tensor& x, const std::vector<int64_t>& amounts, Border = Border::constant,
+           double value = 0);
 
 // patches.cc -- images (n, c, h, w) cut into squares of `side` pixels, row by row:
 // (n, (h/side)(w/side), c*side*side), inside a patch in the order c, y, x.

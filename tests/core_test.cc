@@ -219,7 +219,7 @@ TEST(Core, ThreadCountDoesNotChangeBits) {
     run([](auto& t, auto&) { return mean(t, {1}); });
     run([](auto& t, auto&) { return softmax(t); });
     run([](auto& t, auto&) { return log_softmax(t, 4); });
-    run([&](auto& t, auto&) { return cross_entropy(t, labels, 0.1); });
+    run([&](auto& t, auto&) { return cross_entropy(t, labels, {.smoothing = 0.1}); });
     run([](auto& t, auto&) { return normalize(t); });
     run([](auto& t, auto&) { return dropout(t, 0.3, {1, 2, 3}); });
     run([](auto& t, auto& s) { return mul(add(t, s), s); });

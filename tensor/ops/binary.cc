@@ -25,6 +25,15 @@ struct Divide {
   }
 };
 
+// The share of the gradient of Choose that goes to a.
+template <bool largest>
+struct Share {
+  template <class A>
+  PUPIL_HD A operator()(A a, A b) const {
+    return a == b ? A(0.5) : (largest ? a < b : a > b) ? A(0) : A(1);
+  }
+};
+
 template <class F, class T>
 struct BinaryMap {
   F f;
@@ -173,6 +182,27 @@ Tensor div(const Tensor& a, const Tensor& b) {
 
 namespace {
 
+template <bool largest>
+Tensor choose(const char* op, const Tensor& a, const Tensor& b) {
+  Tensor x = a.detach(), y = b.detach();
+  return record(op, binary_map<Choose<largest>>(op, a, b), {a, b}, [op, x, y](Backward& g) {
+    auto give = [&](Grad& grad, const Tensor& to, const Tensor& other) {
+      if (!grad.needed) return grad.none();
+      Tensor share = binary_map<Share<largest>>(op, to, other);
+      grad.give(sum_to(binary_map<Multiply>(op, g.gy, share), to.shape()));
+    };
+    give(g[0], x, y);
+    give(g[1], y, x);
+  });
+}
+
+}  // namespace
+
+Tensor maximum(const Tensor& a, const Tensor& b) { return choose<true>("maximum", a, b); }
+Tensor minimum(const Tensor& a, const Tensor& b) { return choose<false>("minimum", a, b); }
+
+namespace {
+
 [[maybe_unused]] void binary_samples(auto& s, Tensor (*f)(const Tensor&, const Tensor&)) {
   auto call = [f](auto& v) { return f(v[0], v[1]); };
   test::SampleOptions positive{.low = 0.5, .high = 2};  // div: away from 0
@@ -210,5 +240,7 @@ PUPIL_SAMPLES(add) { binary_samples(s, add); }
 PUPIL_SAMPLES(sub) { binary_samples(s, sub); }
 PUPIL_SAMPLES(mul) { binary_samples(s, mul); }
 PUPIL_SAMPLES(div) { binary_samples(s, div); }
+PUPIL_SAMPLES(maximum) { binary_samples(s, maximum); }
+PUPIL_SAMPLES(minimum) { binary_samples(s, minimum); }
 
 }  // namespace pupil

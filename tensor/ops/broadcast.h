@@ -1,4 +1,5 @@
-// What many ops share: NumPy's shape rule, its adjoint, and the check of the dtype.
+// What many ops share: NumPy's shape rule, its adjoint, the axes of a reduction, and the check of
+// the dtype.
 #pragma once
 #include "../ops.h"
 
@@ -10,6 +11,24 @@ Shape broadcast_shape(const char* op, const Shape& a, const Shape& b);
 // x summed over the axes along which `target` was broadcast to its shape. Not recorded; x itself
 // when nothing was broadcast.
 Tensor sum_to(const Tensor& x, const Shape& target);
+
+// Which axes a reduction runs over, the shapes of its result and how many elements become one. No
+// axes mean all. Throws with the op's name when one is wrong or repeated.
+struct ReducedAxes {
+  bool marked[kMaxRank]{};
+  Shape kept, dropped;  // with the reduced axes of size 1, without them
+  int64_t count = 1;
+};
+ReducedAxes reduced_axes(const char* op, const Shape& x, const std::vector<int>& axes);
+
+// The larger or the smaller of two numbers; NaN stays NaN.
+template <bool largest>
+struct Choose {
+  template <class A>
+  PUPIL_HD A operator()(A a, A b) const {
+    return (largest ? a > b : a < b) || a != a ? a : b;
+  }
+};
 
 // Throws with the op's name unless x is f64, f32 or bf16.
 void require_floating(const char* op, const Tensor& x);

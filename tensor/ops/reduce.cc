@@ -159,27 +159,13 @@ Tensor sum_axes(const Tensor& input, const bool (&reduced)[kMaxRank], double fac
 
 Tensor reduce(const char* op, const Tensor& x, const std::vector<int>& axes, bool keep, bool mean) {
   require_floating(op, x);
-  bool reduced[kMaxRank]{};
-  for (int axis : axes) {
-    int d = axis < 0 ? axis + x.rank() : axis;
-    PUPIL_CHECK(d >= 0 && d < x.rank() && !reduced[d], op, ": axis ", axis,
-                " is wrong or repeated for ", x.shape());
-    reduced[d] = true;
-  }
-  Shape kept, dropped;
-  int64_t count = 1;
-  for (int d = 0; d < x.rank(); d++) {
-    if (axes.empty()) reduced[d] = true;
-    kept.dims[kept.rank++] = reduced[d] ? 1 : x.dim(d);
-    if (!reduced[d]) dropped.dims[dropped.rank++] = x.dim(d);
-    if (reduced[d]) count *= x.dim(d);
-  }
-  PUPIL_CHECK(!mean || count > 0, op, ": of no elements, ", x.shape());
-  double factor = mean ? 1.0 / double(count) : 1.0;
-  Tensor y = sum_axes(x, reduced, factor);
-  if (!keep) y = alias(y, dropped, row_major_strides(dropped));
+  ReducedAxes to = reduced_axes(op, x.shape(), axes);
+  PUPIL_CHECK(!mean || to.count > 0, op, ": of no elements, ", x.shape());
+  double factor = mean ? 1.0 / double(to.count) : 1.0;
+  Tensor y = sum_axes(x, to.marked, factor);
+  if (!keep) y = alias(y, to.dropped, row_major_strides(to.dropped));
   Shape shape = x.shape();
-  return record(op, y, {x}, [kept, shape, factor](Backward& b) {
+  return record(op, y, {x}, [kept = to.kept, shape, factor](Backward& b) {
     Tensor g = factor == 1 ? b.gy.contiguous() : scale(b.gy, factor);
     Shape strides = row_major_strides(kept);
     for (int d = 0; d < kept.rank; d++)
@@ -191,6 +177,23 @@ Tensor reduce(const char* op, const Tensor& x, const std::vector<int>& axes, boo
 }
 
 }  // namespace
+
+ReducedAxes reduced_axes(const char* op, const Shape& x, const std::vector<int>& axes) {
+  ReducedAxes to;
+  for (int axis : axes) {
+    int d = axis < 0 ? axis + x.rank : axis;
+    PUPIL_CHECK(d >= 0 && d < x.rank && !to.marked[d], op, ": axis ", axis,
+                " is wrong or repeated for ", x);
+    to.marked[d] = true;
+  }
+  for (int d = 0; d < x.rank; d++) {
+    if (axes.empty()) to.marked[d] = true;
+    to.kept.dims[to.kept.rank++] = to.marked[d] ? 1 : x[d];
+    if (!to.marked[d]) to.dropped.dims[to.dropped.rank++] = x[d];
+    if (to.marked[d]) to.count *= x[d];
+  }
+  return to;
+}
 
 Tensor sum_to(const Tensor& x, const Shape& target) {
   if (x.shape() == target) return x;

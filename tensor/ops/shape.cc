@@ -1,46 +1,11 @@
 // Views and joins. Views share memory; every gradient goes back to where the values came from.
+#include <numeric>
+
 #include "../../autograd/samples.h"
 #include "../launch.h"
 #include "broadcast.h"
 
 namespace pupil {
-
-template <class T>
-struct SelectRows {
-  const T* x;
-  const int64_t* index;
-  T* y;
-  int64_t width;
-  template <class Team>
-  PUPIL_HD void operator()(const Team& team, int64_t row) const {
-    const T* in = x + index[row] * width;
-    T* out = y + row * width;
-    team.each(width, [&](int64_t j) { out[j] = in[j]; });
-  }
-};
-
-// The adjoint: row r of x sums the rows of gy whose index is r, in their order, without atomics.
-template <class T>
-struct CollectRows {
-  const T* gy;
-  const int64_t* index;
-  T* gx;
-  int64_t width, count;
-  template <class Team>
-  PUPIL_HD void operator()(const Team& team, int64_t row) const {
-    using A = acc_t<T>;
-    const T* g = gy;
-    const int64_t* at = index;
-    int64_t w = width, n = count;
-    T* out = gx + row * width;
-    team.each(w, [&](int64_t j) {
-      A sum = 0;
-      for (int64_t k = 0; k < n; k++)
-        if (at[k] == row) sum += A(g[k * w + j]);
-      out[j] = T(sum);
-    });
-  }
-};
 
 Tensor view(const Tensor& x, const Shape& shape) {
   PUPIL_CHECK(shape.numel() == x.numel(), "view: ", x.shape(), " as ", shape);
@@ -149,6 +114,47 @@ Tensor cat(const std::vector<Tensor>& parts, int axis) {
   });
 }
 
+Tensor stack(const std::vector<Tensor>& parts, int axis) {
+  PUPIL_CHECK(!parts.empty(), "stack: no parts");
+  Shape shape = parts[0].shape();
+  int d = axis < 0 ? axis + shape.rank + 1 : axis;
+  PUPIL_CHECK(d >= 0 && d <= shape.rank && shape.rank < kMaxRank, "stack: axis ", axis,
+              " of parts ", shape);
+  for (auto& t : parts) PUPIL_CHECK(t.shape() == shape, "stack: ", t.shape(), " beside ", shape);
+  for (int k = shape.rank++; k > d; k--) shape[k] = shape[k - 1];
+  shape[d] = 1;
+  std::vector<Tensor> layers;
+  for (auto& t : parts) layers.push_back(view(t, shape));
+  return cat(layers, d);
+}
+
+Tensor roll(const Tensor& x, const std::vector<int64_t>& shifts, const std::vector<int>& axes) {
+  if (axes.empty() && shifts.size() == 1)
+    return view(roll(view(x, {x.numel()}), shifts, {0}), x.shape());
+  PUPIL_CHECK(shifts.size() == axes.size(), "roll: ", shifts.size(), " shifts for ", axes.size(),
+              " axes of ", x.shape());
+  Tensor y = x;
+  for (size_t k = 0; k < axes.size(); k++) {
+    int d = checked_axis("roll", x, axes[k]);
+    int64_t n = x.dim(d), shift = n ? (shifts[k] % n + n) % n : 0;
+    if (shift) y = cat({slice(y, d, n - shift, n), slice(y, d, 0, n - shift)}, d);
+  }
+  return y;
+}
+
+Tensor flip(const Tensor& x, const std::vector<int>& axes) {
+  if (axes.empty()) return x;
+  ReducedAxes flipped = reduced_axes("flip", x.shape(), axes);
+  Tensor y = x;
+  for (int d = 0; d < x.rank(); d++) {
+    if (!flipped.marked[d]) continue;
+    std::vector<int64_t> reversed(size_t(x.dim(d)));
+    std::iota(reversed.rbegin(), reversed.rend(), 0);
+    y = index_select(y, from(reversed, {x.dim(d)}).to(x.device()), d);
+  }
+  return y;
+}
+
 Tensor expand(const Tensor& x, const Shape& shape) {
   Tensor source = strided(x);
   const Tensor* one[1] = {&source};
@@ -157,36 +163,6 @@ Tensor expand(const Tensor& x, const Shape& shape) {
   for (int d = 0; d < shape.rank; d++) strides[d] = index.strides[0][d];
   return record("expand", alias(source, shape, strides), {x},
                 [old](Backward& b) { b[0].give(sum_to(b.gy, old)); });
-}
-
-Tensor index_select(const Tensor& x, const Tensor& index) {
-  require_floating("index_select", x);
-  PUPIL_CHECK(x.rank() >= 1 && index.rank() == 1 && index.dtype() == DType::i64,
-              "index_select: rows of ", x.shape(), " by ", index.shape(), " ",
-              name_of(index.dtype()));
-  Tensor source = x.contiguous(), at = index.contiguous();
-  int64_t n = at.numel(), whole = x.dim(0), width = whole ? x.numel() / whole : 0;
-  if (!at.device().is_cuda())
-    for (int64_t k = 0; k < n; k++)
-      PUPIL_CHECK(at.data<int64_t>()[k] >= 0 && at.data<int64_t>()[k] < whole,
-                  "index_select: index ", at.data<int64_t>()[k], " into ", x.shape());
-  Shape shape = x.shape(), old = x.shape();
-  shape[0] = n;
-  Tensor y = empty(shape, x.dtype(), x.device());
-  dispatch(x.dtype(), [&](auto t) {
-    using T = typename decltype(t)::type;
-    rows(x.device(), n, SelectRows<T>{source.data<T>(), at.data<int64_t>(), y.data<T>(), width},
-         width);
-  });
-  return record("index_select", y, {x}, [old, at, n, whole, width](Backward& b) {
-    Tensor gy = b.gy.contiguous(), gx = empty(old, gy.dtype(), gy.device());
-    dispatch(gy.dtype(), [&](auto t) {
-      using T = typename decltype(t)::type;
-      rows(gy.device(), whole,
-           CollectRows<T>{gy.data<T>(), at.data<int64_t>(), gx.data<T>(), width, n}, width * n);
-    });
-    b[0].give(std::move(gx));
-  });
 }
 
 Tensor to_strided(const Tensor& x) {
@@ -243,6 +219,35 @@ PUPIL_SAMPLES(cat) {
   s.add("the same twice", {{2, 3}}, [](auto& v) { return cat({v[0], v[0]}, 1); });
   s.add_error("shapes", {{2, 3}, {3, 2}}, [](auto& v) { return cat(v, 0); });
 }
+PUPIL_SAMPLES(stack) {
+  s.add("rows", {{3}, {3}}, [](auto& v) { return stack(v, 0); });
+  s.add("middle", {{2, 3}, {2, 3}, {2, 3}}, [](auto& v) { return stack(v, 1); });
+  s.add("last", {{2, 3}, {2, 3}}, [](auto& v) { return stack(v, -1); });
+  s.add("scalars", {{}, {}}, [](auto& v) { return stack(v, 0); });
+  s.add("one element", {{1}}, [](auto& v) { return stack(v, 1); });
+  s.add("empty", {{0, 3}, {0, 3}}, [](auto& v) { return stack(v, 1); });
+  s.add_error("shapes", {{2, 3}, {1, 3}}, [](auto& v) { return stack(v, 0); });
+  s.add_error("axis", {{2}, {2}}, [](auto& v) { return stack(v, 2); });
+}
+PUPIL_SAMPLES(roll) {
+  s.add("two axes", {{2, 4, 5}}, [](auto& v) { return roll(v[0], {1, -2}, {1, 2}); });
+  s.add("one axis twice", {{5}}, [](auto& v) { return roll(v[0], {1, 7}, {0, 0}); });
+  s.add("flat", {{2, 3}}, [](auto& v) { return roll(v[0], {2}, {}); });
+  s.add("transposed", {{4, 3}}, [](auto& v) { return roll(permute(v[0], {1, 0}), {1}, {0}); });
+  s.add("one element", {{1}}, [](auto& v) { return roll(v[0], {3}, {0}); });
+  s.add("empty", {{0, 3}}, [](auto& v) { return roll(v[0], {1, 1}, {0, 1}); });
+  s.add_error("axis", {{2, 3}}, [](auto& v) { return roll(v[0], {1}, {2}); });
+  s.add_error("counts", {{2, 3}}, [](auto& v) { return roll(v[0], {1, 1}, {0}); });
+}
+PUPIL_SAMPLES(flip) {
+  s.add("width", {{2, 2, 3, 4}}, [](auto& v) { return flip(v[0], {3}); });
+  s.add("two axes", {{2, 3, 4}}, [](auto& v) { return flip(v[0], {0, -1}); });
+  s.add("no axis", {{3}}, [](auto& v) { return flip(v[0], {}); });
+  s.add("one element", {{1}}, [](auto& v) { return flip(v[0], {0}); });
+  s.add("empty", {{0, 3}}, [](auto& v) { return flip(v[0], {0, 1}); });
+  s.add_error("axis", {{2, 3}}, [](auto& v) { return flip(v[0], {2}); });
+  s.add_error("axis twice", {{2, 3}}, [](auto& v) { return flip(v[0], {1, -1}); });
+}
 PUPIL_SAMPLES(expand) {
   s.add("rows", {{1, 3}}, [](auto& v) { return expand(v[0], {4, 3}); });
   s.add("new axes", {{3}}, [](auto& v) { return expand(v[0], {2, 4, 3}); });
@@ -251,21 +256,6 @@ PUPIL_SAMPLES(expand) {
   s.add("to nothing", {{1, 3}}, [](auto& v) { return expand(v[0], {0, 3}); });
   s.add("one element", {{1}}, [](auto& v) { return expand(v[0], {1, 1}); });
   s.add_error("shape", {{2, 3}}, [](auto& v) { return expand(v[0], {4, 3}); });
-}
-PUPIL_SAMPLES(index_select) {
-  auto rows_of = [](std::vector<int64_t> index) {
-    return [=](auto& v) {
-      return index_select(v[0], from(index, {int64_t(index.size())}).to(v[0].device()));
-    };
-  };
-  s.add("repeated", {{4, 3}}, rows_of({3, 0, 3, 2, 3}));
-  s.add("vector", {{4}}, rows_of({1}));
-  s.add("wide", {{3, 2, 70}}, rows_of({2, 2, 0}));
-  s.add("none", {{4, 3}}, rows_of({}));
-  s.add("of no columns", {{4, 0}}, rows_of({1, 2}));
-  s.add("one element", {{1}}, rows_of({0, 0}));
-  s.add_error("range", {{4, 3}}, rows_of({4}));
-  s.add_error("negative", {{4, 3}}, rows_of({-1}));
 }
 PUPIL_SAMPLES(to_strided) {
   s.add("already", {{2, 3}}, [](auto& v) { return to_strided(v[0]); });

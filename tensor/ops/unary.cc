@@ -105,6 +105,88 @@ struct Abs {
   }
 };
 
+// x sigma(beta x): SiLU (Elfwing et al. 2018, arXiv 1702.03118) with beta = 1, the quick form of
+// GELU (Hendrycks and Gimpel 2016, section 2) with beta = 1.702. e = exp(-|u|) never overflows.
+template <bool quick>
+struct SwishFast {
+  static constexpr bool saves_x = true, saves_y = false;
+  static constexpr float beta = quick ? 1.702f : 1.0f;
+  PUPIL_HD float fwd(float x) const {
+    float u = beta * x, e = vector_exp(-fabsf(u));
+    return x * ((u < 0 ? e : 1.0f) / (1.0f + e));
+  }
+  PUPIL_HD float bwd(float x, float, float gy) const {
+    float u = beta * x, e = vector_exp(-fabsf(u)), r = 1.0f / (1.0f + e);
+    return gy * r * fmaf(u * e, r, u < 0 ? e : 1.0f);
+  }
+};
+template <bool quick>
+struct Swish {
+  static constexpr bool saves_x = true, saves_y = false;
+  static constexpr double beta = quick ? 1.702 : 1;
+  using Fast = SwishFast<quick>;
+  template <class A>
+  PUPIL_HD A fwd(A x) const {
+    A u = A(beta) * x, e = exp(u < A(0) ? u : -u);
+    return x * ((u < A(0) ? e : A(1)) / (A(1) + e));
+  }
+  template <class A>
+  PUPIL_HD A bwd(A x, A, A gy) const {
+    A u = A(beta) * x, e = exp(u < A(0) ? u : -u), r = A(1) / (A(1) + e);
+    return gy * r * ((u < A(0) ? e : A(1)) + u * e * r);
+  }
+};
+
+struct Softplus {
+  static constexpr bool saves_x = true, saves_y = false;
+  template <class A>
+  PUPIL_HD A fwd(A x) const {
+    return (x < A(0) ? A(0) : x) + log1p(exp(x < A(0) ? x : -x));
+  }
+  template <class A>
+  PUPIL_HD A bwd(A x, A, A gy) const {
+    return gy * Sigmoid{}.fwd(x);
+  }
+};
+
+struct LeakyRelu {
+  static constexpr bool saves_x = true, saves_y = false;
+  double slope;
+  template <class A>
+  PUPIL_HD A fwd(A x) const {
+    return x > A(0) ? x : A(slope) * x;
+  }
+  template <class A>
+  PUPIL_HD A bwd(A x, A, A gy) const {
+    return x > A(0) ? gy : A(slope) * gy;
+  }
+};
+
+struct Erf {
+  static constexpr bool saves_x = true, saves_y = false;
+  template <class A>
+  PUPIL_HD A fwd(A x) const {
+    return erf(x);
+  }
+  template <class A>
+  PUPIL_HD A bwd(A x, A, A gy) const {
+    return gy * A(1.12837916709551257390) * exp(-x * x);  // 2 / sqrt(pi)
+  }
+};
+
+struct Power {
+  static constexpr bool saves_x = true, saves_y = false;
+  double exponent;
+  template <class A>
+  PUPIL_HD A fwd(A x) const {
+    return pow(x, A(exponent));
+  }
+  template <class A>
+  PUPIL_HD A bwd(A x, A, A gy) const {  // of x^0: 0, at x = 0 too
+    return exponent == 0 ? A(0) : gy * A(exponent) * pow(x, A(exponent - 1));
+  }
+};
+
 struct Square {
   static constexpr bool saves_x = true, saves_y = false;
   template <class A>
@@ -163,6 +245,14 @@ Tensor sqrt(const Tensor& x) { return unary<Sqrt>("sqrt", x); }
 Tensor sigmoid(const Tensor& x) { return unary<Sigmoid>("sigmoid", x); }
 Tensor tanh(const Tensor& x) { return unary<Tanh>("tanh", x); }
 Tensor abs(const Tensor& x) { return unary<Abs>("abs", x); }
+Tensor erf(const Tensor& x) { return unary<Erf>("erf", x); }
+Tensor silu(const Tensor& x) { return unary<Swish<false>>("silu", x); }
+Tensor quick_gelu(const Tensor& x) { return unary<Swish<true>>("quick_gelu", x); }
+Tensor softplus(const Tensor& x) { return unary<Softplus>("softplus", x); }
+Tensor leaky_relu(const Tensor& x, double negative_slope) {
+  return unary("leaky_relu", x, LeakyRelu{negative_slope});
+}
+Tensor pow(const Tensor& x, double exponent) { return unary("pow", x, Power{exponent}); }
 Tensor square(const Tensor& x) { return unary<Square>("square", x); }
 Tensor scale(const Tensor& x, double factor) { return unary("scale", x, Scale{factor}); }
 Tensor add_scalar(const Tensor& x, double summand) {
@@ -202,6 +292,21 @@ PUPIL_SAMPLES(sqrt) { unary_samples(s, sqrt, 0.3, 3); }
 PUPIL_SAMPLES(sigmoid) { unary_samples(s, sigmoid, -6, 6); }
 PUPIL_SAMPLES(tanh) { unary_samples(s, tanh, -3, 3); }
 PUPIL_SAMPLES(abs) { unary_samples(s, abs, -1, -0.1); }
+PUPIL_SAMPLES(erf) { unary_samples(s, erf, -2, 2); }
+PUPIL_SAMPLES(silu) { unary_samples(s, silu, -6, 6); }
+PUPIL_SAMPLES(quick_gelu) { unary_samples(s, quick_gelu, -4, 4); }
+PUPIL_SAMPLES(softplus) { unary_samples(s, softplus, -6, 6); }
+PUPIL_SAMPLES(leaky_relu) {
+  auto f = [](const Tensor& x) { return leaky_relu(x, 0.2); };
+  unary_samples(s, f, -2, -0.1);
+  s.add("positive", {{9}}, [f](auto& v) { return f(v[0]); }, {0.1, 2});
+}
+PUPIL_SAMPLES(pow) {
+  unary_samples(
+      s, [](const Tensor& x) { return pow(x, -1.5); }, 0.5, 2);
+  s.add("negative base", {{9}}, [](auto& v) { return pow(v[0], 3); }, {-2, -0.5});
+  s.add("exponent 0", {{9}}, [](auto& v) { return pow(v[0], 0); });
+}
 PUPIL_SAMPLES(square) { unary_samples(s, square, -2, 2); }
 PUPIL_SAMPLES(scale) {
   unary_samples(

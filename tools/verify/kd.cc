@@ -30,8 +30,10 @@ void logit_standardization(Case& c) {
 
 void label_cross_entropy(Case& c) {
   double smoothing = c.number("label_smoothing", 0);
-  c.only("reduction", std::string("mean"));
-  c.result("loss", cross_entropy(c.get("in.logits"), c.get("in.labels"), smoothing));
+  std::string reduction = c.text("reduction", "mean");
+  if (reduction != "mean" && reduction != "none") throw Unsupported("reduction = " + reduction);
+  auto f = reduction == "mean" ? cross_entropy : cross_entropy_rows;
+  c.result("loss", f(c.get("in.logits"), c.get("in.labels"), {.smoothing = smoothing}));
 }
 
 void soft_target_cross_entropy(Case& c) {

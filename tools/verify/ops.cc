@@ -19,14 +19,28 @@ void binary(Case& c) {
   c.result("y", f(c.get("in.a"), c.get("in.b")));
 }
 
+std::vector<int> axes_of(Case& c, const std::string& name) {
+  std::vector<int> axes;
+  c.ignore(name);
+  if (c.has_attribute(name))
+    for (int64_t d : c.integers(name)) axes.push_back(int(d));
+  return axes;
+}
+
 template <Tensor (*f)(const Tensor&, std::vector<int>, bool)>
 void reduction(Case& c) {
-  std::vector<int> axes;
-  c.ignore("dim");
-  if (c.has_attribute("dim"))
-    for (int64_t d : c.integers("dim")) axes.push_back(int(d));
+  std::vector<int> axes = axes_of(c, "dim");
   c.result("y", f(c.get("in.x"), axes, c.flag("keepdim", false)));
 }
+
+template <Tensor (*f)(const Tensor&, std::vector<int>, double, bool)>
+void moment(Case& c) {
+  std::vector<int> axes = axes_of(c, "dim");
+  double correction = c.number("correction", 1);
+  c.result("y", f(c.get("in.x"), axes, correction, c.flag("keepdim", false)));
+}
+
+void cumsum_case(Case& c) { c.result("y", cumsum(c.get("in.x"), int(c.integer("dim")))); }
 
 // f works along the last axis; other axes are moved there and back.
 template <class F>
@@ -51,6 +65,15 @@ void gelu_case(Case& c) {
   if (form != "none" && form != "tanh") throw Unsupported("approximate = " + form);
   c.result("y", gelu(c.get("in.x"), form == "tanh"));
 }
+
+void leaky_relu_case(Case& c) {
+  double slope = c.number("negative_slope", 0.01);
+  c.result("y", leaky_relu(c.get("in.x"), slope));
+}
+
+void pow_case(Case& c) { c.result("y", pow(c.get("in.x"), c.number("exponent"))); }
+
+void where_case(Case& c) { c.result("y", where(c.get("in.cond"), c.get("in.a"), c.get("in.b"))); }
 
 void clamp_case(Case& c) {
   double low = c.number("min", -INFINITY), high = c.number("max", INFINITY);
@@ -242,14 +265,13 @@ void normalize_case(Case& c) {
 // Pixels of a segmentation count as rows.
 void cross_entropy_case(Case& c) {
   std::string reduction = c.text("reduction", "mean");
-  if (reduction == "none") throw Unsupported("reduction = none");
-  double smoothing = c.number("label_smoothing", 0);
-  int64_t ignored = c.integer("ignore_index", -100);
+  CrossEntropyOptions o;
+  o.smoothing = c.number("label_smoothing", 0);
+  o.ignore_index = c.integer("ignore_index", -100);
+  o.class_weight = c.get_if("in.weight");
   Tensor logits = c.get("in.logits");
   Tensor target = c.has("in.target") ? c.get("in.target") : c.get("in.target_prob");
-  if (target.dtype() == DType::i64)
-    for (double label : target.values())
-      if (int64_t(label) == ignored) throw Unsupported("ignored labels");
+  Shape shape = target.shape();
   if (logits.rank() > 2) {
     std::vector<int> order{0};
     for (int d = 2; d < logits.rank(); d++) order.push_back(d);
@@ -258,21 +280,75 @@ void cross_entropy_case(Case& c) {
     logits = view(permute(logits, order), {n, classes});
     target = view(target, {n});
   }
-  Tensor loss = cross_entropy(logits, target, smoothing);
-  c.result("loss", reduction == "sum" ? scale(loss, double(logits.dim(0))) : loss);
+  if (reduction == "mean") return c.result("loss", cross_entropy(logits, target, o));
+  Tensor terms = cross_entropy_rows(logits, target, o);
+  if (reduction == "sum") return c.result("loss", sum(terms));
+  if (reduction != "none") throw Unsupported("reduction = " + reduction);
+  c.result("y", target.dtype() == DType::i64 ? view(terms, shape) : terms);
 }
 
-void cat_case(Case& c) {
-  std::vector<Tensor> parts;
-  for (int i = 0; c.has(concat("in.x", i)); i++) parts.push_back(c.get(concat("in.x", i)));
-  c.result("y", cat(parts, int(c.integer("dim"))));
+std::vector<Tensor> parts(Case& c) {
+  std::vector<Tensor> all;
+  for (int i = 0; c.has(concat("in.x", i)); i++) all.push_back(c.get(concat("in.x", i)));
+  return all;
 }
 
-void permute_case(Case& c) {
-  std::vector<int> order;
-  for (int64_t d : c.integers("dims")) order.push_back(int(d));
-  c.result("y", permute(c.get("in.x"), order));
+void cat_case(Case& c) { c.result("y", cat(parts(c), int(c.integer("dim")))); }
+void stack_case(Case& c) { c.result("y", stack(parts(c), int(c.integer("dim")))); }
+
+void flip_case(Case& c) { c.result("y", flip(c.get("in.x"), axes_of(c, "dims"))); }
+
+void roll_case(Case& c) {
+  c.result("y", roll(c.get("in.x"), c.integers("shifts"), axes_of(c, "dims")));
 }
+
+void pad_case(Case& c) {
+  std::string mode = c.text("mode", "constant");
+  const std::map<std::string, Border> borders = {{"constant", Border::constant},
+                                                 {"reflect", Border::reflect},
+                                                 {"replicate", Border::replicate}};
+  if (!borders.count(mode)) throw Unsupported("mode = " + mode);
+  double value = c.number("value", 0);
+  c.result("y", pad(c.get("in.x"), c.integers("pad"), borders.at(mode), value));
+}
+
+void gather_case(Case& c) {
+  c.result("y", gather(c.get("in.x"), int(c.integer("dim")), c.get("in.index")));
+}
+
+template <Tensor (*f)(const Tensor&, int, const Tensor&, const Tensor&)>
+void add_at_index(Case& c) {
+  c.result("y", f(c.get("in.x"), int(c.integer("dim")), c.get("in.index"), c.get("in.src")));
+}
+
+void embedding_case(Case& c) {
+  std::optional<int64_t> padding;
+  c.ignore("padding_idx");
+  if (c.has_attribute("padding_idx")) padding = c.integer("padding_idx");
+  c.result("y", embedding(c.get("param.weight"), c.get("in.index"), padding));
+}
+
+void one_hot_case(Case& c) {
+  c.result("y", one_hot(c.get("in.index"), c.integer("num_classes"), c.dtype()));
+}
+
+void sorted_result(Case& c, const Sorted& sorted) {
+  c.result("values", sorted.values);
+  c.result("indices", sorted.indices);
+}
+
+void sort_case(Case& c) {
+  bool descending = c.flag("descending", false);
+  sorted_result(c, sort(c.get("in.x"), int(c.integer("dim", -1)), descending));
+}
+
+void topk_case(Case& c) {
+  sorted_result(c, topk(c.get("in.x"), c.integer("k"), int(c.integer("dim", -1))));
+}
+
+void argmax_case(Case& c) { c.result("index", argmax(c.get("in.x"), int(c.integer("dim")))); }
+
+void permute_case(Case& c) { c.result("y", permute(c.get("in.x"), axes_of(c, "dims"))); }
 
 void slice_case(Case& c) {
   int64_t step = c.integer("step", 1);
@@ -280,16 +356,8 @@ void slice_case(Case& c) {
            slice(c.get("in.x"), int(c.integer("dim")), c.integer("begin"), c.integer("end"), step));
 }
 
-// index_select works on rows; other axes change places with them.
 void index_select_case(Case& c) {
-  Tensor x = c.get("in.x"), index = c.get("in.index");
-  int64_t dim = c.integer("dim", 0), axis = dim < 0 ? dim + x.rank() : dim;
-  std::vector<int> order;
-  for (int d = 0; d < x.rank(); d++) order.push_back(d);
-  PUPIL_CHECK(axis >= 0 && axis < x.rank(), "index_select: axis ", dim, " of ", x.shape());
-  std::swap(order[0], order[size_t(axis)]);
-  c.result("y",
-           axis ? permute(index_select(permute(x, order), index), order) : index_select(x, index));
+  c.result("y", index_select(c.get("in.x"), c.get("in.index"), int(c.integer("dim", 0))));
 }
 
 void resample_pos_embed_case(Case& c) {
@@ -327,14 +395,29 @@ void add_ops(Adapters& all) {
   add_op("sigmoid", elementwise<sigmoid>);
   add_op("tanh", elementwise<tanh>);
   add_op("abs", elementwise<abs>);
+  add_op("erf", elementwise<erf>);
+  add_op("silu", elementwise<silu>);
+  add_op("quick_gelu", elementwise<quick_gelu>);
+  add_op("softplus", elementwise<softplus>);
+  add_op("leaky_relu", leaky_relu_case);
+  add_op("pow", pow_case);
   add_op("gelu", gelu_case);
   add_op("clamp", clamp_case);
   add_op("add", binary<add>);
   add_op("sub", binary<sub>);
   add_op("mul", binary<mul>);
   add_op("div", binary<div>);
+  add_op("maximum", binary<maximum>);
+  add_op("minimum", binary<minimum>);
+  add_op("where", where_case);
   add_op("sum", reduction<sum>);
   add_op("mean", reduction<mean>);
+  add_op("amax", reduction<amax>);
+  add_op("amin", reduction<amin>);
+  add_op("logsumexp", reduction<logsumexp>);
+  add_op("var", moment<variance>);
+  add_op("std", moment<standard_deviation>);
+  add_op("cumsum", cumsum_case);
   add_op("softmax", softmax_family<softmax>);
   add_op("log_softmax", softmax_family<log_softmax>);
   add_op("cross_entropy", cross_entropy_case);
@@ -360,6 +443,18 @@ void add_ops(Adapters& all) {
   add_op("einsum", einsum_case);
   add_op("normalize", normalize_case);
   add_op("cat", cat_case);
+  add_op("stack", stack_case);
+  add_op("flip", flip_case);
+  add_op("roll", roll_case);
+  add_op("pad", pad_case);
+  add_op("gather", gather_case);
+  add_op("scatter_add", add_at_index<scatter_add>);
+  add_op("index_add", add_at_index<index_add>);
+  add_op("embedding", embedding_case);
+  add_op("one_hot", one_hot_case);
+  add_op("sort", sort_case);
+  add_op("topk", topk_case);
+  add_op("argmax", argmax_case);
   add_op("permute", permute_case);
   add_op("slice", slice_case);
   add_op("index_select", index_select_case);
