@@ -18,7 +18,8 @@ struct Optimizer::Slab {
     int64_t steps = 0;   // updates so far: t in Adam; 0: momentum buffer not started
   };
   std::vector<Entry> entries;
-  Tensor values, gradients, first, second;  // first: momentum_buffer or exp_avg; second: exp_avg_sq
+  Tensor values, gradients;
+  std::vector<Tensor> states;  // one for each of state_names()
 
   Tensor part(const Tensor& slab, const Entry& e) const {
     return alias(slab, e.value.shape(), row_major_strides(e.value.shape()), e.begin);
@@ -67,6 +68,42 @@ struct AdamUpdate {
   }
 };
 
+// Tieleman and Hinton 2012 (Coursera lecture 6.5) as torch.optim.RMSprop has it: v = alpha v +
+// (1 - alpha) g^2, centred: v - (moving average of g)^2 in the root; p -= lr g / (sqrt(v) + eps),
+// with momentum through a buffer.
+template <class T>
+struct RmsPropUpdate {
+  T *p, *square, *average, *buffer;  // average: centred only; buffer: with momentum only
+  const T* g;
+  T lr, decay, alpha, one_minus_alpha, eps, momentum;
+  PUPIL_HD void operator()(int64_t i) const {
+    T gradient = g[i] + decay * p[i];
+    T v = square[i] = alpha * square[i] + one_minus_alpha * gradient * gradient;
+    if (average) {
+      average[i] += one_minus_alpha * (gradient - average[i]);
+      v -= average[i] * average[i];
+    }
+    T update = gradient / (sqrt(v) + eps);
+    if (buffer) update = buffer[i] = momentum * buffer[i] + update;
+    p[i] -= lr * update;
+  }
+};
+
+// You et al. 2020 (arXiv 1904.00962), algorithm 2, as timm's Lamb: Adam's direction plus decay p.
+template <class T>
+struct LambDirection {
+  const T* p;
+  T *m, *v, *direction;
+  const T* g;
+  T clip, decay, beta1, beta2, fresh, one_minus_beta2, mean_root, square_root, eps;
+  PUPIL_HD void operator()(int64_t i) const {
+    T gradient = g[i] / clip;
+    T mean = m[i] = beta1 * m[i] + fresh * gradient;
+    T square = v[i] = beta2 * v[i] + one_minus_beta2 * gradient * gradient;
+    direction[i] = mean / mean_root / (sqrt(square) / square_root + eps) + decay * p[i];
+  }
+};
+
 template <class T>
 struct ScaleInPlace {
   T* x;
@@ -88,12 +125,51 @@ struct SquareSum {  // one partial sum, in f64, for every block of kBlock elemen
   }
 };
 
+namespace {
+
+std::vector<std::string> state_names(const OptimizerOptions& o) {
+  if (o.algorithm == Algorithm::sgd)
+    return o.momentum != 0 ? std::vector<std::string>{"momentum_buffer"}
+                           : std::vector<std::string>{};
+  if (o.algorithm != Algorithm::rmsprop) return {"exp_avg", "exp_avg_sq"};
+  std::vector<std::string> names = {"square_avg"};
+  if (o.centered) names.push_back("grad_avg");
+  if (o.momentum != 0) names.push_back("momentum_buffer");
+  return names;
+}
+
+template <class T>
+double square_sum(const T* x, int64_t n, Device device) {
+  int64_t blocks = (n + SquareSum<T>::kBlock - 1) / SquareSum<T>::kBlock;
+  Tensor partial = empty({blocks}, DType::f64, device);
+  map(device, blocks, SquareSum<T>{x, n, partial.data<double>()});
+  double total = 0;
+  for (double sum : partial.values()) total += sum;
+  return total;
+}
+
+template <class T>
+void lamb_update(const OptimizerOptions& o, LambDirection<T> update, T* p, int64_t n, Device device,
+                 double lr) {
+  Tensor direction = empty({n}, dtype_of<T>::value, device);
+  update.direction = direction.data<T>();
+  map(device, n, update);
+  double ratio = 1;
+  if (update.decay != 0 || o.always_adapt) {
+    double size = std::sqrt(square_sum(p, n, device));
+    double length = std::sqrt(square_sum(update.direction, n, device));
+    if (size > 0 && length > 0) ratio = size / length;
+    if (o.trust_clip) ratio = std::min(ratio, 1.0);
+  }
+  map(device, n, PlainSgdUpdate<T>{p, update.direction, T(lr * ratio), T(0)});
+}
+
+}  // namespace
+
 Optimizer::Optimizer(Store& store, std::vector<Group> groups, OptimizerOptions options)
     : groups_(std::move(groups)), options_(options) {
   ModelScope keep;
   std::unordered_set<std::string> seen;
-  bool has_first = options.algorithm != Algorithm::sgd || options.momentum != 0;
-  bool has_second = options.algorithm != Algorithm::sgd;
   for (const Group& group : groups_) {
     Slab slab;
     int64_t size = 0;
@@ -117,8 +193,8 @@ Optimizer::Optimizer(Store& store, std::vector<Group> groups, OptimizerOptions o
       Device device = slab.entries[0].value.device();
       slab.values = zeros({size}, dtype, device);
       slab.gradients = zeros({size}, dtype, device);
-      if (has_first) slab.first = zeros({size}, dtype, device);
-      if (has_second) slab.second = zeros({size}, dtype, device);
+      for (size_t k = state_names(options).size(); k > 0; k--)
+        slab.states.push_back(zeros({size}, dtype, device));
     }
     for (Slab::Entry& e : slab.entries) {
       Tensor place = slab.part(slab.values, e);
@@ -148,6 +224,9 @@ void Optimizer::zero_grad() {
 
 void Optimizer::step(double lr_scale) {
   const OptimizerOptions& o = options_;
+  double clip = 1;
+  if (o.algorithm == Algorithm::lamb && o.max_grad_norm > 0)
+    clip = std::max(1.0, grad_norm() / o.max_grad_norm);
   for (size_t k = 0; k < slabs_.size(); k++) {
     Slab& slab = slabs_[k];
     double lr = groups_[k].lr * lr_scale, decay = groups_[k].weight_decay;
@@ -157,8 +236,8 @@ void Optimizer::step(double lr_scale) {
       int64_t steps = slab.entries[i].steps;
       if (!slab.entries[i].value.impl()->grad_is_set) continue;
       while (j < slab.entries.size() && slab.entries[j].value.impl()->grad_is_set &&
-             slab.entries[j].steps == steps)
-        j++;
+             slab.entries[j].steps == steps && o.algorithm != Algorithm::lamb)
+        j++;  // Lamb: one parameter at a time
       int64_t begin = slab.entries[i].begin, n = slab.entries[j - 1].end - begin;
       for (size_t e = i; e < j; e++) slab.entries[e].steps++;
       int64_t t = steps + 1;
@@ -169,13 +248,31 @@ void Optimizer::step(double lr_scale) {
         } else {
           T* p = slab.values.data<T>() + begin;
           const T* gradient = slab.gradients.data<T>() + begin;
-          T* m = slab.first ? slab.first.data<T>() + begin : nullptr;
+          auto state = [&](size_t k) {
+            return k < slab.states.size() ? slab.states[k].data<T>() + begin : nullptr;
+          };
+          T* m = state(0);
           Device device = slab.values.device();
-          if (o.algorithm != Algorithm::sgd) {
+          double mean_root = 1 - std::pow(o.beta1, double(t));
+          double square_root = std::sqrt(1 - std::pow(o.beta2, double(t)));
+          if (o.algorithm == Algorithm::rmsprop) {
+            map(device, n,
+                RmsPropUpdate<T>{p, m, o.centered ? state(1) : nullptr,
+                                 o.momentum != 0 ? state(o.centered ? 2 : 1) : nullptr, gradient,
+                                 T(lr), T(decay), T(o.alpha), T(1 - o.alpha), T(o.eps),
+                                 T(o.momentum)});
+          } else if (o.algorithm == Algorithm::lamb) {
+            lamb_update(
+                o,
+                LambDirection<T>{p, m, state(1), nullptr, gradient, T(clip), T(decay), T(o.beta1),
+                                 T(o.beta2), T(o.grad_averaging ? 1 - o.beta1 : 1), T(1 - o.beta2),
+                                 T(mean_root), T(square_root), T(o.eps)},
+                p, n, device, lr);
+          } else if (o.algorithm != Algorithm::sgd) {
             bool decoupled = o.algorithm == Algorithm::adamw;
             AdamUpdate<T> update{p,
                                  m,
-                                 slab.second.data<T>() + begin,
+                                 state(1),
                                  gradient,
                                  T(decoupled ? 0 : decay),
                                  T(decoupled ? 1 - lr * decay : 1),
@@ -183,8 +280,8 @@ void Optimizer::step(double lr_scale) {
                                  T(o.beta2),
                                  T(1 - o.beta1),
                                  T(1 - o.beta2),
-                                 T(lr / (1 - std::pow(o.beta1, double(t)))),
-                                 T(std::sqrt(1 - std::pow(o.beta2, double(t)))),
+                                 T(lr / mean_root),
+                                 T(square_root),
                                  T(o.eps)};
             map(device, n, update);
           } else if (m) {
@@ -200,23 +297,19 @@ void Optimizer::step(double lr_scale) {
   }
 }
 
-double Optimizer::clip_grad_norm(double max_norm) {
+double Optimizer::grad_norm() const {
   double total = 0;
-  auto each_gradient = [&](auto&& f) {
-    for (Slab& slab : slabs_)
-      for (Slab::Entry& e : slab.entries)
-        if (e.value.impl()->grad_is_set) f(Tensor(e.value.impl()->grad));
-  };
   each_gradient([&](const Tensor& gradient) {
     dispatch(gradient.dtype(), [&](auto g) {
       using T = typename decltype(g)::type;
-      int64_t n = gradient.numel(), blocks = (n + SquareSum<T>::kBlock - 1) / SquareSum<T>::kBlock;
-      Tensor partial = empty({blocks}, DType::f64, gradient.device());
-      map(gradient.device(), blocks, SquareSum<T>{gradient.data<T>(), n, partial.data<double>()});
-      for (double sum : partial.values()) total += sum;
+      total += square_sum(gradient.data<T>(), gradient.numel(), gradient.device());
     });
   });
-  double norm = std::sqrt(total), factor = max_norm / (norm + 1e-6);
+  return std::sqrt(total);
+}
+
+double Optimizer::clip_grad_norm(double max_norm) {
+  double norm = grad_norm(), factor = max_norm / (norm + 1e-6);
   if (!(factor < 1)) return norm;  // a NaN norm scales nothing; the caller sees it
   each_gradient([&](const Tensor& gradient) {
     dispatch(gradient.dtype(), [&](auto g) {
@@ -228,22 +321,28 @@ double Optimizer::clip_grad_norm(double max_norm) {
   return norm;
 }
 
+void Optimizer::each_gradient(const std::function<void(const Tensor&)>& f) const {
+  for (const Slab& slab : slabs_)
+    for (const Slab::Entry& e : slab.entries)
+      if (e.value.impl()->grad_is_set) f(Tensor(e.value.impl()->grad));
+}
+
 std::vector<std::pair<std::string, Tensor>> Optimizer::state() const {
   std::vector<std::pair<std::string, Tensor>> all;
-  bool sgd = options_.algorithm == Algorithm::sgd;
+  std::vector<std::string> names = state_names(options_);
   for (const Slab& slab : slabs_)
     for (const Slab::Entry& e : slab.entries) {
-      if (!slab.first || !e.steps) continue;
-      all.emplace_back(e.name + (sgd ? ".momentum_buffer" : ".exp_avg"), slab.part(slab.first, e));
-      if (sgd) continue;
-      all.emplace_back(e.name + ".exp_avg_sq", slab.part(slab.second, e));
-      all.emplace_back(e.name + ".step", from(std::span(&e.steps, 1), Shape{}));
+      if (slab.states.empty() || !e.steps) continue;
+      for (size_t k = 0; k < names.size(); k++)
+        all.emplace_back(concat(e.name, ".", names[k]), slab.part(slab.states[k], e));
+      if (options_.algorithm != Algorithm::sgd)
+        all.emplace_back(e.name + ".step", from(std::span(&e.steps, 1), Shape{}));
     }
   return all;
 }
 
 void Optimizer::load_state(const std::function<Tensor(const std::string&)>& read) {
-  bool sgd = options_.algorithm == Algorithm::sgd;
+  std::vector<std::string> names = state_names(options_);
   auto load = [&](const std::string& name, const Tensor& place) {
     Tensor stored = read(name);
     if (!stored) {
@@ -257,15 +356,15 @@ void Optimizer::load_state(const std::function<Tensor(const std::string&)>& read
   };
   for (Slab& slab : slabs_)
     for (Slab::Entry& e : slab.entries) {
-      if (!slab.first) continue;
-      bool started =
-          load(e.name + (sgd ? ".momentum_buffer" : ".exp_avg"), slab.part(slab.first, e));
-      e.steps = started;
-      if (sgd) continue;
-      load(e.name + ".exp_avg_sq", slab.part(slab.second, e));
+      if (slab.states.empty()) continue;
+      for (size_t k = 0; k < names.size(); k++) {
+        bool found = load(concat(e.name, ".", names[k]), slab.part(slab.states[k], e));
+        if (k == 0) e.steps = found;
+      }
+      if (options_.algorithm == Algorithm::sgd) continue;
       Tensor step = read(e.name + ".step");
-      if (bool(step) != started)
-        fail_input("optimizer state: ", e.name, " has only one of .exp_avg and .step");
+      if (bool(step) != bool(e.steps))
+        fail_input("optimizer state: ", e.name, " has only one of .", names[0], " and .step");
       if (step) e.steps = int64_t(step.item());
     }
 }

@@ -365,7 +365,93 @@ TEST(Optimizer, LargeParameters) {
   for (double v : w.values()) ASSERT_EQ(v, 0.75);
 }
 
+TEST(Optimizer, RmsPropCentredWithMomentum) {
+  Store store(0, DType::f64);
+  Tensor w = Scope(store).param("w", {1}, {Init::ones});
+  Optimizer optimizer(
+      store, {{{"w"}, 0.1, 0}},
+      {.algorithm = Algorithm::rmsprop, .momentum = 0.5, .alpha = 0.75, .centered = true});
+  double p = 1, square = 0, average = 0, buffer = 0;
+  for (double g : {2.0, -1.0, 3.0}) {
+    optimizer.zero_grad();
+    backward(sum(scale(w, g)));
+    optimizer.step();
+    square = 0.75 * square + 0.25 * g * g;
+    average = 0.75 * average + 0.25 * g;
+    buffer = 0.5 * buffer + g / (std::sqrt(square - average * average) + 1e-8);
+    p -= 0.1 * buffer;
+    EXPECT_NEAR(w.item(), p, 1e-12);
+  }
+  EXPECT_EQ(optimizer.state().size(), 4u);  // square_avg, grad_avg, momentum_buffer, step
+}
+
+// After one step Adam's direction is the sign of the gradient.
+TEST(Optimizer, LambAdaptsToTheSizeOfTheParameter) {
+  OptimizerOptions plain{.algorithm = Algorithm::lamb, .eps = 1e-15}, adapts = plain,
+                                                                      trusts = plain;
+  adapts.always_adapt = trusts.always_adapt = trusts.trust_clip = true;
+  OptimizerOptions sums = plain;
+  sums.grad_averaging = false;  // m is 10 times as large
+  const std::vector<std::pair<OptimizerOptions, double>> cases = {
+      {plain, 1}, {adapts, 2}, {trusts, 1}, {sums, 10}};
+  for (auto& [options, moved] : cases) {
+    Store store(0, DType::f64);
+    Tensor w = Scope(store).param("w", {4}, {Init::ones});
+    copy_into(w, full({4}, 2, DType::f64));
+    Optimizer optimizer(store, {{{"w"}, 0.1, 0}}, options);
+    optimizer.zero_grad();
+    backward(sum(scale(w, 3)));  // norm 6: divided by it, which the direction does not show
+    optimizer.step();
+    for (double v : w.values()) EXPECT_NEAR(v, 2 - 0.1 * moved, 1e-12);
+  }
+}
+
+TEST(Ema, CopiesThenWarmsUp) {
+  Tensor w = full({2}, 1, DType::f64);
+  Ema ema({w}, {.decay = 0.6, .after = 1, .warmup = true, .warmup_power = 1});
+  const std::vector<std::pair<double, double>> steps = {{2, 0}, {3, 0}, {4, 0.5}, {5, 0.6}};
+  for (auto& [value, decay] : steps) {
+    double before = ema.averages()[0].values()[1];
+    copy_into(w, full({2}, value, DType::f64));
+    EXPECT_DOUBLE_EQ(ema.update(), decay);
+    EXPECT_DOUBLE_EQ(ema.averages()[0].values()[1], decay * before + (1 - decay) * value);
+  }
+}
+
 // --- schedules ---
+
+TEST(Schedule, LinearEndsAtZero) {
+  Schedule s{.kind = Schedule::linear, .total = 12, .warmup = 2};
+  EXPECT_DOUBLE_EQ(s(1), 0.5);
+  EXPECT_DOUBLE_EQ(s(7), 0.5);
+  EXPECT_DOUBLE_EQ(s(20), 0);
+}
+
+TEST(Schedule, CyclesOfACosine) {
+  CosineCycles s{.length = 4, .length_factor = 2, .peak_factor = 0.5, .floor = 0.1, .limit = 2};
+  EXPECT_DOUBLE_EQ(s(0), 1);
+  EXPECT_DOUBLE_EQ(s(2), 0.55);
+  EXPECT_DOUBLE_EQ(s(4), 0.5);
+  EXPECT_DOUBLE_EQ(s(8), 0.3);
+  EXPECT_DOUBLE_EQ(s(12), 0.1);
+  s.warmup = 2;
+  EXPECT_DOUBLE_EQ(s(1), 0.5);
+  EXPECT_DOUBLE_EQ(s(2), 0.55);  // inside its cycle
+  s.after_warmup = true;
+  EXPECT_DOUBLE_EQ(s(4), 0.55);
+}
+
+TEST(Schedule, OneCycleOfThreeLines) {
+  OneCycle s{
+      .total = 11, .rise = 0.4, .start = 0.5, .end = 0.01, .cosine = false, .three_phase = true};
+  EXPECT_DOUBLE_EQ(s(0), 0.5);
+  EXPECT_DOUBLE_EQ(s(3), 0.5 + 0.5 * 3 / 3.4);
+  EXPECT_DOUBLE_EQ(s(5), 1 - 0.5 * 1.6 / 3.4);
+  EXPECT_DOUBLE_EQ(s(10), 0.005);
+  EXPECT_DOUBLE_EQ(s.momentum(0), 0.95);
+  EXPECT_DOUBLE_EQ(s.momentum(10), 0.95);
+  EXPECT_NEAR(s.momentum(3), 0.95 - 0.1 * 3 / 3.4, 1e-15);
+}
 
 TEST(Schedule, ConstantMultistepCosineWarmup) {
   EXPECT_EQ(Schedule()(17), 1);

@@ -76,8 +76,7 @@ void sgd(Case& c) {
   trajectory(c, o);
 }
 
-void adam_family(Case& c, nn::Algorithm algorithm) {
-  nn::OptimizerOptions o;
+void adam_family(Case& c, nn::Algorithm algorithm, nn::OptimizerOptions o = {}) {
   o.algorithm = algorithm;
   std::vector<double> betas = c.attribute("betas").get<std::vector<double>>();
   o.beta1 = betas.at(0);
@@ -88,6 +87,25 @@ void adam_family(Case& c, nn::Algorithm algorithm) {
 }
 void adam(Case& c) { adam_family(c, nn::Algorithm::adam); }
 void adamw(Case& c) { adam_family(c, nn::Algorithm::adamw); }
+
+void rmsprop(Case& c) {
+  nn::OptimizerOptions o;
+  o.algorithm = nn::Algorithm::rmsprop;
+  o.alpha = c.number("alpha", 0.99);
+  o.eps = c.number("eps", 1e-8);
+  o.momentum = c.number("momentum", 0);
+  o.centered = c.flag("centered", false);
+  trajectory(c, o);
+}
+
+void lamb(Case& c) {
+  nn::OptimizerOptions o;
+  o.max_grad_norm = c.number("max_grad_norm", 0);
+  o.trust_clip = c.flag("trust_clip", false);
+  o.always_adapt = c.flag("always_adapt", false);
+  o.grad_averaging = c.flag("grad_averaging", true);
+  adam_family(c, nn::Algorithm::lamb, o);
+}
 
 void clip_grad_norm(Case& c) {
   c.only("norm_type", 2.0);
@@ -107,7 +125,28 @@ void clip_grad_norm(Case& c) {
     c.result(group.names[i], parameters[i].grad().clone());
 }
 
-void rates(Case& c, double lr, const nn::Schedule& schedule) {
+void ema(Case& c) {
+  nn::EmaOptions o;
+  o.decay = c.number("decay");
+  o.min_decay = c.number("min_decay", 0);
+  o.after = c.integer("update_after_step", 0);
+  o.warmup = c.flag("use_warmup", false);
+  o.warmup_gamma = c.number("warmup_gamma", 1);
+  o.warmup_power = c.number("warmup_power", 2.0 / 3);
+  Tensor weight = c.get("param.weight").clone(), path = c.get("in.weight");
+  nn::Ema average({weight}, o);
+  Tensor averages = zeros(path.shape(), path.dtype());
+  std::vector<double> decays;
+  for (int64_t t = 0; t < path.dim(0); t++) {
+    copy_into(weight, row(path, t));
+    decays.push_back(average.update());
+    copy_into(row(averages, t), average.averages()[0]);
+  }
+  c.result("decay", decays);
+  c.result("ema", averages);
+}
+
+void rates(Case& c, double lr, const std::function<double(int64_t)>& schedule) {
   std::vector<double> values;
   for (int64_t t = 0; t < c.integer("steps"); t++) values.push_back(lr * schedule(t));
   c.result("lr", values);
@@ -137,6 +176,48 @@ void warmup_cosine(Case& c) {
   s.total = c.integer("num_training_steps");
   s.cycles = c.number("num_cycles", 0.5);
   rates(c, c.number("lr"), s);
+}
+
+void warmup_linear(Case& c) {
+  nn::Schedule s;
+  s.kind = nn::Schedule::linear;
+  s.warmup = c.integer("num_warmup_steps");
+  s.total = c.integer("num_training_steps");
+  rates(c, c.number("lr"), s);
+}
+
+void cosine_timm(Case& c) {
+  double lr = c.number("lr");
+  nn::CosineCycles s;
+  s.length = c.number("t_initial");
+  s.length_factor = c.number("cycle_mul", 1);
+  s.peak_factor = c.number("cycle_decay", 1);
+  s.limit = c.integer("cycle_limit", 1);
+  s.power = c.number("k_decay", 1);
+  s.floor = c.number("lr_min", 0) / lr;
+  s.warmup = c.integer("warmup_t", 0);
+  s.warmup_start = c.number("warmup_lr_init", 0) / lr;
+  s.after_warmup = c.flag("warmup_prefix", false);
+  rates(c, lr, s);
+}
+
+void one_cycle(Case& c) {
+  nn::OneCycle s;
+  s.total = c.integer("total_steps");
+  s.rise = c.number("pct_start", 0.3);
+  s.start = 1 / c.number("div_factor", 25);
+  s.end = 1 / c.number("final_div_factor", 1e4);
+  s.three_phase = c.flag("three_phase", false);
+  std::string way = c.text("anneal_strategy", "cos");
+  if (way != "cos" && way != "linear") throw Unsupported("anneal_strategy = " + way);
+  s.cosine = way == "cos";
+  s.low_momentum = c.number("base_momentum", 0.85);
+  s.high_momentum = c.number("max_momentum", 0.95);
+  rates(c, c.number("max_lr"), s);
+  if (!c.flag("cycle_momentum", true)) return;
+  std::vector<double> momentum;
+  for (int64_t t = 0; t < c.integer("steps"); t++) momentum.push_back(s.momentum(t));
+  c.result("momentum", momentum);
 }
 
 void warmup_constant(Case& c) {
@@ -207,11 +288,17 @@ void add_optim(Adapters& all) {
   all["optim.sgd"] = sgd;
   all["optim.adam"] = adam;
   all["optim.adamw"] = adamw;
+  all["optim.rmsprop"] = rmsprop;
+  all["optim.lamb"] = lamb;
   all["optim.clip_grad_norm"] = clip_grad_norm;
+  all["optim.ema"] = ema;
   all["optim.schedule.cosine"] = cosine;
   all["optim.schedule.multistep"] = multistep;
   all["optim.schedule.warmup_cosine"] = warmup_cosine;
   all["optim.schedule.warmup_constant"] = warmup_constant;
+  all["optim.schedule.warmup_linear"] = warmup_linear;
+  all["optim.schedule.cosine_timm"] = cosine_timm;
+  all["optim.schedule.one_cycle"] = one_cycle;
   all["optim.schedule.constant"] = constant;
   all["optim.schedule.step"] = step;
   all["optim.schedule.exponential"] = exponential;
