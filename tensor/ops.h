@@ -98,6 +98,10 @@ Tensor smooth_l1_loss(const Tensor& x, const Tensor& target, double beta = 1,
 // `mean` divides by the number of elements, batch_mean by the number of rows.
 Tensor kl_div(const Tensor& log_p, const Tensor& target, bool log_target = false,
               Reduction = Reduction::mean);
+// target: probabilities, max(x, 0) - x t + log(1 + e^-|x|).
+Tensor bce_with_logits(const Tensor& logits, const Tensor& target, Reduction = Reduction::mean);
+// -log_p[i, label i] of (n, classes); labels i64 (n), read on the host.
+Tensor nll_loss(const Tensor& log_p, const Tensor& labels, Reduction = Reduction::mean);
 
 // distance.cc -- cosine_similarity: a b / (max(|a|, eps) max(|b|, eps)) along an axis of the common
 // (broadcast) shape. cdist: a (..., p, d), b (..., r, d) -> distances (..., p, r) of the 1-norm or

@@ -50,7 +50,7 @@ Tensor einsum(const std::string& equation, const Tensor& a, const Tensor& b) {
                 operand->value.shape());
     for (size_t d = 0; d < axes.size(); d++) {
       int64_t n = operand->value.dim(int(d));
-      PUPIL_CHECK(isalpha(axes[d]) && axes.find(axes[d]) == d, "einsum: different letters expected",
+      PUPIL_CHECK(isalpha(uint8_t(axes[d])) && axes.find(axes[d]) == d, "einsum: different letters expected",
                   ", got \"", equation, "\"");
       PUPIL_CHECK(size.emplace(axes[d], n).first->second == n, "einsum: axis ", axes[d], " of ",
                   a.shape(), " and ", b.shape(), " differs");

@@ -86,6 +86,34 @@ Tensor kl_div(const Tensor& log_p, const Tensor& target, bool log_target, Reduct
   return reduced("kl_div", losses, reduction);
 }
 
+Tensor bce_with_logits(const Tensor& logits, const Tensor& target, Reduction reduction) {
+  check("bce_with_logits", logits, target, reduction);
+  Tensor x = wide(logits), size = abs(x);
+  // max(x, 0) as (x + |x|) / 2: its gradient at 0 is 1/2, that of the sigmoid.
+  Tensor linear = sub(scale(add(x, size), 0.5), mul(x, wide(target)));
+  Tensor losses = add(linear, log(add_scalar(exp(scale(size, -1)), 1)));
+  return reduced("bce_with_logits", losses, reduction);
+}
+
+Tensor nll_loss(const Tensor& log_p, const Tensor& labels, Reduction reduction) {
+  require_floating("nll_loss", log_p);
+  PUPIL_CHECK(
+      log_p.rank() == 2 && labels.dtype() == DType::i64 && labels.shape() == Shape{log_p.dim(0)},
+      "nll_loss: (n, classes) and labels (n) expected, got ", log_p.shape(), " and ",
+      labels.shape(), " ", name_of(labels.dtype()));
+  PUPIL_CHECK(reduction == Reduction::none || reduction == Reduction::sum || log_p.dim(0) > 0,
+              "nll_loss: mean of no rows, ", log_p.shape());
+  int64_t n = log_p.dim(0), classes = log_p.dim(1);
+  std::vector<int64_t> at;  // in the rows of log_p, one behind the other
+  for (double label : labels.values()) {
+    PUPIL_CHECK(label >= 0 && label < double(classes), "nll_loss: label ", label, " in row ",
+                at.size(), " for ", log_p.shape());
+    at.push_back(int64_t(at.size()) * classes + int64_t(label));
+  }
+  Tensor picked = index_select(view(wide(log_p), {n * classes}), from(at, {n}).to(log_p.device()));
+  return reduced("nll_loss", scale(picked, -1), reduction);
+}
+
 namespace {
 
 [[maybe_unused]] void loss_samples(auto& s, auto f, double low = -1, double high = 1) {
@@ -94,6 +122,8 @@ namespace {
   s.add("mean", {{4, 5}, {4, 5}}, by(Reduction::mean), range);
   s.add("sum", {{2, 3, 4}, {2, 3, 4}}, by(Reduction::sum), range);
   s.add("none", {{4, 5}, {4, 5}}, by(Reduction::none), range);
+  double middle = (low + high) / 2;  // where x is the target, and at a logit of 0
+  s.add("equal values", {{2, 3}, {2, 3}}, by(Reduction::sum), {.low = middle, .high = middle});
   s.add("scalars", {{}, {}}, by(Reduction::mean), range);
   s.add("one element", {{1}, {1}}, by(Reduction::mean), range);
   s.add("empty", {{0, 3}, {0, 3}}, by(Reduction::sum), range);
@@ -145,6 +175,27 @@ PUPIL_SAMPLES(kl_div) {
   });
   s.add_error("batch mean of a scalar", {{}, {}},
               [=](auto& v) { return with(false)(v[0], v[1], Reduction::batch_mean); });
+}
+
+PUPIL_SAMPLES(bce_with_logits) { loss_samples(s, bce_with_logits, -2, 2); }
+PUPIL_SAMPLES(nll_loss) {
+  auto of = [](std::vector<int64_t> labels, Reduction reduction) {
+    return [=](auto& v) {
+      return nll_loss(v[0], from(labels, {int64_t(labels.size())}).to(v[0].device()), reduction);
+    };
+  };
+  s.add("mean", {{4, 5}}, of({0, 4, 2, 2}, Reduction::mean));
+  s.add("none", {{4, 5}}, of({0, 4, 2, 2}, Reduction::none));
+  s.add("one element", {{1, 1}}, of({0}, Reduction::sum));
+  s.add("empty", {{0, 3}}, of({}, Reduction::sum));
+  s.add("transposed", {{3, 2}}, [](auto& v) {
+    Tensor labels = from(std::vector<int64_t>{2, 0}, {2}).to(v[0].device());
+    return nll_loss(permute(v[0], {1, 0}), labels);
+  });
+  s.add_error("label too large", {{2, 3}}, of({0, 3}, Reduction::mean));
+  s.add_error("negative label", {{2, 3}}, of({0, -1}, Reduction::mean));
+  s.add_error("label count", {{2, 3}}, of({0}, Reduction::mean));
+  s.add_error("mean of nothing", {{0, 3}}, of({}, Reduction::mean));
 }
 
 }  // namespace pupil

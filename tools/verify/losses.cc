@@ -23,6 +23,15 @@ void loss(Case& c) {
   reduce(c, [&](Reduction r) { return f(c.get("in.x"), c.get("in.target"), r); });
 }
 
+void bce_case(Case& c) {
+  reduce(c,
+         [&](Reduction r) { return bce_with_logits(c.get("in.logits"), c.get("in.target"), r); });
+}
+
+void nll_case(Case& c) {
+  reduce(c, [&](Reduction r) { return nll_loss(c.get("in.logp"), c.get("in.target"), r); });
+}
+
 void huber_case(Case& c) {
   double delta = c.number("delta", 1);
   reduce(c, [&](Reduction r) { return huber_loss(c.get("in.x"), c.get("in.target"), delta, r); });
@@ -50,6 +59,8 @@ void cdist_case(Case& c) { c.result("y", cdist(c.get("in.a"), c.get("in.b"), c.n
 }  // namespace
 
 void add_losses(Adapters& all) {
+  all["ops.bce_with_logits"] = bce_case;
+  all["ops.nll_loss"] = nll_case;
   all["ops.mse_loss"] = loss<mse_loss>;
   all["ops.l1_loss"] = loss<l1_loss>;
   all["ops.huber_loss"] = huber_case;
