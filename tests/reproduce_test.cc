@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
-#include <regex>
 
 #include "program.h"
 #include "tools/config.h"
@@ -114,13 +113,6 @@ epochs = 1
   EXPECT_FALSE(std::filesystem::exists(folder / "out"));
   for (const char* part : {"teacher: ", "alone: ", "fast: ", "6 steps x 2 runs", "peak memory"})
     EXPECT_NE(dry.out.find(part), std::string::npos) << dry.out;
-  // The teacher's first steps, which build what is kept, are not in its estimate.
-  std::regex step("(teacher|alone): .* ([0-9.]+) ms a step");
-  std::map<std::string, double> milliseconds;
-  for (std::sregex_iterator at(dry.out.begin(), dry.out.end(), step), end; at != end; ++at)
-    milliseconds[(*at)[1]] = std::stod((*at)[2]);
-  EXPECT_EQ(milliseconds.size(), 2u);
-  EXPECT_LE(milliseconds["teacher"], 5 + 3 * milliseconds["alone"]) << dry.out;
   ASSERT_EQ(reproduce({"mine.toml", "--run", "out"}).code, 0);
   Json environment = Json::parse(read_text(folder / "out/study/fast/seed2/environment.json"));
   std::string hash = environment["sources"]["teachers"][0]["weights_sha256"];

@@ -202,24 +202,22 @@ class TransmiterJob {
     TransmiterTrial t;
     t.parameters = weak.store.count();
     t.samples = int64_t(rows.size());
-    // What two steps of train(before_step, batches) say about `epochs`.
-    auto two_steps = [&](size_t n, int64_t batch, int64_t epochs, const auto& train) {
+    // What two steps of train(before_step, batches), after two that warm up, say about `epochs`.
+    auto try_steps = [&](size_t n, int64_t batch, int64_t epochs, const auto& train) {
       double begin = 0;
       int64_t count = 0;
       Tensor one = methods::shuffled_batches(int64_t(n), batch, seed)(0)[0];
       train(
           [&] {
-            if (count++ == 1) begin = stopwatch();
+            if (count++ == 2) begin = stopwatch();
           },
-          [&](int64_t) {
-            return std::vector<Tensor>{one, one};
-          });
+          [&](int64_t) { return std::vector<Tensor>(4, one); });
       int64_t steps = epochs * ((int64_t(n) + batch - 1) / batch);
       t.steps += steps;
-      t.seconds += (stopwatch() - begin) * double(steps);
+      t.seconds += (stopwatch() - begin) / 2 * double(steps);
     };
     if (c_.transmiter.adapter.empty())
-      two_steps(rows.size(), c_.transmiter.batch, c_.transmiter.epochs,
+      try_steps(rows.size(), c_.transmiter.batch, c_.transmiter.epochs,
                 [&](const auto& before_step, const methods::Batches& batches) {
                   methods::ExtractionOptions o = extraction_options(seed);
                   o.epochs = 1;
@@ -231,7 +229,7 @@ class TransmiterJob {
     Tensor still = zeros({m_, m_}, DType::f64);
     for (int64_t i = 0; i < m_; i++) still.data<double>()[i * m_ + i] = 1;
     for (const std::string& mode : plus_modes())
-      two_steps(labelled.size(), c_.plus.batch, c_.plus.epochs,
+      try_steps(labelled.size(), c_.plus.batch, c_.plus.epochs,
                 [&](const auto& before_step, const methods::Batches& batches) {
                   AdapterModel plus(seed);
                   begin_plus(plus, mode, weak, still);

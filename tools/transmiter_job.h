@@ -108,8 +108,8 @@ struct ScoreLine {
 std::vector<ScoreLine> run_transmiter(const TransmiterConfig&, const RunOptions& options,
                                       bool quiet = false);
 
-// What the training of one seed will take, extraction and every form of TransMiter+, from two steps
-// of each.
+// What the training of one seed will take, extraction and every form of TransMiter+, from a few
+// steps of each.
 struct TransmiterTrial {
   int64_t parameters = 0, samples = 0, steps = 0;
   double seconds = 0;
