@@ -103,7 +103,7 @@ Dataset open_folder(const Spec& spec, bool strict) {
       } catch (const InputError& problem) {
         if (strict)
           fail_input("data: unreadable image ", problem.what(),
-                     "; remove or replace it, or do without strict");
+                     "; remove or replace it, or run without --strict (data.strict = false)");
         // The first few by name; a folder of another format would print a line for every file.
         if (set.unreadable++ < 10) say_once(concat("warning: skipped ", problem.what()));
         continue;
