@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 
 #include <cstdio>
+#include <fstream>
 #include <set>
 
 #include "data/weights.h"
@@ -425,6 +426,7 @@ TEST(VerifyProgram, DamagedCases) {
   std::filesystem::resize_file(folder / "values.safetensors",
                                std::filesystem::file_size(folder / "values.safetensors") - 8);
   std::filesystem::resize_file(folder / "header.safetensors", 100);
+  std::ofstream(folder / "other.safetensors") << "no case, and no safetensors either";
   for (const char* key : {"attrs", "tol"}) {
     Editable broken = sound;
     broken.metadata[key] = "{\"axis\": ";

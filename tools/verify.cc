@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
@@ -43,12 +44,16 @@ bool is_case(const fs::path& path) {
   return format != file->metadata().end() && format->second == "pupil-case-1";
 }
 
-// In a folder a damaged file counts, as a case that fails.
+// In a folder a damaged case counts, as one that fails: a file that names the format but cannot be
+// opened. Other broken files are passed over, as everything that is no case.
 bool is_case_or_damaged(const fs::path& path) {
   try {
     return is_case(path);
   } catch (const InputError&) {
-    return true;
+    std::string head(4096, '\0');
+    std::ifstream file(path, std::ios::binary);
+    file.read(head.data(), std::streamsize(head.size()));
+    return head.find("\"pupil-case-1\"") != std::string::npos;
   }
 }
 
