@@ -8,7 +8,7 @@
 
 namespace pupil {
 
-// unary.cc -- x -> y of the same shape and layout.
+// unary.cc, silu.cc -- x -> y of the same shape and layout.
 Tensor relu(const Tensor& x);  // gradient 0 at 0
 Tensor exp(const Tensor& x);
 Tensor log(const Tensor& x);
@@ -219,10 +219,10 @@ Tensor flip(const Tensor& x, const std::vector<int>& axes);
 Tensor to_strided(const Tensor& x);  // an image layout back to plain strides
 Tensor to_dtype(const Tensor& x, DType);
 
-// index.cc -- index: i64, checked on the host only where it lies there. x[.., index (n), ..] along
-// an axis; src added to x at such places; element by element for gather and scatter_add, whose
-// index may be smaller than x on the other axes. Gradients of repeated places add, in a fixed
-// order.
+// index.cc, gather.cc, embedding.cc -- index: i64, checked on the host only where it lies there.
+// x[.., index (n), ..] along an axis; src added to x at such places; element by element for gather
+// and scatter_add, whose index may be smaller than x on the other axes. Gradients of repeated
+// places add, in a fixed order.
 Tensor index_select(const Tensor& x, const Tensor& index, int axis = 0);
 Tensor index_add(const Tensor& x, int axis, const Tensor& index, const Tensor& src);
 Tensor gather(const Tensor& x, int axis, const Tensor& index);

@@ -14,6 +14,7 @@
 #include "program.h"
 #include "run_folder.h"
 #include "study.h"
+#include "text.h"
 #include "transmiter_job.h"
 
 namespace pupil {
@@ -202,23 +203,6 @@ Table kept_table(const std::vector<Group>& groups) {
     }
   if (table.size() == 1) table.clear();
   return table;
-}
-
-size_t width_of(const std::string& utf8) {
-  return size_t(std::count_if(utf8.begin(), utf8.end(), [](char c) { return (c & 0xc0) != 0x80; }));
-}
-
-void print(const Table& table) {
-  std::vector<size_t> widths(table[0].size());
-  for (const auto& row : table)
-    for (size_t c = 0; c < row.size(); c++) widths[c] = std::max(widths[c], width_of(row[c]));
-  for (const auto& row : table) {
-    for (size_t c = 0; c < row.size(); c++) {
-      std::string gap(widths[c] - width_of(row[c]), ' ');
-      std::cout << (c ? "  " : "") << (c < 3 ? row[c] + gap : gap + row[c]);
-    }
-    std::cout << "\n";
-  }
 }
 
 Json as_json(const std::vector<Group>& groups) {
@@ -436,11 +420,11 @@ void report(const ReportArguments& a) {
   if (a.json)
     std::cout << as_json(groups).dump(2) << "\n";
   else {
-    print(table_of(groups));
+    std::cout << aligned(table_of(groups), {0, 1, 2});
     Table kept = kept_table(groups);
     if (kept.empty()) return;
     std::cout << "\nTeacher features kept by AFT\n";
-    print(kept);
+    std::cout << aligned(kept, {0, 1, 2});
   }
 }
 

@@ -1,5 +1,6 @@
 // Small pieces of what the commands print.
 #pragma once
+#include <algorithm>
 #include <iomanip>
 #include <sstream>
 #include <string>
@@ -12,6 +13,29 @@ namespace pupil {
 // `text` filled up with spaces: to `width` characters, or two more when it is longer.
 inline std::string padded(std::string text, size_t width) {
   text.resize(std::max(width, text.size() + 2), ' ');
+  return text;
+}
+
+// Rows of cells as lines, two spaces between columns; those in `left` begin, others end together.
+inline std::string aligned(const std::vector<std::vector<std::string>>& rows,
+                           const std::vector<size_t>& left) {
+  auto width_of = [](const std::string& utf8) {
+    return size_t(
+        std::count_if(utf8.begin(), utf8.end(), [](char c) { return (c & 0xc0) != 0x80; }));
+  };
+  std::vector<size_t> widths(rows.empty() ? 0 : rows[0].size());
+  for (const auto& row : rows)
+    for (size_t c = 0; c < row.size(); c++) widths[c] = std::max(widths[c], width_of(row[c]));
+  std::string text;
+  for (const auto& row : rows) {
+    std::string line;
+    for (size_t c = 0; c < row.size(); c++) {
+      std::string gap(widths[c] - width_of(row[c]), ' ');
+      bool begins = std::find(left.begin(), left.end(), c) != left.end();
+      line += (c ? "  " : "") + (begins ? row[c] + gap : gap + row[c]);
+    }
+    text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
+  }
   return text;
 }
 

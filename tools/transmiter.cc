@@ -20,6 +20,7 @@
 #include "interrupt.h"
 #include "program.h"
 #include "run_folder.h"
+#include "text.h"
 #include "transmiter_job.h"
 
 namespace pupil {
@@ -109,24 +110,7 @@ std::string table_of(const std::vector<ScoreLine>& lines, bool novel) {
     row.push_back(seeds);
     cells.push_back(row);
   }
-  std::vector<size_t> width(cells[0].size());
-  auto columns = [](const std::string& text) {  // of a terminal: one for a UTF-8 character
-    size_t n = 0;
-    for (char ch : text) n += (ch & 0xc0) != 0x80;
-    return n;
-  };
-  for (auto& row : cells)
-    for (size_t k = 0; k < row.size(); k++) width[k] = std::max(width[k], columns(row[k]));
-  std::string text;
-  for (auto& row : cells) {
-    std::string line;
-    for (size_t k = 0; k < row.size(); k++) {
-      std::string pad(width[k] - columns(row[k]), ' ');
-      line += k == 0 ? row[k] + pad : "  " + (k + 1 == row.size() ? row[k] : pad + row[k]);
-    }
-    text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
-  }
-  return text;
+  return aligned(cells, {0, cells[0].size() - 1});
 }
 
 // One score; `novel`: of base-to-novel.

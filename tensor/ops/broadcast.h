@@ -12,6 +12,9 @@ Shape broadcast_shape(const char* op, const Shape& a, const Shape& b);
 // when nothing was broadcast.
 Tensor sum_to(const Tensor& x, const Shape& target);
 
+// `axis` counted from 0; a negative one counts from the end. Throws with the op's name.
+int checked_axis(const char* op, const Shape& x, int axis);
+
 // Which axes a reduction runs over, the shapes of its result and how many elements become one. No
 // axes mean all. Throws with the op's name when one is wrong or repeated.
 struct ReducedAxes {

@@ -41,8 +41,7 @@ Tensor running_sum(const Tensor& input, int axis, bool from_end) {
 
 Tensor cumsum(const Tensor& x, int axis) {
   require_floating("cumsum", x);
-  int d = axis < 0 ? axis + x.rank() : axis;
-  PUPIL_CHECK(d >= 0 && d < x.rank(), "cumsum: axis ", axis, " of ", x.shape());
+  int d = checked_axis("cumsum", x.shape(), axis);
   return record("cumsum", running_sum(x, d, false), {x},
                 [d](Backward& b) { b[0].give(running_sum(b.gy, d, true)); });
 }

@@ -1,6 +1,7 @@
 // Losses of two tensors of one shape, composed of other ops: none is what a training step spends
 // its time on (cross_entropy has kernels). bf16 is widened first, as every loss is kept in f32.
 #include "broadcast.h"
+#include "index.h"
 #include "unary.h"
 
 namespace pupil {
@@ -88,11 +89,8 @@ Tensor kl_div(const Tensor& log_p, const Tensor& target, bool log_target, Reduct
 
 Tensor bce_with_logits(const Tensor& logits, const Tensor& target, Reduction reduction) {
   check("bce_with_logits", logits, target, reduction);
-  Tensor x = wide(logits), size = abs(x);
-  // max(x, 0) as (x + |x|) / 2: its gradient at 0 is 1/2, that of the sigmoid.
-  Tensor linear = sub(scale(add(x, size), 0.5), mul(x, wide(target)));
-  Tensor losses = add(linear, log(add_scalar(exp(scale(size, -1)), 1)));
-  return reduced("bce_with_logits", losses, reduction);
+  Tensor x = wide(logits);
+  return reduced("bce_with_logits", sub(softplus(x), mul(x, wide(target))), reduction);
 }
 
 Tensor nll_loss(const Tensor& log_p, const Tensor& labels, Reduction reduction) {
@@ -103,15 +101,10 @@ Tensor nll_loss(const Tensor& log_p, const Tensor& labels, Reduction reduction) 
       labels.shape(), " ", name_of(labels.dtype()));
   PUPIL_CHECK(reduction == Reduction::none || reduction == Reduction::sum || log_p.dim(0) > 0,
               "nll_loss: mean of no rows, ", log_p.shape());
-  int64_t n = log_p.dim(0), classes = log_p.dim(1);
-  std::vector<int64_t> at;  // in the rows of log_p, one behind the other
-  for (double label : labels.values()) {
-    PUPIL_CHECK(label >= 0 && label < double(classes), "nll_loss: label ", label, " in row ",
-                at.size(), " for ", log_p.shape());
-    at.push_back(int64_t(at.size()) * classes + int64_t(label));
-  }
-  Tensor picked = index_select(view(wide(log_p), {n * classes}), from(at, {n}).to(log_p.device()));
-  return reduced("nll_loss", scale(picked, -1), reduction);
+  int64_t n = log_p.dim(0);
+  Tensor at = checked_index("nll_loss", labels, log_p.dim(1));
+  Tensor picked = gather(wide(log_p), 1, view(at, {n, 1}));
+  return reduced("nll_loss", scale(view(picked, {n}), -1), reduction);
 }
 
 namespace {

@@ -1,13 +1,10 @@
 #include "../../autograd/samples.h"
 #include "../launch.h"
-#include "../ops.h"
+#include "window.h"
 
 namespace pupil {
 
-// One window per output pixel of row-major (n, c, h, w).
-struct PoolGeometry {
-  int64_t height, width, out_height, out_width;
-  int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+struct PoolGeometry : Windows {
   bool count_include_pad;
 
   // How many positions the average divides by.
@@ -84,19 +81,13 @@ struct PoolBackward {
     using A = acc_t<T>;
     int64_t in_x = i % s.width, in_y = i / s.width % s.height, plane = i / s.width / s.height;
     A sum = 0;
-    for (int64_t ky = 0; ky < s.kernel_h; ky++) {
-      int64_t from_y = in_y + s.padding_h - ky * s.dilation_h, out_y = from_y / s.stride_h;
-      if (from_y < 0 || from_y % s.stride_h || out_y >= s.out_height) continue;
-      for (int64_t kx = 0; kx < s.kernel_w; kx++) {
-        int64_t from_x = in_x + s.padding_w - kx * s.dilation_w, out_x = from_x / s.stride_w;
-        if (from_x < 0 || from_x % s.stride_w || out_x >= s.out_width) continue;
-        int64_t o = (plane * s.out_height + out_y) * s.out_width + out_x;
-        if (!where)
-          sum = sum + A(gy[o]) / A(s.divisor(out_y, out_x));
-        else if (where[o] == int32_t(in_y * s.width + in_x))
-          sum = sum + A(gy[o]);
-      }
-    }
+    s.each_around(in_y, in_x, [&](int64_t, int64_t, int64_t out_y, int64_t out_x) {
+      int64_t o = (plane * s.out_height + out_y) * s.out_width + out_x;
+      if (!where)
+        sum = sum + A(gy[o]) / A(s.divisor(out_y, out_x));
+      else if (where[o] == int32_t(in_y * s.width + in_x))
+        sum = sum + A(gy[o]);
+    });
     gx[i] = T(sum);
   }
 };
@@ -139,28 +130,12 @@ struct GlobalAverageBackward {
 
 namespace {
 
-int64_t windows(int64_t side, int kernel, int stride, int padding, int dilation, bool ceil_mode) {
-  int64_t reach = side + 2 * padding - int64_t(dilation) * (kernel - 1) - 1;
-  if (reach < 0) return 0;
-  int64_t count = (reach + (ceil_mode ? stride - 1 : 0)) / stride + 1;
-  return ceil_mode && (count - 1) * stride >= side + padding ? count - 1 : count;
-}
-
 PoolGeometry check(const char* op, const Tensor& x, const PoolOptions& o) {
   PUPIL_CHECK(x.rank() == 4, op, ": (n,c,h,w) expected, got ", x.shape());
-  PUPIL_CHECK(o.kernel.h > 0 && o.kernel.w > 0 && o.stride.h > 0 && o.stride.w > 0 &&
-                  o.padding.h >= 0 && o.padding.w >= 0 && o.dilation.h > 0 && o.dilation.w > 0 &&
-                  2 * o.padding.h <= o.kernel.h && 2 * o.padding.w <= o.kernel.w,
-              op, ": kernel, stride and dilation must be positive, padding at most half a kernel");
-  int64_t out_height =
-      windows(x.dim(2), o.kernel.h, o.stride.h, o.padding.h, o.dilation.h, o.ceil_mode);
-  int64_t out_width =
-      windows(x.dim(3), o.kernel.w, o.stride.w, o.padding.w, o.dilation.w, o.ceil_mode);
-  PUPIL_CHECK(out_height > 0 && out_width > 0, op, ": the window is larger than the padded image ",
-              x.shape());
-  return {x.dim(2),     x.dim(3),     out_height,         out_width,   o.kernel.h,
-          o.kernel.w,   o.stride.h,   o.stride.w,         o.padding.h, o.padding.w,
-          o.dilation.h, o.dilation.w, o.count_include_pad};
+  PUPIL_CHECK(2 * o.padding.h <= o.kernel.h && 2 * o.padding.w <= o.kernel.w, op,
+              ": padding at most half a kernel, ", x.shape());
+  return {windows(op, x.dim(2), x.dim(3), {o.kernel, o.dilation, o.padding, o.stride}, o.ceil_mode),
+          o.count_include_pad};
 }
 
 Tensor pool(const char* op, const Tensor& input, const PoolGeometry& s, bool maximum) {

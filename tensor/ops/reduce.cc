@@ -178,12 +178,17 @@ Tensor reduce(const char* op, const Tensor& x, const std::vector<int>& axes, boo
 
 }  // namespace
 
+int checked_axis(const char* op, const Shape& x, int axis) {
+  int d = axis < 0 ? axis + x.rank : axis;
+  PUPIL_CHECK(d >= 0 && d < x.rank, op, ": axis ", axis, " of ", x);
+  return d;
+}
+
 ReducedAxes reduced_axes(const char* op, const Shape& x, const std::vector<int>& axes) {
   ReducedAxes to;
   for (int axis : axes) {
-    int d = axis < 0 ? axis + x.rank : axis;
-    PUPIL_CHECK(d >= 0 && d < x.rank && !to.marked[d], op, ": axis ", axis,
-                " is wrong or repeated for ", x);
+    int d = checked_axis(op, x, axis);
+    PUPIL_CHECK(!to.marked[d], op, ": axis ", axis, " twice for ", x);
     to.marked[d] = true;
   }
   for (int d = 0; d < x.rank; d++) {

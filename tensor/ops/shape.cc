@@ -36,12 +36,6 @@ Tensor part(const Tensor& x, int axis, int64_t begin, int64_t count, int64_t ste
   return alias(x, shape, strides, offset);
 }
 
-int checked_axis(const char* op, const Tensor& x, int axis) {
-  int d = axis < 0 ? axis + x.rank() : axis;
-  PUPIL_CHECK(d >= 0 && d < x.rank(), op, ": axis ", axis, " of ", x.shape());
-  return d;
-}
-
 Tensor strided(const Tensor& x) { return x.layout() == Layout::strided ? x : x.contiguous(); }
 
 }  // namespace
@@ -50,7 +44,7 @@ Tensor permute(const Tensor& x, std::vector<int> order) {
   PUPIL_CHECK(order.size() == size_t(x.rank()), "permute: ", order.size(), " axes for ", x.shape());
   std::vector<int> inverse(order.size(), -1);
   for (size_t d = 0; d < order.size(); d++) {
-    order[d] = checked_axis("permute", x, order[d]);
+    order[d] = checked_axis("permute", x.shape(), order[d]);
     PUPIL_CHECK(inverse[size_t(order[d])] < 0, "permute: axis ", order[d], " twice for ",
                 x.shape());
     inverse[size_t(order[d])] = int(d);
@@ -60,7 +54,7 @@ Tensor permute(const Tensor& x, std::vector<int> order) {
 }
 
 Tensor slice(const Tensor& x, int axis, int64_t begin, int64_t end, int64_t step) {
-  int d = checked_axis("slice", x, axis);
+  int d = checked_axis("slice", x.shape(), axis);
   PUPIL_CHECK(0 <= begin && begin <= end && end <= x.dim(d) && step >= 1, "slice: ", begin, ":",
               end, ":", step, " of axis ", axis, " of ", x.shape());
   int64_t count = (end - begin + step - 1) / step;
@@ -83,7 +77,7 @@ Tensor cat(const std::vector<Tensor>& parts, int axis) {
       first = &t;
       break;
     }
-  int d = checked_axis("cat", *first, axis);
+  int d = checked_axis("cat", first->shape(), axis);
   Shape shape = first->shape();
   shape[d] = 0;
   for (auto& t : parts) {
@@ -135,7 +129,7 @@ Tensor roll(const Tensor& x, const std::vector<int64_t>& shifts, const std::vect
               " axes of ", x.shape());
   Tensor y = x;
   for (size_t k = 0; k < axes.size(); k++) {
-    int d = checked_axis("roll", x, axes[k]);
+    int d = checked_axis("roll", x.shape(), axes[k]);
     int64_t n = x.dim(d), shift = n ? (shifts[k] % n + n) % n : 0;
     if (shift) y = cat({slice(y, d, n - shift, n), slice(y, d, 0, n - shift)}, d);
   }

@@ -14,8 +14,7 @@ namespace {
 // The places of the first k elements in order; equal ones keep theirs, NaN is larger than all.
 Tensor places(const char* op, const Tensor& x, int axis, int64_t k, bool descending) {
   require_floating(op, x);
-  int d = axis < 0 ? axis + x.rank() : axis;
-  PUPIL_CHECK(d >= 0 && d < x.rank(), op, ": axis ", axis, " of ", x.shape());
+  int d = checked_axis(op, x.shape(), axis);
   int64_t n = x.dim(d), inner = 1;
   if (k < 0) k = n;
   PUPIL_CHECK(k <= n, op, ": ", k, " elements of axis ", axis, " of ", x.shape());

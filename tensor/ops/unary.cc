@@ -105,38 +105,6 @@ struct Abs {
   }
 };
 
-// x sigma(beta x): SiLU (Elfwing et al. 2018, arXiv 1702.03118) with beta = 1, the quick form of
-// GELU (Hendrycks and Gimpel 2016, section 2) with beta = 1.702. e = exp(-|u|) never overflows.
-template <bool quick>
-struct SwishFast {
-  static constexpr bool saves_x = true, saves_y = false;
-  static constexpr float beta = quick ? 1.702f : 1.0f;
-  PUPIL_HD float fwd(float x) const {
-    float u = beta * x, e = vector_exp(-fabsf(u));
-    return x * ((u < 0 ? e : 1.0f) / (1.0f + e));
-  }
-  PUPIL_HD float bwd(float x, float, float gy) const {
-    float u = beta * x, e = vector_exp(-fabsf(u)), r = 1.0f / (1.0f + e);
-    return gy * r * fmaf(u * e, r, u < 0 ? e : 1.0f);
-  }
-};
-template <bool quick>
-struct Swish {
-  static constexpr bool saves_x = true, saves_y = false;
-  static constexpr double beta = quick ? 1.702 : 1;
-  using Fast = SwishFast<quick>;
-  template <class A>
-  PUPIL_HD A fwd(A x) const {
-    A u = A(beta) * x, e = exp(u < A(0) ? u : -u);
-    return x * ((u < A(0) ? e : A(1)) / (A(1) + e));
-  }
-  template <class A>
-  PUPIL_HD A bwd(A x, A, A gy) const {
-    A u = A(beta) * x, e = exp(u < A(0) ? u : -u), r = A(1) / (A(1) + e);
-    return gy * r * ((u < A(0) ? e : A(1)) + u * e * r);
-  }
-};
-
 struct Softplus {
   static constexpr bool saves_x = true, saves_y = false;
   template <class A>
@@ -246,8 +214,6 @@ Tensor sigmoid(const Tensor& x) { return unary<Sigmoid>("sigmoid", x); }
 Tensor tanh(const Tensor& x) { return unary<Tanh>("tanh", x); }
 Tensor abs(const Tensor& x) { return unary<Abs>("abs", x); }
 Tensor erf(const Tensor& x) { return unary<Erf>("erf", x); }
-Tensor silu(const Tensor& x) { return unary<Swish<false>>("silu", x); }
-Tensor quick_gelu(const Tensor& x) { return unary<Swish<true>>("quick_gelu", x); }
 Tensor softplus(const Tensor& x) { return unary<Softplus>("softplus", x); }
 Tensor leaky_relu(const Tensor& x, double negative_slope) {
   return unary("leaky_relu", x, LeakyRelu{negative_slope});
@@ -263,28 +229,6 @@ Tensor clamp(const Tensor& x, double low, double high) {
   return unary("clamp", x, Clamp{.low = low, .high = high});
 }
 
-namespace {
-
-// The samples that every unary op shares; low..high keeps the inputs off its kinks.
-[[maybe_unused]] void unary_samples(auto& s, Tensor (*f)(const Tensor&), double low, double high) {
-  auto call = [f](auto& v) { return f(v[0]); };
-  s.add("matrix", {{3, 5}}, call, {.low = low, .high = high});
-  s.add("long", {{1031}}, call, {.low = low, .high = high});  // vector loops and their remainders
-  s.add("scalar", {{}}, call, {.low = low, .high = high});
-  s.add("one element", {{1, 1}}, call, {.low = low, .high = high});
-  s.add("empty", {{0, 3}}, call, {.low = low, .high = high});
-  s.add("transposed", {{4, 3}},
-        [f](auto& v) {
-          return f(permute(v[0], {1, 0}));
-        },
-        {.low = low, .high = high});
-  s.add_error("integers", {{3}}, [f](auto& v) { return f(v[0].to(DType::i32)); });
-  s.add("reused", {{4, 3}}, [f](auto& v) { return mul(f(v[0]), v[0]); },
-        {.low = low, .high = high});
-}
-
-}  // namespace
-
 PUPIL_SAMPLES(relu) { unary_samples(s, relu, 0.1, 1); }
 PUPIL_SAMPLES(exp) { unary_samples(s, exp, -3, 3); }
 PUPIL_SAMPLES(log) { unary_samples(s, log, 0.3, 3); }
@@ -293,8 +237,6 @@ PUPIL_SAMPLES(sigmoid) { unary_samples(s, sigmoid, -6, 6); }
 PUPIL_SAMPLES(tanh) { unary_samples(s, tanh, -3, 3); }
 PUPIL_SAMPLES(abs) { unary_samples(s, abs, -1, -0.1); }
 PUPIL_SAMPLES(erf) { unary_samples(s, erf, -2, 2); }
-PUPIL_SAMPLES(silu) { unary_samples(s, silu, -6, 6); }
-PUPIL_SAMPLES(quick_gelu) { unary_samples(s, quick_gelu, -4, 4); }
 PUPIL_SAMPLES(softplus) { unary_samples(s, softplus, -6, 6); }
 PUPIL_SAMPLES(leaky_relu) {
   auto f = [](const Tensor& x) { return leaky_relu(x, 0.2); };

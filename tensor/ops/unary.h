@@ -66,4 +66,22 @@ Tensor unary(const char* op, const Tensor& input, F f = {}) {
   });
 }
 
+// The samples of an op of one variable, its values between low and high.
+void unary_samples(auto& s, Tensor (*f)(const Tensor&), double low, double high) {
+  auto call = [f](auto& v) { return f(v[0]); };
+  s.add("matrix", {{3, 5}}, call, {.low = low, .high = high});
+  s.add("long", {{1031}}, call, {.low = low, .high = high});  // vector loops and their remainders
+  s.add("scalar", {{}}, call, {.low = low, .high = high});
+  s.add("one element", {{1, 1}}, call, {.low = low, .high = high});
+  s.add("empty", {{0, 3}}, call, {.low = low, .high = high});
+  s.add("transposed", {{4, 3}},
+        [f](auto& v) {
+          return f(permute(v[0], {1, 0}));
+        },
+        {.low = low, .high = high});
+  s.add_error("integers", {{3}}, [f](auto& v) { return f(v[0].to(DType::i32)); });
+  s.add("reused", {{4, 3}}, [f](auto& v) { return mul(f(v[0]), v[0]); },
+        {.low = low, .high = high});
+}
+
 }  // namespace pupil
