@@ -26,9 +26,9 @@ Ema::Ema(std::vector<Tensor> weights, EmaOptions options)
   }
 }
 
-double Ema::update() {
+double Ema::update(int64_t t) {
   const EmaOptions& o = options_;
-  double s = double(++steps_ - o.after - 1), decay = o.decay;
+  double s = double(t - o.after - 1), decay = o.decay;
   if (o.warmup)
     decay = std::clamp(1 - std::pow(1 + s / o.warmup_gamma, -o.warmup_power), o.min_decay, o.decay);
   if (s <= 0) decay = 0;
@@ -41,6 +41,14 @@ double Ema::update() {
     w.dtype() == DType::f64 ? move(tag<double>{}) : move(tag<float>{});
   }
   return decay;
+}
+
+void Ema::exchange() {
+  for (size_t k = 0; k < weights_.size(); k++) {
+    Tensor weight = weights_[k].clone();
+    copy_into(weights_[k], averages_[k]);
+    copy_into(averages_[k], weight);
+  }
 }
 
 }  // namespace pupil::nn

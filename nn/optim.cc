@@ -217,6 +217,14 @@ Optimizer::~Optimizer() {
 
 std::vector<Group>& Optimizer::groups() { return groups_; }
 
+void Optimizer::set_momentum(double momentum) {
+  bool by_beta = options_.algorithm != Algorithm::sgd && options_.algorithm != Algorithm::rmsprop;
+  double& place = by_beta ? options_.beta1 : options_.momentum;
+  PUPIL_CHECK(by_beta || (momentum != 0) == (place != 0), "optimizer: momentum ", place,
+              " cannot become ", momentum, ": only one of them has a buffer");
+  place = momentum;
+}
+
 void Optimizer::zero_grad() {
   for (Slab& slab : slabs_)
     for (Slab::Entry& e : slab.entries) e.value.impl()->grad_is_set = false;

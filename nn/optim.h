@@ -38,6 +38,9 @@ class Optimizer {
   void step(double lr_scale = 1);
   void zero_grad();  // O(parameters) flags, no memory traffic: the first gradient overwrites
 
+  // From now on: of sgd and rmsprop the momentum (not 0 where it was not), of the others beta1.
+  void set_momentum(double);
+
   // Scales all gradients by min(1, max_norm / (norm + 1e-6)); returns the norm before. Summed in
   // f64.
   double clip_grad_norm(double max_norm);
@@ -68,13 +71,13 @@ struct EmaOptions {
 class Ema {
  public:
   Ema(std::vector<Tensor> weights, EmaOptions);  // f32 or f64; the model's own tensors
-  double update();                               // after a step; returns the decay
+  double update(int64_t t);                      // after step t; returns the decay
+  void exchange();  // the weights become the averages, the averages the weights
   const std::vector<Tensor>& averages() const { return averages_; }
 
  private:
   std::vector<Tensor> weights_, averages_;
   EmaOptions options_;
-  int64_t steps_ = 0;
 };
 
 // Learning-rate factors; t counts steps (or epochs) from 0.
@@ -103,8 +106,8 @@ struct CosineCycles {
 };
 
 // Smith and Topin 2019 (arXiv 1708.07120) as torch.optim.lr_scheduler.OneCycleLR has it: from start
-// to 1 at step rise * total - 1, then to start * end at total - 1; with three_phase back to start
-// at 2 rise total - 2 in between. The momentum moves the other way.
+// to 1 at step rise * total - 1, then to start * end from total - 1 on; with three_phase back to
+// start at 2 rise total - 2 in between. The momentum moves the other way.
 struct OneCycle {
   int64_t total = 1;
   double rise = 0.3, start = 1 / 25.0, end = 1e-4;

@@ -38,6 +38,7 @@ double CosineCycles::operator()(int64_t t) const {
 }
 
 double OneCycle::between(int64_t t, double initial, double peak, double last) const {
+  t = std::min(t, total - 1);
   struct Turn {
     double step, value;
   };

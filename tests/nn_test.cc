@@ -410,12 +410,17 @@ TEST(Ema, CopiesThenWarmsUp) {
   Tensor w = full({2}, 1, DType::f64);
   Ema ema({w}, {.decay = 0.6, .after = 1, .warmup = true, .warmup_power = 1});
   const std::vector<std::pair<double, double>> steps = {{2, 0}, {3, 0}, {4, 0.5}, {5, 0.6}};
+  int64_t t = 0;
   for (auto& [value, decay] : steps) {
     double before = ema.averages()[0].values()[1];
     copy_into(w, full({2}, value, DType::f64));
-    EXPECT_DOUBLE_EQ(ema.update(), decay);
+    EXPECT_DOUBLE_EQ(ema.update(++t), decay);
     EXPECT_DOUBLE_EQ(ema.averages()[0].values()[1], decay * before + (1 - decay) * value);
   }
+  double average = ema.averages()[0].values()[0];
+  ema.exchange();
+  EXPECT_EQ(w.values()[0], average);
+  EXPECT_EQ(ema.averages()[0].values()[0], 5);
 }
 
 // --- schedules ---

@@ -27,7 +27,8 @@ std::vector<std::string> arguments(const std::string& run, bool resume = false,
 }
 
 // Everything that a checkpoint must carry: dropout and drop path (random numbers), Adam's state, a
-// method with parameters of its own and a live teacher, augmentation, an epoch cut by steps.
+// method with parameters of its own and a live teacher, augmentation, accumulated batches, averaged
+// weights, an epoch cut by steps.
 struct ResumeTest : testing::Test {
   TemporaryFolder folder;
 
@@ -39,7 +40,8 @@ struct ResumeTest : testing::Test {
         run_program({"train", "config.toml", "--run", "teacher", "--threads", "1"}, folder);
     ASSERT_EQ(teacher.code, 0) << teacher.err;
     std::string config = tiny_config();
-    config.replace(config.find("epochs = 3"), 10, "steps = 31\nseed = 5");
+    config.replace(config.find("epochs = 3"), 21,
+                   "steps = 31\nseed = 5\nbatch = 8\naccumulate = 2\nema_decay = 0.9");
     config.replace(config.find("[train]"), 0, "dropout = 0.1\ndrop_path = 0.1\n");
     write_text(folder / "config.toml", config + R"([augment]
 crop_padding = 1

@@ -49,20 +49,42 @@ void teacher_fields(V& v, C& c) {
 template <class V, class C>
 void train_fields(V& v, C& c) {
   v("epochs", c.epochs, "passes over the training data, or", Range{0, 1e6});
-  v("steps", c.steps, "batches to train on", Range{0, 1e9});
-  v("batch", c.batch, "samples in a step", Range{1, 1e6});
-  v("optimizer", c.optimizer, "sgd, adam, adamw", OneOf{{"sgd", "adam", "adamw"}});
+  v("steps", c.steps, "updates", Range{0, 1e9});
+  v("batch", c.batch, "samples in a batch", Range{1, 1e6});
+  v("accumulate", c.accumulate, "batches in an update, as one large batch without its memory",
+    Range{1, 1e6});
+  v("optimizer", c.optimizer, "sgd, adam, adamw, rmsprop, lamb",
+    OneOf{{"sgd", "adam", "adamw", "rmsprop", "lamb"}});
   v("lr", c.lr, "learning rate", Range{0, kInf, true});
-  v("weight_decay", c.weight_decay, "L2 for sgd and adam, decoupled for adamw", Range{0});
-  v("momentum", c.momentum, "of sgd", Range{0, 1});
+  v("weight_decay", c.weight_decay, "L2 for sgd, adam and rmsprop, decoupled for adamw and lamb",
+    Range{0});
+  v("momentum", c.momentum, "of sgd and rmsprop", Range{0, 1});
   v("nesterov", c.nesterov, "of sgd");
-  v("beta1", c.beta1, "of adam and adamw", Range{0, 0.999999});
-  v("beta2", c.beta2, "of adam and adamw", Range{0, 0.999999});
-  v("schedule", c.schedule, "constant, multistep, cosine",
-    OneOf{{"constant", "multistep", "cosine"}});
-  v("warmup", c.warmup, "epochs of linear warm-up", Range{0, 1e6});
+  v("beta1", c.beta1, "of adam, adamw and lamb", Range{0, 0.999999});
+  v("beta2", c.beta2, "of adam, adamw and lamb", Range{0, 0.999999});
+  v("eps", c.eps, "of adam, adamw, rmsprop and lamb (timm's lamb: 1e-6)", Range{0, 1, true});
+  v("alpha", c.alpha, "of rmsprop: keeps this share of the mean square", Range{0, 0.999999});
+  v("centered", c.centered, "of rmsprop: divides by the variance");
+  v("trust_clip", c.trust_clip, "of lamb: trust ratio at most 1");
+  v("always_adapt", c.always_adapt, "of lamb: trust ratio without weight decay too");
+  v("schedule", c.schedule,
+    "constant, multistep, step, cosine, cosine_cycles, linear (to 0), onecycle",
+    OneOf{{"constant", "multistep", "step", "cosine", "cosine_cycles", "linear", "onecycle"}});
+  v("warmup", c.warmup, "epochs of linear warm-up; not of onecycle", Range{0, 1e6});
+  v("warmup_start", c.warmup_start, "share of lr that it begins with", Range{0, 1});
+  v("floor", c.floor, "cosine, cosine_cycles: lowest share of lr", Range{0, 1});
   v("milestones", c.milestones, "multistep: epochs after which lr *= gamma", Range{0});
-  v("gamma", c.gamma, "of multistep", Range{0, 1});
+  v("step_size", c.step_size, "step: lr *= gamma every so many epochs", Range{1, 1e6});
+  v("gamma", c.gamma, "of multistep and step", Range{0, 1});
+  v("cycle", c.cycle, "cosine_cycles: epochs of the first cycle", Range{0, 1e6});
+  v("cycle_mul", c.cycle_mul, "cosine_cycles: length of a cycle by that before", Range{1, 1e6});
+  v("cycle_decay", c.cycle_decay, "cosine_cycles: peak of a cycle by that before", Range{0, 1});
+  v("pct_start", c.pct_start, "onecycle: share of the training in which lr rises", Range{0, 1});
+  v("div_factor", c.div_factor, "onecycle: it begins with lr / this", Range{1});
+  v("final_div_factor", c.final_div_factor, "onecycle: and ends with the first lr / this",
+    Range{1});
+  v("base_momentum", c.base_momentum, "onecycle: momentum or beta1 at the peak, if it is smaller",
+    Range{0, 1, true});
   v("schedule_per", c.schedule_per,
     "step, or epoch: lr changes between epochs, steps become whole epochs",
     OneOf{{"step", "epoch"}});
@@ -72,7 +94,10 @@ void train_fields(V& v, C& c) {
   v("prior_freq", c.prior_freq,
     "the student learns in every k-th step of an epoch, else what the methods train alone",
     Range{1, 1e6});
-  v("clip_norm", c.clip_norm, "largest norm of the gradient; 0: any", Range{0});
+  v("clip_norm", c.clip_norm, "largest norm of the gradient; 0: any (timm's lamb: 1)", Range{0});
+  v("ema_decay", c.ema_decay, "the moving average of the weights is tested and kept; 0: off",
+    Range{0, 0.999999});
+  v("ema_warmup", c.ema_warmup, "decay of step t at most 1 - t^(-2/3)");
   v("label_smoothing", c.label_smoothing, "of the cross-entropy", Range{0, 0.999});
   v("ce_weight", c.ce_weight, "factor of the cross-entropy beside the methods", Range{0});
   v("seed", c.seed, "of weights, order, augmentation, dropout", Range{0});

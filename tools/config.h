@@ -34,18 +34,23 @@ struct TeacherConfig : NetworkConfig {
 
 struct TrainConfig {
   int64_t epochs = 0, steps = 0;  // one of them
-  int64_t batch = 128;
+  int64_t batch = 128, accumulate = 1;
   std::string optimizer = "sgd";
   double lr = 0.05, weight_decay = 5e-4, momentum = 0.9;
   bool nesterov = false;
-  double beta1 = 0.9, beta2 = 0.999;
+  double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, alpha = 0.99;
+  bool centered = false, trust_clip = false, always_adapt = false;
   std::string schedule = "cosine";
-  double warmup = 0;
+  double warmup = 0, warmup_start = 0, floor = 0;
   std::vector<int64_t> milestones;
+  int64_t step_size = 1;
   double gamma = 0.1;
+  double cycle = 0, cycle_mul = 1, cycle_decay = 1;
+  double pct_start = 0.3, div_factor = 25, final_div_factor = 1e4, base_momentum = 0.85;
   std::string schedule_per = "step", freeze_batches = "never";
   int64_t prior_freq = 1;
-  double clip_norm = 0, label_smoothing = 0;
+  double clip_norm = 0, label_smoothing = 0, ema_decay = 0;
+  bool ema_warmup = false;
   std::optional<double> ce_weight;
   int64_t seed = 0, checkpoint_every = 0;
 };

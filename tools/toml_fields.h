@@ -141,8 +141,10 @@ class Reader {
   void check(const toml::node& node, const std::string& key, const std::string& value,
              const OneOf& choices) const {
     if (std::find(choices.names.begin(), choices.names.end(), value) != choices.names.end()) return;
+    std::string list;
+    for (const std::string& name : choices.names) list += (list.empty() ? "" : ", ") + name;
     fail_input(where(node, file_), ": ", path(key), " is \"", value, "\"; did you mean \"",
-               nearest_name(value, choices.names), "\"?");
+               nearest_name(value, choices.names), "\"? It is one of ", list);
   }
   template <class T>
   void check(const toml::node& node, const std::string& key, const T& value, const Any&) const {

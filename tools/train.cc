@@ -138,7 +138,7 @@ class Run {
       for (auto& [name, value] : numbers) line["methods"][method][name] = value;
     std::string accuracy;
     if (const data::Dataset* validation = trainer_.validation_data()) {
-      Scores scores = score(trainer_.model(), *validation);
+      Scores scores = score_student(*validation);
       line["validation"] = as_json(scores);
       if (scores.top1 > p.best_top1) {
         p.best_top1 = scores.top1;
@@ -168,7 +168,7 @@ class Run {
     Json line{{"final", true}, {"epochs", p.epoch}, {"step", p.step}};
     std::string result;
     if (const data::Dataset* test = trainer_.test_data()) {
-      Scores last = score(trainer_.model(), *test);
+      Scores last = score_student(*test);
       line["test"]["last"] = as_json(last);
       result = concat("test: last ", fixed(100 * last.top1, 2), " %");
       if (p.best_epoch) {
@@ -195,6 +195,12 @@ class Run {
   Scores score(const models::Model& model, const data::Dataset& set) const {
     return evaluate(model, set, config_.train.batch, int(config_.data.workers),
                     [] { return !interrupted(); });
+  }
+
+  Scores score_student(const data::Dataset& set) {
+    Scores scores;
+    trainer_.with_averages([&] { scores = score(trainer_.model(), set); });
+    return scores;
   }
 
   static Json as_json(const Scores& s) {
@@ -228,11 +234,11 @@ class Run {
     double in_epoch = std::max(done ? *train_seconds : time - epoch_start_, 1e-9);
     double images = double(p.samples - first_sample_);
     double left = double(trainer_.total_steps() - p.step) * in_epoch /
-                  std::max(images / double(config_.train.batch), 1.0);
+                  std::max(images / double(config_.train.batch * config_.train.accumulate), 1.0);
     std::string line =
         concat("epoch ", p.epoch + 1, "/",
-               (trainer_.total_steps() + trainer_.batches() - 1) / trainer_.batches(), "  loss ",
-               fixed(mean_loss("total"), 4), " (");
+               (trainer_.total_steps() + trainer_.epoch_steps() - 1) / trainer_.epoch_steps(),
+               "  loss ", fixed(mean_loss("total"), 4), " (");
     for (size_t i = 1; i < p.losses.size(); i++)
       line += concat(i > 1 ? ", " : "", p.losses[i].first, " ",
                      fixed(p.losses[i].second / double(p.samples), 4));

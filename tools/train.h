@@ -34,10 +34,11 @@ class Trainer {
   explicit Trainer(const Config&);
   ~Trainer();
 
-  // One update with the next batch. Throws Error when the loss or the gradient is not finite; the
-  // parameters are then those of the last good step. With `trace`, the file gets the step's named
-  // tensors in forward order: batch.*, teacher.NAME.*, student.*, loss.*, grad.* (before clipping),
-  // param.* (after the update). What is computed stays the same.
+  // One update with the next batch, or the next train.accumulate of them. Throws Error when the
+  // loss or the gradient is not finite; the parameters are then those of the last good step. With
+  // `trace`, the file gets the step's named tensors in forward order: batch.*, teacher.NAME.*,
+  // student.*, loss.*, grad.* (before clipping), param.* (after the update); of batch k of several
+  // with "k." in front. What is computed stays the same.
   void step(const std::string& trace = "");
   // Called with what methods do before the first step; may throw to stop them.
   void on_preparation(std::function<void(const std::string&)> progress);
@@ -47,7 +48,7 @@ class Trainer {
   const Config& config() const;
   Position& position();
   int64_t total_steps() const;
-  int64_t batches() const;       // of an epoch
+  int64_t epoch_steps() const;   // of an epoch, the last of which may be smaller
   double learning_rate() const;  // of the next step
   double wait_seconds() const;   // that this epoch waited for data
   const models::Model& model() const;
@@ -67,7 +68,10 @@ class Trainer {
   // finite, before anything is written.
   void save(const std::string& path);
   void load(const std::string& path);
-  void save_student(const std::string& path);  // the network alone, under its public names
+  // The network alone, under its public names; with train.ema_decay the average of its weights.
+  void save_student(const std::string& path);
+  // While f runs the student's weights are their averages, if there are any.
+  void with_averages(const std::function<void()>& f);
 
  private:
   struct State;

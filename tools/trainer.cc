@@ -21,30 +21,79 @@ struct LiveOrStored {
 };
 
 nn::OptimizerOptions optimizer_options(const TrainConfig& c) {
+  static const std::map<std::string, nn::Algorithm> algorithms = {
+      {"sgd", nn::Algorithm::sgd},
+      {"adam", nn::Algorithm::adam},
+      {"adamw", nn::Algorithm::adamw},
+      {"rmsprop", nn::Algorithm::rmsprop},
+      {"lamb", nn::Algorithm::lamb}};
   nn::OptimizerOptions o;
-  o.algorithm = c.optimizer == "sgd"    ? nn::Algorithm::sgd
-                : c.optimizer == "adam" ? nn::Algorithm::adam
-                                        : nn::Algorithm::adamw;
-  o.momentum = c.optimizer == "sgd" ? c.momentum : 0;
+  o.algorithm = algorithms.at(c.optimizer);
+  o.momentum = c.optimizer == "sgd" || c.optimizer == "rmsprop" ? c.momentum : 0;
   o.nesterov = c.nesterov;
   o.beta1 = c.beta1;
   o.beta2 = c.beta2;
+  o.eps = c.eps;
+  o.alpha = c.alpha;
+  o.centered = c.centered;
+  o.max_grad_norm = 0;  // that is train.clip_norm
+  o.trust_clip = c.trust_clip;
+  o.always_adapt = c.always_adapt;
   return o;
 }
 
-// total, and `batches` in an epoch, in the unit of the schedule: steps or epochs.
-nn::Schedule schedule_of(const TrainConfig& c, int64_t total, int64_t batches) {
-  nn::Schedule s;
-  s.kind = c.schedule == "constant"    ? nn::Schedule::constant
-           : c.schedule == "multistep" ? nn::Schedule::multistep
-                                       : nn::Schedule::cosine;
-  s.total = total;
-  s.warmup = std::llround(c.warmup * double(batches));
-  if (s.warmup >= total && s.warmup > 0)
+struct Schedules {
+  std::function<double(int64_t)> lr, momentum;  // momentum: null where it stays
+};
+
+// total, and `epoch`, in the unit of the schedule: steps or epochs.
+Schedules schedules_of(const TrainConfig& c, int64_t total, int64_t epoch) {
+  int64_t warmup = std::llround(c.warmup * double(epoch));
+  if (warmup >= total && warmup > 0)
     fail_input("train.warmup is ", c.warmup, " epochs, as long as the whole training");
-  for (int64_t epoch : c.milestones) s.milestones.push_back(epoch * batches - s.warmup);
+  if (c.schedule == "onecycle") {
+    if (warmup > 0) fail_input("train.warmup: onecycle has a rise of its own, train.pct_start");
+    if (c.pct_start * double(total) <= 1)
+      fail_input("train.pct_start is ", c.pct_start, " of ", total, " ", c.schedule_per,
+                 "s; onecycle rises for more than one");
+    nn::OneCycle s{.total = total,
+                   .rise = c.pct_start,
+                   .start = 1 / c.div_factor,
+                   .end = 1 / c.final_div_factor};
+    s.high_momentum = c.optimizer == "sgd" || c.optimizer == "rmsprop" ? c.momentum : c.beta1;
+    s.low_momentum = std::min(c.base_momentum, s.high_momentum);
+    return {s, [s](int64_t t) { return s.momentum(t); }};
+  }
+  if (c.schedule == "cosine_cycles") {
+    nn::CosineCycles s;
+    s.length = c.cycle * double(epoch);
+    if (s.length < 1)
+      fail_input("train.cycle is ", c.cycle, " epochs, less than one ", c.schedule_per,
+                 ", and cosine_cycles repeats it; set it to the epochs of the first cycle");
+    s.length_factor = c.cycle_mul;
+    s.peak_factor = c.cycle_decay;
+    s.floor = c.floor;
+    s.limit = total;
+    s.warmup = warmup;
+    s.warmup_start = c.warmup_start;
+    s.after_warmup = true;
+    return {s, {}};
+  }
+  nn::Schedule s;
+  s.total = total;
+  s.warmup = warmup;
+  s.warmup_start = c.warmup_start;
+  s.floor = c.floor;
   s.gamma = c.gamma;
-  return s;
+  if (c.schedule == "cosine") s.kind = nn::Schedule::cosine;
+  if (c.schedule == "linear") s.kind = nn::Schedule::linear;
+  if (c.schedule == "multistep" || c.schedule == "step") s.kind = nn::Schedule::multistep;
+  if (c.schedule == "multistep")
+    for (int64_t m : c.milestones) s.milestones.push_back(m * epoch - warmup);
+  if (c.schedule == "step")
+    for (int64_t t = c.step_size * epoch; t < total; t += c.step_size * epoch)
+      s.milestones.push_back(t - warmup);
+  return {s, {}};
 }
 
 using Parts = std::vector<std::pair<std::string, double>>;
@@ -95,6 +144,30 @@ void require_rows(const data::FeatureFile& file, const data::Dataset& set) {
                set.spec, "; nothing can be learned from that, write them again");
 }
 
+// The tensors of one step under their names, in forward order.
+struct Trace {
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  std::string batch;  // "0.", "1.", .. where a step accumulates several
+
+  void add(const std::string& name, const Tensor& value) {
+    if (value) tensors.emplace_back(batch + name, value.detach().contiguous());
+  }
+  void add(const std::string& prefix, const nn::Taps& taps, const std::vector<std::string>& names) {
+    for (const std::string& name : names) add(prefix + name, taps[name]);
+  }
+};
+
+std::string where(const Position& p) {
+  return concat("step ", p.step + 1, " (epoch ", p.epoch + 1, ")");
+}
+
+void require_finite(double value, const char* what, const Parts& parts, const Position& p) {
+  if (std::isfinite(value)) return;
+  std::string list;
+  for (auto& [name, part] : parts) list += concat(" ", name, " ", part);
+  throw Error(concat(what, " is not finite in ", where(p), ":", list, kDiverged));
+}
+
 }  // namespace
 
 struct Trainer::State {
@@ -108,8 +181,10 @@ struct Trainer::State {
   std::optional<methods::Objective> objective;
   std::unique_ptr<nn::Optimizer> optimizer;
   std::unique_ptr<data::Loader> loader;
-  nn::Schedule schedule;
-  int64_t total_steps = 0;
+  std::optional<nn::Ema> average;
+  std::vector<std::string> averaged;  // names of average->averages()
+  Schedules schedules;
+  int64_t epoch_steps = 0, total_steps = 0;
   Position position;
   bool reading = false;  // the loader stands at the position
   std::vector<std::string> without_gradient;
@@ -122,8 +197,10 @@ struct Trainer::State {
   Tensor features(size_t network) const;
   void prepare();
   std::function<void(const std::string&)> progress = [](const std::string&) {};
-  double lr_factor() const;
+  void make_average();
+  int64_t schedule_time() const;
   methods::Teacher ask(const LiveOrStored&, const data::Batch&, bool all_taps) const;
+  Parts learn(Position&, double share, uint64_t draw, Trace*);
   void step(const std::string& trace);
 };
 
@@ -236,24 +313,37 @@ void Trainer::State::make_loader() {
   options.workers = int(config.data.workers);
   options.augment = config.augment;
   const TrainConfig& c = config.train;
-  EpochPlan plan(c.steps, train.size(), c.batch);
+  EpochPlan plan(c.steps, train.size(), c.batch * c.accumulate);
+  epoch_steps = plan.batches;
   options.frozen = c.freeze_batches == "always" || (c.freeze_batches == "auto" && plan.few());
   loader = std::make_unique<data::Loader>(train, inputs, options);
   if (c.schedule_per == "step") {
-    total_steps = c.steps ? c.steps : c.epochs * plan.batches;
-    schedule = schedule_of(c, total_steps, plan.batches);
+    total_steps = c.steps ? c.steps : c.epochs * epoch_steps;
+    schedules = schedules_of(c, total_steps, epoch_steps);
     return;
   }
   int64_t epochs = c.steps ? plan.epochs : c.epochs;
   if (epochs < 1)
-    fail_input("train.steps is ", c.steps, ", less than half of an epoch of ", plan.batches,
-               " batches; with schedule_per = \"epoch\" a run has whole epochs");
-  total_steps = epochs * plan.batches;
-  schedule = schedule_of(c, epochs, 1);
+    fail_input("train.steps is ", c.steps, ", less than half of an epoch of ", epoch_steps,
+               " steps; with schedule_per = \"epoch\" a run has whole epochs");
+  total_steps = epochs * epoch_steps;
+  schedules = schedules_of(c, epochs, 1);
 }
 
-double Trainer::State::lr_factor() const {
-  return schedule(config.train.schedule_per == "epoch" ? position.epoch : position.step);
+void Trainer::State::make_average() {
+  if (config.train.ema_decay == 0) return;
+  std::vector<Tensor> weights;
+  for (const nn::Param& p : student.store->params())
+    if (!p.name.starts_with("loss.") && is_floating(p.value.dtype())) {
+      averaged.push_back(p.name);
+      weights.push_back(p.value);
+    }
+  average.emplace(std::move(weights), nn::EmaOptions{.decay = config.train.ema_decay,
+                                                     .warmup = config.train.ema_warmup});
+}
+
+int64_t Trainer::State::schedule_time() const {
+  return config.train.schedule_per == "epoch" ? position.epoch : position.step;
 }
 
 // What a network, 0 the student or a teacher's `input`, makes of the training samples in order.
@@ -293,18 +383,6 @@ void Trainer::State::prepare() {
     if (term.instance.prepare) term.instance.prepare(survey);
 }
 
-// The tensors of one step under their names, in forward order.
-struct Trace {
-  std::vector<std::pair<std::string, Tensor>> tensors;
-
-  void add(const std::string& name, const Tensor& value) {
-    if (value) tensors.emplace_back(name, value.detach().contiguous());
-  }
-  void add(const std::string& prefix, const nn::Taps& taps, const std::vector<std::string>& names) {
-    for (const std::string& name : names) add(prefix + name, taps[name]);
-  }
-};
-
 // What one teacher says about the batch.
 methods::Teacher Trainer::State::ask(const LiveOrStored& teacher, const data::Batch& batch,
                                      bool all_taps) const {
@@ -329,22 +407,18 @@ methods::Teacher Trainer::State::ask(const LiveOrStored& teacher, const data::Ba
   return said;
 }
 
-void Trainer::State::step(const std::string& trace_file) {
-  Position& p = position;
-  bool traced = !trace_file.empty();
-  if (!reading) loader->start(p.epoch, p.batch);
-  reading = true;
+// Adds the gradient of the next batch, whose samples are this share of those of the step.
+Parts Trainer::State::learn(Position& p, double share, uint64_t draw, Trace* trace) {
   data::Batch batch;
   PUPIL_CHECK(loader->next(batch), "trainer: no batch ", p.batch, " in epoch ", p.epoch);
-  bool student_learns = p.batch % config.train.prior_freq == 0;
-
-  StepScope scope;
-  Trace trace;
+  const TrainConfig& c = config.train;
+  bool student_learns = p.batch / c.accumulate % c.prior_freq == 0;
   std::vector<methods::Teacher> said;
   if (objective->needs_teacher())
-    for (const LiveOrStored& teacher : teachers) said.push_back(ask(teacher, batch, traced));
-  nn::Taps taps(traced ? student.model.taps : objective->student_taps());
-  Rng rng(uint64_t(config.train.seed), uint64_t(p.step));
+    for (const LiveOrStored& teacher : teachers)
+      said.push_back(ask(teacher, batch, trace != nullptr));
+  nn::Taps taps(trace ? student.model.taps : objective->student_taps());
+  Rng rng(uint64_t(c.seed), draw);
   nn::Call call;
   call.train = true;
   call.rng = &rng;
@@ -362,66 +436,82 @@ void Trainer::State::step(const std::string& trace_file) {
   } catch (const InputError&) {
     throw;  // a method that does not go with this run: no logits, other classes
   } catch (const Error& error) {  // mostly numbers that have grown beyond all bounds
-    throw Error(
-        concat("step ", p.step + 1, " (epoch ", p.epoch + 1, "): ", error.what(), kDiverged));
+    throw Error(concat(where(p), ": ", error.what(), kDiverged));
   }
-  if (traced) {
-    trace.add("batch.x", batch.x[0]);
-    trace.add("batch.labels", batch.labels);
-    trace.add("batch.targets", batch.targets);
-    trace.add("batch.index", batch.index);
+  if (trace) {
+    for (auto& [name, value] : {std::pair{"batch.x", batch.x[0]},
+                                {"batch.labels", batch.labels},
+                                {"batch.targets", batch.targets},
+                                {"batch.index", batch.index}})
+      if (value) trace->add(name, value.clone());  // the loader uses its memory again
     for (size_t i = 0; i < said.size(); i++) {
       std::string prefix = "teacher." + said[i].name + ".";
-      if (teachers[i].network) trace.add(prefix, said[i].taps, teachers[i].network->model.taps);
-      trace.add(prefix + "features", said[i].features);
-      trace.add(prefix + "logits", said[i].logits);
+      if (teachers[i].network) trace->add(prefix, said[i].taps, teachers[i].network->model.taps);
+      trace->add(prefix + "features", said[i].features);
+      trace->add(prefix + "logits", said[i].logits);
     }
-    trace.add("student.", taps, student.model.taps);
-    trace.add("student.features", out.features);
-    trace.add("student.logits", out.logits);
-    for (const methods::Part& part : loss.parts) trace.add("loss." + part.name, part.value);
-    trace.add("loss.total", loss.total);
+    trace->add("student.", taps, student.model.taps);
+    trace->add("student.features", out.features);
+    trace->add("student.logits", out.logits);
+    for (const methods::Part& part : loss.parts) trace->add("loss." + part.name, part.value);
+    trace->add("loss.total", loss.total);
   }
   Parts values{{"total", loss.total.item()}};
   for (const methods::Part& part : loss.parts) values.emplace_back(part.name, part.value.item());
-  auto refuse = [&](const char* what) {
-    std::string list;
-    for (auto& [name, value] : values) list += concat(" ", name, " ", value);
-    throw Error(concat(what, " is not finite in step ", p.step + 1, " (epoch ", p.epoch + 1,
-                       "):", list, kDiverged));
-  };
-  if (!std::isfinite(values[0].second)) refuse("the loss");
+  require_finite(values[0].second, "the loss", values, p);
   if (p.losses.empty())
     for (auto& [name, value] : values) p.losses.emplace_back(name, 0);
   if (names_of(p.losses) != names_of(values))  // of a resumed epoch
     fail_input("--resume: the checkpoint remembers the parts ", names_of(p.losses),
                " of the loss, the run has ", names_of(values));
-  int64_t correct = count_correct(out.logits, batch.labels), n = batch.labels.dim(0);
+  int64_t n = batch.labels.dim(0);
+  for (size_t i = 0; i < values.size(); i++) p.losses[i].second += values[i].second * double(n);
+  p.samples += n;
+  p.correct += count_correct(out.logits, batch.labels);
+  p.batch++;
+  if (student_learns || loss.total.requires_grad())
+    backward(loss.total, full(loss.total.shape(), share, loss.total.dtype()));
+  return values;
+}
 
+void Trainer::State::step(const std::string& trace_file) {
+  const TrainConfig& c = config.train;
+  Position p = position;  // becomes that of the run when all is well
+  bool traced = !trace_file.empty();
+  if (!reading) loader->start(p.epoch, p.batch);
+  reading = true;
+  int64_t batches = std::min(c.accumulate, loader->batches() - p.batch);
+  int64_t samples = std::min(batches * c.batch, train.size() - p.batch * c.batch);
+
+  StepScope scope;
+  Trace trace;
+  Parts values;
   optimizer->zero_grad();
-  if (student_learns || loss.total.requires_grad()) backward(loss.total);
+  for (int64_t k = 0; k < batches; k++) {
+    if (c.accumulate > 1) trace.batch = concat(k, ".");
+    int64_t n = std::min(c.batch, train.size() - p.batch * c.batch);
+    values = learn(p, double(n) / double(samples), uint64_t(p.step * c.accumulate + k),
+                   traced ? &trace : nullptr);
+  }
+  trace.batch = "";
   if (p.step == 0)
     for (const nn::Param& param : student.store->params())
       if (param.trainable && !param.value.grad()) without_gradient.push_back(param.name);
   if (traced)
     for (const nn::Param& param : student.store->params())
       if (param.value.grad()) trace.add("grad." + param.name, param.value.grad().clone());
-  if (config.train.clip_norm > 0 &&
-      !std::isfinite(optimizer->clip_grad_norm(config.train.clip_norm)))
-    refuse("the gradient");
-  optimizer->step(lr_factor());
-  if (traced) {
-    for (const nn::Param& param : student.store->params())
-      trace.add("param." + param.name, param.value);
-    data::save_safetensors(trace_file, trace.tensors,
-                           {{"format", "pupil-trace-1"}, {"step", std::to_string(p.step + 1)}});
-  }
-
-  for (size_t i = 0; i < values.size(); i++) p.losses[i].second += values[i].second * double(n);
-  p.samples += n;
-  p.correct += correct;
+  if (c.clip_norm > 0)
+    require_finite(optimizer->clip_grad_norm(c.clip_norm), "the gradient", values, p);
+  if (schedules.momentum) optimizer->set_momentum(schedules.momentum(schedule_time()));
+  optimizer->step(schedules.lr(schedule_time()));
   p.step++;
-  p.batch++;
+  if (average) average->update(p.step);
+  position = p;
+  if (!traced) return;
+  for (const nn::Param& param : student.store->params())
+    trace.add("param." + param.name, param.value);
+  data::save_safetensors(trace_file, trace.tensors,
+                         {{"format", "pupil-trace-1"}, {"step", std::to_string(p.step)}});
 }
 
 EpochPlan::EpochPlan(int64_t steps, int64_t samples, int64_t batch)
@@ -438,6 +528,7 @@ Trainer::Trainer(const Config& config) : state_(std::make_unique<State>()) {
   s.make_objective();
   s.make_optimizer();
   s.make_loader();
+  s.make_average();
 }
 Trainer::~Trainer() = default;
 
@@ -452,7 +543,7 @@ void Trainer::on_preparation(std::function<void(const std::string&)> progress) {
 
 bool Trainer::epoch_done() const {
   const Position& p = state_->position;
-  return p.batch == batches() || p.step == total_steps();
+  return p.batch == state_->loader->batches() || p.step == total_steps();
 }
 
 void Trainer::next_epoch() {
@@ -466,8 +557,10 @@ void Trainer::next_epoch() {
 const Config& Trainer::config() const { return state_->config; }
 Position& Trainer::position() { return state_->position; }
 int64_t Trainer::total_steps() const { return state_->total_steps; }
-int64_t Trainer::batches() const { return state_->loader->batches(); }
-double Trainer::learning_rate() const { return state_->config.train.lr * state_->lr_factor(); }
+int64_t Trainer::epoch_steps() const { return state_->epoch_steps; }
+double Trainer::learning_rate() const {
+  return state_->config.train.lr * state_->schedules.lr(state_->schedule_time());
+}
 double Trainer::wait_seconds() const {
   return state_->reading ? state_->loader->wait_seconds() : 0;
 }
@@ -534,6 +627,8 @@ void Trainer::save(const std::string& path) {
           concat("parameter ", p.name, " is not finite after step ", s.position.step, kDiverged));
     tensors.emplace_back(p.name, p.value);
   }
+  for (size_t k = 0; k < s.averaged.size(); k++)
+    tensors.emplace_back("ema." + s.averaged[k], s.average->averages()[k]);
   for (auto& [name, value] : s.optimizer->state()) tensors.emplace_back("optimizer." + name, value);
   const Position& p = s.position;
   Json j{{"step", p.step},           {"epoch", p.epoch},
@@ -552,12 +647,15 @@ void Trainer::load(const std::string& path) {
   auto position = file->metadata().find("position");
   if (position == file->metadata().end())
     fail_input(path, " is not a checkpoint of a run: it does not say where the run stood");
-  for (const nn::Param& p : s.student.store->params()) {
-    Tensor stored = file->read(p.name, p.value.dtype());
-    if (stored.shape() != p.value.shape())
-      fail_input(path, ": ", p.name, " is ", stored.shape(), ", the run has ", p.value.shape());
-    copy_into(p.value, stored);
-  }
+  auto restore = [&](const std::string& name, const Tensor& value) {
+    Tensor stored = file->read(name, value.dtype());
+    if (stored.shape() != value.shape())
+      fail_input(path, ": ", name, " is ", stored.shape(), ", the run has ", value.shape());
+    copy_into(value, stored);
+  };
+  for (const nn::Param& p : s.student.store->params()) restore(p.name, p.value);
+  for (size_t k = 0; k < s.averaged.size(); k++)
+    restore("ema." + s.averaged[k], s.average->averages()[k]);
   s.optimizer->load_state([&](const std::string& name) {
     std::string stored = "optimizer." + name;
     if (!file->has(stored)) return Tensor();
@@ -586,7 +684,18 @@ void Trainer::save_student(const std::string& path) {
   std::vector<std::pair<std::string, Tensor>> tensors;
   for (const nn::Param& p : store().params())
     if (!p.name.starts_with("loss.")) tensors.emplace_back(p.name, p.value);
-  data::save_safetensors(path, tensors, network_metadata(model()));
+  with_averages([&] { data::save_safetensors(path, tensors, network_metadata(model())); });
+}
+
+void Trainer::with_averages(const std::function<void()>& f) {
+  std::optional<nn::Ema>& average = state_->average;
+  if (!average) return f();
+  average->exchange();
+  struct Back {
+    nn::Ema& average;
+    ~Back() { average.exchange(); }
+  } back{*average};
+  f();
 }
 
 }  // namespace pupil

@@ -139,7 +139,7 @@ void ema(Case& c) {
   std::vector<double> decays;
   for (int64_t t = 0; t < path.dim(0); t++) {
     copy_into(weight, row(path, t));
-    decays.push_back(average.update());
+    decays.push_back(average.update(t + 1));
     copy_into(row(averages, t), average.averages()[0]);
   }
   c.result("decay", decays);
