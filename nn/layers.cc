@@ -43,6 +43,69 @@ LayerNorm::LayerNorm(Scope scope, int64_t channels, double eps)
       bias(scope.param("bias", {channels}, {Init::zeros})),
       eps(eps) {}
 
+GroupNorm::GroupNorm(Scope scope, int64_t channels, int groups, double eps)
+    : weight(scope.param("weight", {channels}, {Init::ones})),
+      bias(scope.param("bias", {channels}, {Init::zeros})),
+      groups(groups),
+      eps(eps) {}
+
+Embedding::Embedding(Scope scope, int64_t rows, int64_t width, Init init)
+    : weight(scope.param("weight", {rows, width}, init)) {}
+
+namespace {
+
+// Freezes the layer; alpha / rank.
+template <class Layer>
+double low_rank(const Scope& scope, const Layer& base, int64_t rank, double alpha) {
+  if (rank < 1) fail_input("lora: the rank is ", rank, "; it must be at least 1");
+  for (const Tensor& t : {base.weight, base.bias})
+    if (t) scope.store.freeze(t.name());
+  return alpha / double(rank);
+}
+
+}  // namespace
+
+LoraLinear::LoraLinear(Scope scope, const Linear& layer, int64_t rank, double alpha)
+    : base(layer), factor(low_rank(scope, layer, rank, alpha)) {
+  int64_t out = base.weight.dim(0), in = base.weight.dim(1);
+  a = scope.param("lora_A", {rank, in}, fan_in_uniform(in));
+  b = scope.param("lora_B", {out, rank}, {Init::zeros});
+}
+
+Tensor LoraLinear::change(const Tensor& x) const {
+  return linear(scale(linear(x, a, {}), factor), b, {});
+}
+
+Tensor LoraLinear::merged() const { return add(base.weight, scale(matmul(b, a), factor)); }
+
+LoraConv2d::LoraConv2d(Scope scope, const Conv2d& layer, int64_t rank, double alpha)
+    : base(layer), factor(low_rank(scope, layer, rank, alpha)) {
+  const ConvOptions& o = base.options;
+  if (!(o.dilation == Pair(1)) || rank % o.groups)
+    fail_input("lora: a convolution of dilation ", o.dilation.h, " x ", o.dilation.w, " and ",
+               o.groups, " groups cannot have rank ", rank,
+               "; the dilation must be 1 and the groups divide the rank");
+  const Shape& w = base.weight.shape();
+  int64_t in = w[1] * o.groups;
+  a = scope.param("lora_A", {rank, in, w[2], w[3]}, fan_in_uniform(in * w[2] * w[3]));
+  b = scope.param("lora_B", {w[0], rank / o.groups, 1, 1}, {Init::zeros});
+}
+
+Tensor LoraConv2d::change(const Tensor& x) const {
+  const ConvOptions& o = base.options;
+  Tensor low = conv2d(x, a, {}, {.stride = o.stride, .padding = o.padding});
+  return conv2d(scale(low, factor), b, {}, {.groups = o.groups});
+}
+
+Tensor LoraConv2d::merged() const {
+  if (base.options.groups > 1)
+    fail_input("lora: no single convolution of ", base.options.groups,
+               " groups does what this one and its change do");
+  int64_t rank = a.dim(0);
+  Tensor change = matmul(view(b, {b.dim(0), rank}), view(a, {rank, a.numel() / rank}));
+  return add(base.weight, scale(view(change, base.weight.shape()), factor));
+}
+
 Attention::Attention(Scope scope, int64_t dim, int heads, bool qkv_bias, Init weight)
     : qkv(scope / "qkv", dim, 3 * dim, weight, {Init::zeros}, qkv_bias),
       proj(scope / "proj", dim, dim, weight, {Init::zeros}),

@@ -128,6 +128,46 @@ struct LayerNorm {
   double eps;
 };
 
+struct GroupNorm {
+  GroupNorm(Scope, int64_t channels, int groups, double eps = 1e-5);
+  Tensor operator()(const Tensor& x) const { return group_norm(x, groups, weight, bias, eps); }
+  Tensor weight, bias;
+  int groups;
+  double eps;
+};
+
+struct Embedding {  // (rows, width), at first normal with deviation 1
+  Embedding(Scope, int64_t rows, int64_t width, Init weight = {Init::normal, 1});
+  Tensor operator()(const Tensor& index) const { return embedding(weight, index); }
+  Tensor weight;
+};
+
+// Hu et al. 2021 (arXiv 2106.09685): a layer of the scope's store, frozen from now on, plus a
+// trained change of low rank, y = base(x) + alpha / rank * B A x with lora_A uniform as the layer's
+// own weight at first, lora_B zero. merged() is the weight of the one layer that does the same.
+struct LoraLinear {
+  LoraLinear(Scope, const Linear& base, int64_t rank, double alpha);
+  Tensor change(const Tensor& x) const;  // without base(x): for dropout before it
+  Tensor operator()(const Tensor& x) const { return add(base(x), change(x)); }
+  Tensor merged() const;
+  Linear base;
+  Tensor a, b;  // (rank, in), (out, rank)
+  double factor;
+};
+
+// The same of a convolution: A has its kernel, stride and padding and one group, B is 1 x 1 and has
+// its groups. InputError for dilation, for a rank that the groups do not divide, and for merged()
+// of several groups.
+struct LoraConv2d {
+  LoraConv2d(Scope, const Conv2d& base, int64_t rank, double alpha);
+  Tensor change(const Tensor& x) const;
+  Tensor operator()(const Tensor& x) const { return add(base(x), change(x)); }
+  Tensor merged() const;
+  Conv2d base;
+  Tensor a, b;  // (rank, in, k, k), (out, rank / groups, 1, 1)
+  double factor;
+};
+
 // Multi-head self-attention: q, k and v from one packed projection, then `proj`.
 struct Attention {
   Attention(Scope, int64_t dim, int heads, bool qkv_bias, Init weight);  // biases start at 0

@@ -322,7 +322,7 @@ TEST_F(Trained, BadInput) {
   refused({"train.batch=0"}, {"train.batch"});
   refused({"train.prior_freq=0"}, {"train.prior_freq"});
   refused({"train.freeze_batches=sometimes"}, {"freeze_batches"});
-  refused({"train.epochs=0", "train.steps=1"}, {"train.steps is 1", "4 batches"});
+  refused({"train.epochs=0", "train.steps=1"}, {"train.steps is 1", "4 steps"});
   refused({"student.model=mlp(inputs=7)"}, {"6", "7"});
   refused({"student.model=mlp(hidden=7)"}, {"inputs="});
   refused({"method.0.name=ft", "method.0.code_epochs=0"}, {"code_epochs"});

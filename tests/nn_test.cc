@@ -511,6 +511,97 @@ TEST(BatchNorm, CountsBatchesInTrainingOnly) {
   EXPECT_NEAR(norm.running_mean.values()[0], 0.2, 1e-6);
 }
 
+TEST(GroupNorm, NormalisesEveryGroupOfASample) {
+  Store store(3, DType::f64);
+  GroupNorm norm(Scope(store), 4, 2, 1e-3);
+  Tensor x = Scope(store).param("x", {2, 4, 3}, {Init::normal, 2});
+  copy_into(norm.weight, from(std::vector<double>{1, 2, 3, 4}, {4}));
+  std::vector<double> v = x.values(), y = norm(x).values();
+  for (size_t group = 0; group < 4; group++) {  // of both samples
+    double mean = 0, square = 0;
+    for (size_t i = 6 * group; i < 6 * group + 6; i++) mean += v[i] / 6;
+    for (size_t i = 6 * group; i < 6 * group + 6; i++) square += (v[i] - mean) * (v[i] - mean) / 6;
+    for (size_t i = 6 * group; i < 6 * group + 6; i++)
+      EXPECT_NEAR(y[i], (v[i] - mean) / std::sqrt(square + 1e-3) * double(1 + i / 3 % 4), 1e-12);
+  }
+  EXPECT_EQ(gradcheck([&](auto&) { return norm(x); }, {x, norm.weight, norm.bias}), "");
+}
+
+TEST(Embedding, TakesRowsAndAddsTheirGradients) {
+  Store store(3, DType::f64);
+  Embedding table(Scope(store) / "token", 5, 3);
+  std::vector<double> rows = store.find("token.weight")->value.values();
+  Tensor index = from(std::vector<int64_t>{4, 0, 4, 2}, {2, 2}), y = table(index);
+  EXPECT_EQ(y.shape(), (Shape{2, 2, 3}));
+  for (size_t i = 0; i < 3; i++) EXPECT_EQ(y.values()[6 + i], rows[12 + i]);
+  EXPECT_EQ(gradcheck([&](auto&) { return table(index); }, {table.weight}), "");
+}
+
+TEST(Conv2d, OfAsManyGroupsAsChannelsIsDepthwise) {
+  Store store(3, DType::f64);
+  Conv2d conv(Scope(store), 3, 3, 2, {.groups = 3}, true, fan_in_uniform(4));
+  EXPECT_EQ(conv.weight.shape(), (Shape{3, 1, 2, 2}));
+  Tensor x = Scope(store).param("x", {1, 3, 2, 2}, {Init::normal, 1});
+  std::vector<double> v = x.values(), w = conv.weight.values(), y = conv(x).values();
+  for (size_t c = 0; c < 3; c++) {
+    double expected = conv.bias.values()[c];
+    for (size_t i = 4 * c; i < 4 * c + 4; i++) expected += v[i] * w[i];
+    EXPECT_NEAR(y[c], expected, 1e-14);
+  }
+}
+
+// The changed layer is the merged one; at first it is the frozen one.
+template <class Layer, class Merged>
+void check_lora(Store& store, Layer& layer, const Tensor& x, const Merged& with) {
+  EXPECT_EQ(layer(x).values(), layer.base(x).values());
+  copy_into(layer.b, Scope(store).param("b", layer.b.shape(), {Init::normal, 1}));
+  std::vector<double> y = layer(x).values(), merged = with(layer.merged()).values();
+  double moved = 0;
+  for (size_t i = 0; i < y.size(); i++) {
+    EXPECT_NEAR(y[i], merged[i], 1e-12);
+    moved = std::max(moved, std::abs(y[i] - layer.base(x).values()[i]));
+  }
+  EXPECT_GT(moved, 0.1);
+  EXPECT_EQ(gradcheck([&](auto&) { return layer(x); }, {x, layer.a, layer.b}), "");
+  EXPECT_FALSE(store.find("weight")->trainable);
+  EXPECT_FALSE(store.find("bias")->trainable);
+  EXPECT_FALSE(layer.base.weight.requires_grad());
+  double bound = fan_in_uniform(layer.a.numel() / layer.a.dim(0)).a;
+  for (double v : layer.a.values()) EXPECT_LE(std::abs(v), bound);
+}
+
+TEST(Lora, IsAFrozenLayerWithAChangeOfLowRank) {
+  Store store(3, DType::f64);
+  Scope root(store);
+  LoraLinear layer(root, Linear(root, 5, 4), 2, 8);
+  Tensor x = root.param("x", {3, 5}, {Init::normal, 1});
+  EXPECT_EQ(layer.factor, 4);
+  check_lora(store, layer, x, [&](const Tensor& w) { return linear(x, w, layer.base.bias); });
+  std::vector<double> a = layer.a.values(), b = layer.b.values(), w = layer.base.weight.values();
+  for (size_t o = 0; o < 4; o++)
+    for (size_t i = 0; i < 5; i++)
+      EXPECT_NEAR(layer.merged().values()[5 * o + i],
+                  w[5 * o + i] + 4 * (b[2 * o] * a[i] + b[2 * o + 1] * a[5 + i]), 1e-13);
+}
+
+TEST(Lora, OfAConvolution) {
+  Store store(3, DType::f64);
+  Scope root(store);
+  ConvOptions o{.stride = 2, .padding = 1};
+  LoraConv2d layer(root, Conv2d(root, 3, 4, 3, o, true, fan_in_uniform(27)), 2, 3);
+  Tensor x = root.param("x", {2, 3, 5, 5}, {Init::normal, 1});
+  check_lora(store, layer, x, [&](const Tensor& w) { return conv2d(x, w, layer.base.bias, o); });
+  Conv2d wide(root / "wide", 4, 4, 3, {.groups = 2}, false, {});
+  LoraConv2d grouped(root / "wide", wide, 2, 1);
+  EXPECT_EQ(grouped.b.shape(), (Shape{4, 1, 1, 1}));
+  EXPECT_TRUE(contains(input_error([&] { grouped.merged(); }), "2 groups"));
+  Scope other = root / "other";
+  EXPECT_TRUE(contains(input_error([&] { LoraConv2d(other, wide, 3, 1); }), "rank 3"));
+  EXPECT_TRUE(contains(input_error([&] { LoraConv2d(other, wide, 0, 1); }), "at least 1"));
+  Conv2d dilated(other, 4, 4, 3, {.dilation = 2}, false, {});
+  EXPECT_TRUE(contains(input_error([&] { LoraConv2d(other, dilated, 2, 1); }), "dilation 2"));
+}
+
 TEST(PatchEmbed, IsAConvolutionWithKernelEqualToStride) {
   Store store(0, DType::f64);
   Scope root(store);

@@ -18,6 +18,7 @@ const Adapters& adapters() {
     Adapters list;
     add_ops(list);
     add_optim(list);
+    add_lora(list);
     add_image(list);
     add_aft(list);
     add_kd(list);

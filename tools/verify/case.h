@@ -110,6 +110,7 @@ const Adapters& adapters();                       // of every function that Pupi
 void add_ops(Adapters&);
 void add_losses(Adapters&);
 void add_optim(Adapters&);
+void add_lora(Adapters&);
 void add_aft(Adapters&);
 void add_kd(Adapters&);
 void add_linalg(Adapters&);
