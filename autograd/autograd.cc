@@ -85,6 +85,7 @@ WithGrad::~WithGrad() { g_grad_enabled = outer_; }
 
 Anomaly::Anomaly() { watchers()++; }
 Anomaly::~Anomaly() { watchers()--; }
+bool anomaly_mode() { return watchers() != 0; }
 
 void Grad::give(Tensor gradient) {
   PUPIL_CHECK(!answered, "backward: two answers for one input");

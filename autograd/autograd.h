@@ -86,6 +86,7 @@ struct Anomaly {
   ~Anomaly();
   Anomaly(const Anomaly&) = delete;
 };
+bool anomaly_mode();  // for what is finite, but deserves a line on stderr
 
 using Fn = std::function<Tensor(const std::vector<Tensor>&)>;
 

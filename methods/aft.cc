@@ -390,6 +390,20 @@ Tensor in_dtype(const Tensor& x, DType dtype) {
   return x.dtype() == dtype ? x : to_dtype(x, dtype);
 }
 
+// A single row at the mean of its batch has no direction: its gradient is g / eps.
+void note_rows_at_mean(const char* whose, const Tensor& x) {
+  NoGrad no_grad;
+  Tensor shifted = sub(x, slice(x, 0, 0, 1));
+  std::vector<double> lengths = sum(square(sub(shifted, mean(shifted, {0}, true))), {1}).values();
+  int64_t n = x.dim(0), at_mean = std::count(lengths.begin(), lengths.end(), 0);
+  for (int64_t i = 0; i < n && at_mean < n; i++)
+    if (lengths[size_t(i)] == 0)
+      fprintf(stderr,
+              "pupil: anomaly: aft_delta: row %ld of %ld of the %s is the mean of the batch; its "
+              "gradient is 1e8 times that of a direction\n",
+              long(i), long(n), whose);
+}
+
 void check(const Tensor& phi, const Tensor& psi, const Tensor& s, const AftOptions& o) {
   PUPIL_CHECK(phi.rank() == 2 && psi.rank() == 2 && phi.dim(0) == psi.dim(0) && phi.numel() > 0 &&
                   psi.numel() > 0,
@@ -400,6 +414,9 @@ void check(const Tensor& phi, const Tensor& psi, const Tensor& s, const AftOptio
   PUPIL_CHECK(s || o.map == AftMap::diag, "aft_delta: only the map diag may go without weights");
   PUPIL_CHECK(!s || s.shape() == expected, "aft_delta: s ", s.shape(), " for teacher features ",
               psi.shape(), ", expected ", expected);
+  if (!anomaly_mode()) return;
+  note_rows_at_mean("student features", phi.detach());
+  note_rows_at_mean("teacher features", psi.detach());
 }
 
 std::vector<Tensor> blocks_of(const Tensor& x, const std::vector<int64_t>& widths) {
@@ -525,16 +542,14 @@ Tensor aft_delta(const Tensor& phi, const Tensor& psi, const Tensor& s, const Af
 AftKernel aft_kernel_named(const std::string& name) {
   if (name == "linear") return AftKernel::linear;
   if (name == "rbf") return AftKernel::rbf;
-  fail_input("unknown kernel '", name, "': did you mean '", nearest_name(name, {"linear", "rbf"}),
-             "'?");
+  fail_input("unknown kernel '", name, "'", did_you_mean(name, {"linear", "rbf"}));
 }
 
 AftMap aft_map_named(const std::string& name) {
   if (name == "diag") return AftMap::diag;
   if (name == "dense") return AftMap::dense;
   if (name == "product") return AftMap::product;
-  fail_input("unknown map '", name, "': did you mean '",
-             nearest_name(name, {"diag", "dense", "product"}), "'?");
+  fail_input("unknown map '", name, "'", did_you_mean(name, {"diag", "dense", "product"}));
 }
 
 Method aft_method() {
@@ -579,6 +594,10 @@ Method aft_method() {
     o.teacher_widths = setup.teacher_widths;
     o.student_widths = setup.student_widths;
     double beta = at_least_zero(options, "beta"), s_lr = above_zero(options, "s_lr");
+    if (o.map == AftMap::product && setup.teacher_widths.size() < 2)
+      fail_input(
+          "map product multiplies the features of several teachers, this run has one; add a ",
+          "[[teacher]], or take map = \"diag\"");
     int64_t q = total_width(setup);
     bool dense = o.map == AftMap::dense, learn = options.flag("learn_s");
     Shape shape = dense ? Shape{q, q} : Shape{q};

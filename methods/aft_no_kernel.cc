@@ -44,6 +44,8 @@ Method aft_no_kernel_method() {
     nn::Linear proj(scope / "proj", total_width(setup), setup.student_width);
     Instance instance;
     instance.groups.push_back(own_group(scope, s_lr));
+    if (setup.batch == 1)
+      instance.warnings.push_back("a batch of 1 leaves the regulariser 0: it centres the batch");
     instance.loss = [=](const Step& step) {
       Tensor psi = teacher_features("aft_no_kernel", step);
       return scale(aft_no_kernel_loss(step.student.features, psi, proj), beta);

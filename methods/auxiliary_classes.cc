@@ -16,8 +16,7 @@ AuxiliaryStrategy auxiliary_strategy_named(const std::string& name) {
                                           "mix_fps", "top_std",  "std_fps"};
   for (size_t i = 0; i < names.size(); i++)
     if (names[i] == name) return AuxiliaryStrategy(i);
-  fail_input("unknown auxiliary strategy '", name, "': did you mean '", nearest_name(name, names),
-             "'?");
+  fail_input("unknown auxiliary strategy '", name, "'", did_you_mean(name, names));
 }
 
 namespace {

@@ -11,7 +11,7 @@ LogitMode logit_mode_named(const std::string& name) {
   const std::vector<std::string> names = {"proxy", "base_change", "ensemble", "self_ensemble"};
   for (size_t i = 0; i < names.size(); i++)
     if (names[i] == name) return LogitMode(i);
-  fail_input("unknown mode '", name, "': did you mean '", nearest_name(name, names), "'?");
+  fail_input("unknown mode '", name, "'", did_you_mean(name, names));
 }
 
 Tensor eft_logits(const Tensor& weak_pt, const Tensor& weak_ft, const Tensor& strong_pt,

@@ -129,13 +129,13 @@ struct Encoder {  // stage 1's result: buffers of the run, so that a resumed run
     for (size_t k = 0; k < 3; k++) x = relu(linear(x, weights[k], biases[k]));
     return x;
   }
-  void fit(const Tensor& features, uint64_t seed, const std::string& path,
+  void fit(const Tensor& rows, const Tensor& held, uint64_t seed, const std::string& path,
            const AutoencoderOptions& o,
            const std::function<void(const AutoencoderFit&)>& each_epoch) const {
-    nn::Store store(seed, weights[0].dtype());
-    Autoencoder coder(nn::Scope(store, path), features.dim(1));
-    auto [rows, held] = hold_out(features.to(weights[0].dtype()));
-    fit_autoencoder(store, coder, rows, held, o, each_epoch);
+    DType dtype = weights[0].dtype();
+    nn::Store store(seed, dtype);
+    Autoencoder coder(nn::Scope(store, path), rows.dim(1));
+    fit_autoencoder(store, coder, rows.to(dtype), held.to(dtype), o, each_epoch);
     for (size_t k = 0; k < 3; k++) {
       copy_into(weights[k], coder.encoder[k].weight);
       copy_into(biases[k], coder.encoder[k].bias);
@@ -151,13 +151,15 @@ Method factor_transfer_method() {
   method.name = "ft";
   method.summary = "factor transfer: a translated student against auto-encoded teacher features";
   method.source = "Kim et al. 2018, arXiv 1802.04977, on vectors as in arXiv 2406.07337";
-  method.options = {
-      {"beta", 10.0, "strength of the regulariser", "official code: prec"},
-      {"code_epochs", defaults.epochs, "of the auto-encoders, at most"},
-      {"code_batch", defaults.batch, "samples in a step of the auto-encoders"},
-      {"code_lr", defaults.lr, "Adam's learning rate of the auto-encoders"},
-      {"code_patience", defaults.patience,
-       "epochs without a better error on every tenth sample, which is held out; then it stops"}};
+  method.options = {{"beta", 10.0, "strength of the regulariser", "official code: prec"},
+                    {"code_epochs", defaults.epochs, "of the auto-encoders, at most"},
+                    {"code_batch", defaults.batch, "samples in a step of the auto-encoders"},
+                    {"code_lr", defaults.lr, "Adam's learning rate of the auto-encoders"},
+                    {"code_patience", defaults.patience,
+                     "epochs without a better error on samples that are not fitted; then it stops"},
+                    {"early_stop_on", std::string("holdout"),
+                     "these samples: holdout, every tenth of training; or test, those of data.test",
+                     "official code: test"}};
   method.explanation.symbols = {
       {"Phi", "(n, p)", "student features: what enters its last linear layer"},
       {"Psi", "(n, q)", "teacher features side by side, unscaled; a constant"},
@@ -177,6 +179,11 @@ Method factor_transfer_method() {
                                {"code_batch", o.batch},
                                {"code_patience", o.patience}})
       if (value < 1) fail_input(name, " must be at least 1, got ", value);
+    const std::string& early_stop_on = options.text("early_stop_on");
+    bool on_test = early_stop_on == "test";
+    if (!on_test && early_stop_on != "holdout")
+      fail_input("unknown early_stop_on '", early_stop_on, "'",
+                 did_you_mean(early_stop_on, {"holdout", "test"}));
     total_width(setup);
     std::vector<Encoder> encoders;
     int64_t factors = 0;
@@ -189,16 +196,23 @@ Method factor_transfer_method() {
     Translator translator(scope / "proj", setup.student_width, factors);
     Instance instance;
     instance.groups.push_back(own_group(scope, setup.lr));
-    instance.prepare = [encoders, o, path = scope.path,
+    if (on_test)
+      instance.warnings.push_back(
+          "early_stop_on is test: the auto-encoders see test samples, as in the official code");
+    instance.prepare = [encoders, o, on_test, path = scope.path,
                         seed = scope.store.seed()](const Survey& survey) {
-      for (size_t m = 0; m < encoders.size(); m++)
+      for (size_t m = 0; m < encoders.size(); m++) {
+        Tensor features = survey.teacher(m);
+        std::pair<Tensor, Tensor> parts =
+            on_test ? std::pair{features, survey.teacher_on_test(m)} : hold_out(features);
         encoders[m].fit(
-            survey.teacher(m), seed, concat(path, ".teacher", m), o,
+            parts.first, parts.second, seed, concat(path, ".teacher", m), o,
             [&](const AutoencoderFit& fit) {
               survey.progress(concat("ft: auto-encoder ", m + 1, " of ", encoders.size(),
                                      ", epoch ", fit.epochs, " of at most ", o.epochs,
                                      ", held-out error ", fit.best_loss));
             });
+      }
     };
     instance.loss = [=](const Step& step) {
       std::vector<Tensor> codes;

@@ -222,7 +222,7 @@ KdReduction kd_reduction(const std::string& name) {
                                           "torchdistill", "cls_kd", "mse_of_probs"};
   for (size_t i = 0; i < names.size(); i++)
     if (names[i] == name) return KdReduction(i);
-  fail_input("unknown reduction '", name, "': did you mean '", nearest_name(name, names), "'?");
+  fail_input("unknown reduction '", name, "'", did_you_mean(name, names));
 }
 
 Method kd_method() {

@@ -153,19 +153,43 @@ LinearProbe fit_linear_probe(const Tensor& features, const Tensor& labels, int64
   return result;
 }
 
+double choose_c(const std::function<double(double c)>& accuracy) {
+  std::map<double, double> known;  // by log10(c): an end of the interval stays for a step
+  auto at = [&](double log_c) {
+    auto [entry, fresh] = known.try_emplace(log_c, 0);
+    if (fresh) entry->second = accuracy(std::pow(10, log_c));
+    return entry->second;
+  };
+  double best = 6;
+  for (double log_c = 4; log_c >= -6; log_c -= 2)
+    if (at(log_c) > at(best)) best = log_c;
+  double left = best - 1, right = best + 1;
+  for (int step = 0; step < 8; step++) {  // [linear_probe 4]
+    best = at(left) < at(right) ? right : left;
+    (best == right ? left : right) = (left + right) / 2;
+  }
+  return std::pow(10, best);
+}
+
 Method linear_probe_pipeline() {
   Method m;
   m.name = "linear_probe";
   m.summary = "logistic regression on frozen features, solved to its one optimum";
   m.source = "Radford et al. 2021, arXiv 2103.00020, section 3.2; objective of scikit-learn";
-  m.options = {{"linear_probe.c", LinearProbeOptions().c, "weight of the data against the penalty",
-                "scikit-learn"}};
+  m.options = {
+      {"linear_probe.c", LinearProbeOptions().c, "weight of the data against the penalty",
+       "scikit-learn"},
+      {"linear_probe.choose_c", false,
+       "also with c chosen on validation shots: up to 4 of a class beyond data.shots", "CoOp"}};
   m.explanation.symbols = {{"x, y", "(n, d), (n)", "features and labels"},
                            {"W, b", "(K, d), (K)", "the classifier, f64"}};
   m.explanation.equations = {
       {"1", "J = |W|^2 / 2 + c sum_i CE(W x_i + b, y_i): a sum, and b is free"},
       {"2", "dJ/dz_i = c (softmax(z_i) - onehot(y_i)), z = x W' + b; dJ/dW adds W"},
-      {"3", "L-BFGS from 0 until |dJ| <= 1e-7 of its first value"}};
+      {"3", "L-BFGS from 0 until |dJ| <= 1e-7 of its first value"},
+      {"4",
+       "c chosen: the best of 1e6, 1e4 ... 1e-6, then 8 times the better end of [c/10, 10c] in "
+       "log c, and its half"}};
   m.explanation.cases = {"linear_probe.fit"};
   return m;
 }

@@ -1,6 +1,8 @@
 // Logistic regression on frozen features: the baseline of CLIP (Radford et al. 2021, arXiv
 // 2103.00020, section 3.2) with scikit-learn's objective, solved to its one optimum.
 #pragma once
+#include <functional>
+
 #include "../tensor/ops.h"
 
 namespace pupil::methods {
@@ -24,5 +26,10 @@ struct LinearProbeOptions {
 // wrong shapes and when the tolerance is not reached.
 LinearProbe fit_linear_probe(const Tensor& features, const Tensor& labels, int64_t classes,
                              const LinearProbeOptions& = {});
+
+// c between 1e-7 and 1e7: the best of 1e6, 1e4 ... 1e-6 by accuracy(c), then eight bisection steps
+// in log10(c) between a tenth and ten times of it (the code of CoOp, KaiyangZhou/CoOp, has this
+// form).
+double choose_c(const std::function<double(double c)>& accuracy);
 
 }  // namespace pupil::methods

@@ -68,6 +68,8 @@ struct Survey {
   Tensor labels;                                  // i64 (N)
   std::function<Tensor()> student;                // features, (N, width) in f32
   std::function<Tensor(size_t teacher)> teacher;  // the same of one teacher
+  // The same on the test samples; may throw InputError.
+  std::function<Tensor(size_t teacher)> teacher_on_test;
   // To be called now and then with what is being done; throws when the person wants to stop.
   std::function<void(const std::string&)> progress = [](const std::string&) {};
 };

@@ -71,7 +71,7 @@ void Options::set(const std::string& name, const Value& value) {
     std::vector<std::string> names;
     for (auto& [key, unused] : values_) names.push_back(key);
     if (names.empty()) fail_input("option '", name, "': this method has no options");
-    fail_input("unknown option '", name, "': did you mean '", nearest_name(name, names), "'?");
+    fail_input("unknown option '", name, "'", did_you_mean(name, names));
   }
   auto converted = convert(value, at->second);
   if (!converted)
@@ -179,7 +179,7 @@ const Method& find_method(const std::string& name) {
                  "' is no loss of a training run; `pupil transmiter` computes it");
   std::vector<std::string> names;
   for (auto& [key, unused] : registry()) names.push_back(key);
-  fail_input("unknown method '", name, "': did you mean '", nearest_name(name, names), "'?");
+  fail_input("unknown method '", name, "'", did_you_mean(name, names));
 }
 
 std::vector<const Method*> list_methods() {

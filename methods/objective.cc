@@ -46,11 +46,18 @@ Objective::Objective(const std::vector<Choice>& choices, const nn::Scope& scope,
     auto beta = options.all().find("beta");
     if (beta != options.all().end() && beta->second == Value(0.0))
       term.instance.warnings.push_back("beta is 0: the regulariser and its weights do nothing");
+    if (term.weight == 0 && term.instance.loss)
+      term.instance.warnings.push_back("weight is 0: this loss does nothing");
     needs_teacher_ |= method.needs_teacher;
     terms_.push_back(std::move(term));
   }
   if (ce_weight) ce_weight_ = *ce_weight;
   check_weight("ce_weight", ce_weight_);
+  auto pulls = [](const Term& term) { return term.weight > 0 && term.instance.loss; };
+  if (ce_weight_ == 0 && std::none_of(terms_.begin(), terms_.end(), pulls))
+    fail_input(
+        "every weight of the loss is 0: nothing to train; give train.ce_weight or a [[method]] ",
+        "a weight above 0");
 }
 
 Loss Objective::operator()(const Step& step) const {

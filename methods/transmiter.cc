@@ -19,7 +19,7 @@ Basis basis_named(const std::string& name) {
   const std::vector<std::string> names = {"expm", "cayley", "frozen"};
   for (size_t i = 0; i < names.size(); i++)
     if (names[i] == name) return Basis(i);
-  fail_input("unknown basis '", name, "': did you mean '", nearest_name(name, names), "'?");
+  fail_input("unknown basis '", name, "'", did_you_mean(name, names));
 }
 
 Adapter::Adapter(const nn::Scope& scope, const AdapterOptions& o)

@@ -65,8 +65,7 @@ void read_keys(const std::string& name, const Keys& keys) {
     if (!keys.count(key)) {
       std::vector<std::string> known;
       for (auto& [k, set] : keys) known.push_back(k);
-      fail_input("model ", name, ": unknown key \"", key, "\", did you mean ",
-                 nearest_name(key, known), "?");
+      fail_input("model ", name, ": unknown key \"", key, "\"", did_you_mean(key, known));
     }
     if (equals == std::string::npos) fail_input("model ", name, ": ", key, " needs a value");
     keys.at(key)(item.substr(equals + 1));
@@ -132,8 +131,8 @@ Model build(const std::string& name, const nn::Scope& scope, const Options& opti
   if (!known) {
     std::vector<std::string> names;
     for (const ModelInfo& info : list_models()) names.push_back(info.name);
-    fail_input("model: unknown name \"", name, "\", did you mean ", nearest_name(name, names),
-               "? `pupil models` lists all");
+    fail_input("model: unknown name \"", name, "\"", did_you_mean(name, names),
+               " (`pupil models` lists all)");
   }
   config.classes = options.classes;
   if (options.image) config.image = options.image;

@@ -174,8 +174,7 @@ void Store::freeze(std::string_view pattern) {
   std::vector<std::string> names;
   for (const Param& p : params_)
     if (!p.buffer) names.push_back(p.name);
-  fail_input("freeze: no parameter matches \"", pattern, "\"; the nearest name is ",
-             nearest_name(pattern, names));
+  fail_input("freeze: no parameter matches \"", pattern, "\"", did_you_mean(pattern, names));
 }
 
 int64_t Store::count() const {

@@ -99,10 +99,13 @@ uint32_t stream_id(std::string_view name) {
   return hash;
 }
 
-std::string nearest_name(std::string_view name, const std::vector<std::string>& candidates) {
-  std::string best;
+std::string did_you_mean(std::string_view name, const std::vector<std::string>& candidates,
+                         const std::string& prefix) {
+  constexpr size_t kFew = 12;
+  std::string best, all;
   size_t best_distance = size_t(-1);
   for (const std::string& candidate : candidates) {
+    all += concat(all.empty() ? "" : ", ", prefix, candidate);
     std::vector<size_t> row(candidate.size() + 1);
     for (size_t j = 0; j < row.size(); j++) row[j] = j;
     for (size_t i = 0; i < name.size(); i++) {
@@ -114,12 +117,16 @@ std::string nearest_name(std::string_view name, const std::vector<std::string>& 
         row[j + 1] = std::min({replace, row[j] + 1, row[j + 1] + 1});
       }
     }
-    if (row.back() < best_distance) {
-      best_distance = row.back();
+    size_t distance = row.back();
+    bool beginning = name.size() > 1 && candidate.starts_with(name);
+    bool near = 2 * distance <= std::max(name.size(), candidate.size()) || beginning;
+    if (near && distance < best_distance) {
+      best_distance = distance;
       best = candidate;
     }
   }
-  return best;
+  if (!best.empty()) return concat("; did you mean ", prefix, best, "?");
+  return all.empty() || candidates.size() > kFew ? "" : concat("; known: ", all);
 }
 
 }  // namespace pupil

@@ -51,10 +51,18 @@ struct InputError : Error {
   using Error::Error;
 };
 
+// A number that is none has no sign worth showing: "nan", never "-nan".
+template <class T>
+const T& shown(const T& part) {
+  return part;
+}
+inline double shown(double part) { return std::isnan(part) ? std::abs(part) : part; }
+inline float shown(float part) { return std::isnan(part) ? std::abs(part) : part; }
+
 template <class... Parts>
 std::string concat(const Parts&... parts) {
   std::ostringstream out;
-  (out << ... << parts);
+  (out << ... << shown(parts));
   return out.str();
 }
 
@@ -74,9 +82,11 @@ template <class... Parts>
     if (!(condition)) ::pupil::fail(__FILE__, __LINE__, #condition, __VA_ARGS__); \
   } while (0)
 
-// The candidate with the smallest edit distance (Levenshtein 1966); "" when there is none. For
-// errors that suggest what was meant.
-std::string nearest_name(std::string_view name, const std::vector<std::string>& candidates);
+// For errors about an unknown name: "; did you mean kd?" with the candidate of the smallest edit
+// distance (Levenshtein 1966), or, if none is near, the candidates when they are few, else "".
+// prefix: printed before every candidate.
+std::string did_you_mean(std::string_view name, const std::vector<std::string>& candidates,
+                         const std::string& prefix = "");
 
 enum class DType : uint8_t { f64, f32, bf16, f16, i64, i32, u8 };  // f16: storage in files only
 

@@ -262,6 +262,47 @@ TEST_F(Trained, ResumedRunsAreTheSame) {
   }
 }
 
+// Stage 1 of factor transfer stopped by test samples, as in the official code.
+TEST_F(Trained, FactorTransferMayStopOnTestSamples) {
+  Tensor x = data::read_npy(folder / "x.npy"), rows = data::read_npy(folder / "t.npy");
+  std::reverse(x.data<float>(), x.data<float>() + x.numel());
+  data::save_npy(folder / "x2.npy", x);
+  store(
+      "t2.safetensors", [](float* t) { std::reverse(t, t + 400); }, "features", "x2.npy");
+  std::vector<std::string> settings{"method.0.name=ft", "data.test=npy:x2.npy+y.npy",
+                                    "method.0.code_patience=1"};
+  auto encoder = [&](const std::string& run, std::vector<std::string> more) {
+    more.insert(more.begin(), settings.begin(), settings.end());
+    test::Outcome outcome = train(run, more);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_EQ(outcome.err.find("see test samples") != std::string::npos, more.size() > 3);
+    return data::open_safetensors(folder / (run + "/checkpoint.safetensors"))
+        ->read("loss.ft.teacher0.encoder.0.weight", DType::f32)
+        .values();
+  };
+  std::vector<double> stored = encoder(
+      "stored", {"method.0.early_stop_on=test", "teacher.0.test_features=[\"t2.safetensors\"]"});
+  nn::Store store(0);
+  Autoencoder coder(nn::Scope(store, "loss.ft.teacher0"), 8);
+  AutoencoderOptions options;
+  options.patience = 1;
+  fit_autoencoder(store, coder, rows, data::read_npy(folder / "changed.npy"), options);
+  EXPECT_EQ(stored, coder.encoder[0].weight.values());
+  EXPECT_NE(stored, encoder("holdout", {}));
+  std::vector<std::string> live{"method.0.early_stop_on=test", "teacher.0.features=[]",
+                                "teacher.0.weights=stored/last.safetensors"};
+  EXPECT_EQ(encoder("live", live).size(), 12u * 12u);
+  auto refused_with = [&](std::vector<std::string> more, std::vector<std::string> words) {
+    more.insert(more.begin(), settings.begin(), settings.end());
+    refused(more, words);
+  };
+  refused_with({"method.0.early_stop_on=test"}, {"vectors", "test_features"});
+  refused_with({"method.0.early_stop_on=test", "data.test="}, {"early_stop_on", "data.test"});
+  refused_with({"method.0.early_stop_on=tset"}, {"did you mean test?"});
+  refused_with({"teacher.0.test_features=[\"t.safetensors\"]"}, {"t.safetensors", "other data"});
+  refused_with({"data.test=", "teacher.0.test_features=[\"t2.safetensors\"]"}, {"test_features"});
+}
+
 TEST_F(Trained, FrozenBatchesAndPriorFrequency) {
   auto weights = [&](const std::string& run) {
     return test::read_text(folder / (run + "/last.safetensors"));
@@ -301,6 +342,13 @@ TEST_F(Trained, WarnsAboutIdleRegularisers) {
   EXPECT_EQ(zero.code, 0);
   EXPECT_NE(zero.err.find("beta is 0"), std::string::npos) << zero.err;
   EXPECT_EQ(std::count(zero.err.begin(), zero.err.end(), '\n'), 1);
+  test::Outcome weight = train("weight", {"method.0.weight=0"});
+  EXPECT_EQ(weight.code, 0);
+  EXPECT_NE(weight.err.find("method aft: weight is 0"), std::string::npos) << weight.err;
+  test::Outcome centred =
+      train("centred", {"train.batch=1", "train.epochs=1", "method.0.name=aft_no_kernel"});
+  EXPECT_EQ(centred.code, 0);
+  EXPECT_NE(centred.err.find("batch of 1"), std::string::npos) << centred.err;
   test::Outcome pairs = train("pairs", {"train.batch=2", "train.epochs=1"});
   EXPECT_EQ(pairs.code, 0) << pairs.err;
   EXPECT_NE(pairs.err.find("batch of 2"), std::string::npos) << pairs.err;
@@ -323,6 +371,8 @@ TEST_F(Trained, BadInput) {
   refused({"train.prior_freq=0"}, {"train.prior_freq"});
   refused({"train.freeze_batches=sometimes"}, {"freeze_batches"});
   refused({"train.epochs=0", "train.steps=1"}, {"train.steps is 1", "4 steps"});
+  refused({"train.ce_weight=0", "method.0.weight=0"}, {"every weight", "ce_weight"});
+  refused({"method.0.map=product"}, {"product", "several teachers", "diag"});
   refused({"student.model=mlp(inputs=7)"}, {"6", "7"});
   refused({"student.model=mlp(hidden=7)"}, {"inputs="});
   refused({"method.0.name=ft", "method.0.code_epochs=0"}, {"code_epochs"});

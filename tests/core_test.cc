@@ -96,6 +96,21 @@ TEST(Core, BrainFloatRoundsToNearestEven) {
   EXPECT_TRUE(std::isnan(float(bf16(NAN))));
 }
 
+TEST(Core, SuggestsOnlyWhatIsNear) {
+  std::vector<std::string> names{"epochs", "lr", "temperature"};
+  EXPECT_EQ(did_you_mean("epoch", names), "; did you mean epochs?");
+  EXPECT_EQ(did_you_mean("lrs", names, "train."), "; did you mean train.lr?");
+  EXPECT_EQ(did_you_mean("temp", names), "; did you mean temperature?");
+  EXPECT_EQ(did_you_mean("zebra", names, "x."), "; known: x.epochs, x.lr, x.temperature");
+  EXPECT_EQ(did_you_mean("zebra", std::vector<std::string>(13, "epochs")), "");
+  EXPECT_EQ(did_you_mean("zebra", {}), "");
+}
+
+TEST(Core, NotANumberHasNoSign) {
+  EXPECT_EQ(concat(-std::abs(NAN), " ", -NAN, " ", -std::abs(float(NAN)), " ", -1.5),
+            "nan nan nan -1.5");
+}
+
 TEST(Core, ErrorsSayWhatAndWhere) {
   Tensor x = zeros({2, 3}), y = zeros({2, 4});
   EXPECT_MESSAGE(add(x, y), "add: cannot broadcast (2,3) with (2,4)");

@@ -396,6 +396,23 @@ TEST_P(Aft, Bf16StudentIsComputedInFloat32) {
   EXPECT_EQ(leaf.grad().dtype(), DType::bf16);
 }
 
+// Section 15: finite, but worth a line where a person looks for such things.
+TEST_P(Aft, ARowAtTheMeanIsToldInAnomalyMode) {
+  Tensor at_mean = from(std::vector<double>{1, 0, -1, 0, 0, 1, 0, -1, 0, 0}, {5, 2});
+  Tensor other = matrix(5, 2, 5);
+  auto told = [&](const Tensor& p, const Tensor& t) {
+    testing::internal::CaptureStderr();
+    delta(p, t, zeros({2}, DType::f64));
+    return testing::internal::GetCapturedStderr();
+  };
+  EXPECT_EQ(told(at_mean, other), "");
+  Anomaly anomaly;
+  EXPECT_EQ(told(other, other), "");
+  EXPECT_NE(told(at_mean, other).find("row 4 of 5 of the student features"), std::string::npos);
+  EXPECT_NE(told(other, at_mean).find("row 4 of 5 of the teacher features"), std::string::npos);
+  EXPECT_EQ(told(zeros({5, 2}, DType::f64), other), "");  // all rows: the gradient is 0
+}
+
 TEST_P(Aft, BadInput) {
   EXPECT_ERROR(delta(phi, matrix(5, 3, 1), s0), "(4,2)");
   EXPECT_ERROR(delta(view(phi, {4, 2, 1}), psi, s0), "aft_delta");
@@ -641,10 +658,12 @@ TEST(Objective, BadInput) {
   EXPECT_NE(with("aft", "s_lr", 0.0).find("s_lr must"), std::string::npos);
   EXPECT_NE(with("aft", "kernel", std::string("linaer")).find("linear"), std::string::npos);
   EXPECT_NE(with("aft", "map", std::string("dence")).find("dense"), std::string::npos);
-  EXPECT_ERROR(scene.objective({{"ktd", {}, {}}}), "did you mean 'kd'");
+  EXPECT_ERROR(scene.objective({{"ktd", {}, {}}}), "did you mean kd?");
   EXPECT_ERROR(scene.objective({{"kd", -1.0, {}}}), "weight");
   EXPECT_ERROR(scene.objective({{"kd", {}, {}}}, double(NAN)), "ce_weight");
   EXPECT_ERROR(scene.objective({{"kd", {}, {}}, {"kd", {}, {}}}), "twice");
+  EXPECT_ERROR(scene.objective({{"kd", 0.0, {}}}, 0), "every weight");
+  EXPECT_ERROR(scene.objective({{"none", {}, {}}}, 0), "every weight");
   Objective kd = scene.objective({{"kd", {}, {}}});
   scene.teachers[1].logits = Tensor();
   EXPECT_ERROR(scene.loss(kd), "teacher1");

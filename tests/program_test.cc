@@ -162,7 +162,7 @@ TEST_F(Trained, StoredFeaturesAreTheTeacher) {
 
   Outcome other = features({"--data", "npy:data:train", "--tap", "logit", "--out", "g"});
   EXPECT_EQ(other.code, 2);
-  EXPECT_NE(other.err.find("\"logits\""), std::string::npos) << other.err;
+  EXPECT_NE(other.err.find("did you mean logits?"), std::string::npos) << other.err;
   other = features({"--data", "npy:data:train", "--out", "none/g"});
   EXPECT_EQ(other.code, 2);
   EXPECT_FALSE(std::filesystem::exists(folder / "g"));
@@ -303,6 +303,17 @@ TEST_F(Trained, EvalAgreesWithTheRunAndWithItself) {
                    "--data", "npy:data:test", "--json"},
                   folder);
   EXPECT_EQ(Json::parse(named.out)["top1"], top1) << named.err;
+  Outcome state =
+      run_program({"eval", "run/checkpoint.safetensors", "--data", "npy:data:test"}, folder);
+  EXPECT_EQ(state.code, 2);
+  EXPECT_NE(state.err.find("best.safetensors or last.safetensors"), std::string::npos) << state.err;
+  EXPECT_EQ(std::count(state.err.begin(), state.err.end(), '\n'), 1) << state.err;
+  for (const char* weights : {"best", "last"})
+    std::filesystem::remove(folder / concat("run/", weights, ".safetensors"));
+  Outcome none = run_program({"eval", "run", "--data", "npy:data:test"}, folder);
+  EXPECT_EQ(none.code, 2);
+  EXPECT_NE(none.err.find("neither best.safetensors nor last.safetensors"), std::string::npos)
+      << none.err;
 }
 
 TEST_F(Trained, ReportGroupsSeedsAndStandsAlone) {

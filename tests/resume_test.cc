@@ -4,6 +4,8 @@
 #include <chrono>
 
 #include "program.h"
+#include "tensor/runtime.h"
+#include "tools/train.h"
 
 namespace pupil::test {
 namespace {
@@ -114,6 +116,26 @@ TEST_F(ResumeTest, CtrlCSavesAndSaysHowToGoOn) {
     ASSERT_EQ(end.code, 0) << end.err;
     EXPECT_TRUE(result_of(folder / run) == result_of(folder / "whole"));
   }
+}
+
+// Stopped after the last step of an epoch, before its accuracy is known.
+TEST_F(ResumeTest, AtTheEndOfAnEpochThereIsNoSpeedToShow) {
+  ASSERT_EQ(run_program(arguments("whole"), folder).code, 0);
+  std::filesystem::copy(folder / "whole", folder / "run");
+  std::filesystem::path here = std::filesystem::current_path();
+  std::filesystem::current_path(folder.path());
+  set_cpu_threads(1);
+  Trainer trainer(read_config("run/config.toml"));
+  while (!trainer.epoch_done()) trainer.step();
+  trainer.save("run/checkpoint.safetensors");
+  std::filesystem::current_path(here);
+  Outcome end = run_program(arguments("run", true), folder);
+  ASSERT_EQ(end.code, 0) << end.err;
+  EXPECT_TRUE(result_of(folder / "run") == result_of(folder / "whole"));
+  size_t first = end.out.find("epoch 1/"), second = end.out.find("epoch 2/");
+  ASSERT_NE(second, std::string::npos) << end.out;
+  EXPECT_EQ(end.out.substr(first, second - first).find("images/s"), std::string::npos) << end.out;
+  EXPECT_NE(end.out.find("images/s", second), std::string::npos) << end.out;
 }
 
 TEST_F(ResumeTest, FullDiskLeavesTheLastCheckpoint) {

@@ -161,6 +161,25 @@ TEST_F(StudyTest, ChoosesTheLearningRateOnValidationAndTrainsEverySeed) {
   EXPECT_NE(report.out.find("study/smooth"), std::string::npos) << report.out;
 }
 
+// After the choice on a share of the training samples every seed gets all of them.
+TEST_F(StudyTest, RetrainsOnAllSamples) {
+  std::string common = tiny_config();
+  common.replace(common.find("validation = \"npy:data:test\""), 28, "validation_share = 0.25");
+  write_text(folder / "study.toml",
+             common + "[study]\nlr = [0.001, 0.01]\nretrain = true\n[[arm]]\nname = \"a\"\n");
+  Outcome outcome = run_program(arguments("study"), folder);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  auto samples = [&](const std::string& run) {
+    return Json::parse(
+        read_text(folder / (run + "/environment.json")))["sources"]["data"]["train"]["samples"];
+  };
+  EXPECT_EQ(samples("study/a/lr0.01"), 72);
+  EXPECT_EQ(samples("study/a/seed0"), 96);
+  for (const Json& line : metrics("study/a/seed0")) EXPECT_FALSE(line.contains("validation"));
+  EXPECT_TRUE(metrics("study/a/seed0").back().contains("test"));
+  EXPECT_TRUE(read_study(folder / "study/study.toml").retrain);
+}
+
 TEST_F(StudyTest, KilledOrInterruptedGoesOnFromItsFolder) {
   Outcome whole = run_program(arguments("whole"), folder);
   ASSERT_EQ(whole.code, 0) << whole.err;
@@ -252,6 +271,9 @@ TEST_F(StudyTest, BadFilesAreRefused) {
   refused(base + "[study]\nseeds = [1]\n", {"study.toml", "[[arm]]"});
   refused(base + "[study]\nseeds = []\n[[arm]]\nname = \"a\"\n", {"study.seeds is empty"});
   refused(base + "[study]\nseeds = [-1]\n[[arm]]\nname = \"a\"\n", {"study.seeds is -1"});
+  refused(base + "[study]\nseeds = [1, 2, 1]\n[[arm]]\nname = \"a\"\n", {"study.seeds", "1 twice"});
+  refused(base + "[study]\nretrain = true\nlr = [0.1, 0.2]\n[[arm]]\nname = \"a\"\n",
+          {"study.retrain", "data.validation_share"});
   refused(base + "[study]\nseed = [1]\n[[arm]]\nname = \"a\"\n", {"study.seed", "study.seeds"});
   refused(base + "[study]\nlr = [0.0]\n[[arm]]\nname = \"a\"\n", {"study.lr", "above 0"});
   refused(base + "[[arm]]\n", {"study.toml:12", "needs a name"});

@@ -475,6 +475,17 @@ TEST(PythonRandom, PublishedFewShotSplit) {
   EXPECT_EQ(k, 1600u);
 }
 
+TEST(LinearProbe, ChoosesC) {
+  int calls = 0;
+  double c = choose_c([&](double c) {
+    calls++;
+    return -std::fabs(std::log10(c) - 1.3);
+  });
+  EXPECT_NEAR(std::log10(c), 1.3, 1.0 / 64);
+  EXPECT_LE(calls, 7 + 2 + 7);
+  EXPECT_NEAR(choose_c([](double) { return 1; }), 1e5, 1);  // equal: the larger, then the smaller
+}
+
 struct Pool {
   std::vector<std::string> words, task{"cat", "owl"};
   AuxiliaryRequest request;
@@ -715,6 +726,8 @@ TEST(TransmiterData, BadInput) {
   scene.refused({"weak.head=" + scene.path("weak", "text")}, {"(24,16)", "(6, 16)"});
   scene.refused({"weak.train=" + scene.path("strong", "train")}, {"widths", "20", "16"});
   scene.refused({"weak.train=nowhere.npy"}, {"nowhere.npy"});
+  scene.refused({"run.seeds=[1, 1]"}, {"run.seeds", "1 twice"});
+  scene.refused({"linear_probe.choose_c=true"}, {"linear_probe.choose_c", "data.shots"});
 }
 
 void change(const std::string& path, const std::function<Tensor(Tensor)>& f) {
@@ -800,6 +813,46 @@ TEST(TransmiterProgram, RunsSavesAndTakesItsAdapter) {
       {"transferred.safetensors", "weak.safetensors"});
   bad({"--run", "fresh", "--set", "weak.text=strong_text.npy"}, {"widths"});
   bad({"--run", "out"}, {"already holds a run"});
+}
+
+TEST(TransmiterProgram, ChoosesTheLinearProbeOnValidationShots) {
+  Scene scene;
+  auto run = [&](std::vector<std::string> settings) {
+    std::vector<std::string> arguments{
+        "transmiter", "job.toml",      "--set", "run.seeds=[1]",
+        "--set",      "plus.modes=[]", "--set", "transmiter.epochs=0"};
+    for (auto& s : settings) arguments.insert(arguments.end(), {"--set", s});
+    return test::run_program(arguments, scene.folder);
+  };
+  auto score = [](const test::Outcome& r, const std::string& row) {
+    size_t at = r.out.find("\n" + row + " ");
+    EXPECT_NE(at, std::string::npos) << row << " in " << r.out;
+    return std::stod(r.out.substr(at + row.size() + 2));
+  };
+  auto r = run({"data.shots=4", "linear_probe.choose_c=true"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(r.err, "");
+  for (std::string model : {"weak", "strong"}) {
+    std::string begin = "seed 1: " + model + ", linear probe: c ";
+    size_t at = r.out.find(begin);
+    ASSERT_NE(at, std::string::npos) << r.out;
+    EXPECT_NE(r.out.find(" chosen on 24 validation samples", at), std::string::npos);
+    std::string c =
+        r.out.substr(at + begin.size(), r.out.find(' ', at + begin.size()) - at - begin.size());
+    auto given =
+        run({"data.shots=4",
+             "linear_probe.c=[" + c + (c.find_first_of(".e") == std::string::npos ? ".0]" : "]")});
+    ASSERT_EQ(given.code, 0) << given.err;
+    std::string row = model + ", linear probe, c ";
+    EXPECT_EQ(score(given, row + c), score(r, row + "chosen"));
+  }
+  auto all = run({"data.shots=15", "linear_probe.choose_c=true"});
+  EXPECT_EQ(all.code, 2);
+  EXPECT_NE(all.err.find("none is left"), std::string::npos) << all.err;
+  auto more = run({"data.shots=20"});
+  EXPECT_EQ(more.code, 0);
+  EXPECT_NE(more.err.find("data.shots is 20, but worda has only 15 samples"), std::string::npos)
+      << more.err;
 }
 
 TEST(TransmiterProgram, StoppedGoesOnFromItsFolder) {
@@ -945,7 +998,7 @@ TEST(TransmiterProgram, IsReproduced) {
     EXPECT_EQ(judged["results"][0]["last"]["values"], nlohmann::json({row["novel"]}));
   }
   scene.mine(scene.result("TransMiter, beta 5", "[0, 100]"));
-  scene.refused("did you mean \"TransMiter, beta 500\"");
+  scene.refused("did you mean TransMiter, beta 500?");
   scene.mine(scene.result("weak, adapter", "[0, 100]", "score = \"novel\""));
   scene.refused("novel");
   scene.mine(scene.result("weak, adapter", "[0, 100]", minus + "error_over = \"weak, zero-shot\""));

@@ -393,6 +393,7 @@ TEST(VerifyProgram, ExitCodesAndOutput) {
   EXPECT_EQ(failed.code, 1);
   EXPECT_NE(failed.text.find("failed  wrong.safetensors  out.y: error 0.5"), std::string::npos)
       << failed.text;
+  EXPECT_NE(failed.text.find("verify: 1 case failed\n"), std::string::npos) << failed.text;
 
   test::TemporaryFolder strange;
   std::filesystem::create_directory(strange / "deep");

@@ -212,8 +212,8 @@ void bench(const BenchArguments& a) {
   for (const std::string& name : a.names) {
     auto at = std::find(known.begin(), known.end(), name);
     if (at == known.end())
-      fail_input("bench: unknown workload '", name, "': did you mean ", nearest_name(name, known),
-                 "? (pupil bench lists them)");
+      fail_input("bench: unknown workload '", name, "'", did_you_mean(name, known),
+                 " (pupil bench lists them)");
     chosen.push_back(&workloads()[size_t(at - known.begin())]);
     if (dtype_named(a.dtype) == DType::bf16 && !chosen.back()->student.empty())
       fail_input("bench: ", name, " trains in f32 or f64, not bf16; of the workloads only ",

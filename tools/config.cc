@@ -44,6 +44,7 @@ void teacher_fields(V& v, C& c) {
   v("name", c.name, "in messages");
   network_fields(v, c);
   v("features", c.features, "files of `pupil features`, in place of model and weights");
+  v("test_features", c.test_features, "the same of data.test, for ft with early_stop_on = test");
 }
 
 template <class V, class C>
@@ -202,6 +203,9 @@ void check(const Config& c, const std::string& file) {
       fail_input(file, ": teacher ", t.name, ": weights (of a trained network) or features (files ",
                  "of `pupil features`) are missing");
   }
+  for (const TeacherConfig& t : c.teachers)
+    if (!t.test_features.empty() && (t.features.empty() || c.data.test.empty()))
+      fail_input(file, ": teacher ", t.name, ": test_features go with features and data.test");
   for (const methods::Choice& m : c.methods)
     if (methods::find_method(m.method).needs_teacher && c.teachers.empty())
       fail_input(file, ": method ", m.method, " needs a teacher: add a [[teacher]] section");
@@ -239,10 +243,11 @@ Study study_of(const std::function<toml::table()>& parse, const std::string& pat
     reader("seeds", study.seeds, "", Range{0});
     reader("lr", study.lr, "", Range{0, kInf, true});
     reader("lr_epochs", study.lr_epochs, "", Range{0});
+    reader("retrain", study.retrain, "");
     reader.finish();
     if (!root.contains("arm")) fail_input(path, ": [study] needs at least one [[arm]]");
   }
-  if (study.seeds.empty()) fail_input(path, ": study.seeds is empty");
+  check_seeds("study.seeds", study.seeds, path);
   for (size_t i = 0; i < list_of(root, "arm", path).size(); i++) {
     toml::table merged = parse(), arm = std::move(*merged["arm"][i].as_table());
     merged.erase("study");
@@ -258,6 +263,9 @@ Study study_of(const std::function<toml::table()>& parse, const std::string& pat
     const Config& config = study.arms.back().config;
     if (study.lr.size() > 1 && config.data.validation.empty() && config.data.validation_share == 0)
       fail_input(path, ": study.lr chooses on validation samples: give data.validation_share");
+    if (study.retrain && (study.lr.size() < 2 || config.data.validation_share == 0))
+      fail_input(path, ": study.retrain trains on the samples that chose the learning rate too: ",
+                 "give two of study.lr or more, and data.validation_share");
   }
   return study;
 }
@@ -403,6 +411,7 @@ std::string to_toml(const Study& study) {
   writer("seeds", study.seeds, "");
   writer("lr", study.lr, "");
   writer("lr_epochs", study.lr_epochs, "");
+  writer("retrain", study.retrain, "");
   for (const Study::Arm& arm : study.arms) {
     writer.section("[[arm]]");
     writer("name", arm.name, "");

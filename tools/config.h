@@ -29,7 +29,8 @@ struct StudentConfig : NetworkConfig {
 
 struct TeacherConfig : NetworkConfig {
   std::string name;
-  std::vector<std::string> features;  // files of `pupil features`, instead of a live network
+  std::vector<std::string> features;       // files of `pupil features`, instead of a live network
+  std::vector<std::string> test_features;  // of the test samples, where a method looks at them
 };
 
 struct TrainConfig {
@@ -74,7 +75,8 @@ Config read_config(const std::string& path, const std::vector<std::string>& sett
 // One file with several arms: each [[arm]] has a name and any of the sections above, which are
 // merged over the rest of the file. [study] says seeds = [...], each arm is trained once with each,
 // and lr = [...], the learning rates that an arm chooses from on the validation samples, in runs of
-// lr_epochs epochs (0: as long as the arm's own).
+// lr_epochs epochs (0: as long as the arm's own). With retrain = true the share of the training
+// samples that the choice was validated on is trained on too.
 struct Study {
   struct Arm {
     std::string name;
@@ -84,6 +86,7 @@ struct Study {
   std::vector<int64_t> seeds;
   std::vector<double> lr;
   int64_t lr_epochs = 0;
+  bool retrain = false;
 };
 Study read_study(const std::string& path, const std::vector<std::string>& settings = {});
 

@@ -85,9 +85,9 @@ void eval(const EvalArguments& a) {
     return;
   }
   std::cout << network.model.name << " " << config.weights << " on " << set.spec << ", "
-            << scores.samples << " samples\n"
-            << "top-1 " << percent(scores.top1) << "   top-5 " << percent(scores.top5)
-            << "   cross-entropy " << scores.loss << "\n";
+            << counted(scores.samples, "sample") << "\n"
+            << concat("top-1 ", percent(scores.top1), "   top-5 ", percent(scores.top5),
+                      "   cross-entropy ", scores.loss, "\n");
   for (int64_t c = 0; c < scores.classes; c++) {
     auto [right, all] = per_class[size_t(c)];
     std::cout << std::setw(8) << (all ? percent(double(right) / double(all)) : "-") << "  of "
@@ -155,7 +155,8 @@ void add_eval_command(CLI::App& app) {
   auto a = std::make_shared<EvalArguments>();
   command
       ->add_option("network", a->what,
-                   "a run folder (its best checkpoint), CHECKPOINT of a run, or MODEL:CHECKPOINT")
+                   "a run folder (its best weights), its best.safetensors or last.safetensors, or "
+                   "MODEL:CHECKPOINT")
       ->required();
   command->add_option("--data", a->data, "KIND:PATH[:SPLIT[N]]")->required();
   command->add_option("--batch", a->batch, "samples at a time")->check(CLI::Range(1, 1000000));

@@ -50,7 +50,7 @@ const methods::Method& find_explained(const std::string& name) {
     if (m->name == name) return *m;
     names.push_back(m->name);
   }
-  fail_input("unknown method '", name, "': did you mean '", nearest_name(name, names), "'?");
+  fail_input("unknown method '", name, "'", did_you_mean(name, names));
 }
 
 Json as_json(const methods::Method& m) {

@@ -71,8 +71,8 @@ void features(const FeaturesArguments& a) {
   std::vector<std::string> known = teacher.model.taps;
   known.insert(known.begin(), {"logits", "features"});
   if (std::find(known.begin(), known.end(), a.tap) == known.end())
-    fail_input("--tap: ", teacher.model.name, " has no tap \"", a.tap, "\"; the nearest is \"",
-               nearest_name(a.tap, known), "\"");
+    fail_input("--tap: ", teacher.model.name, " has no tap \"", a.tap, "\"",
+               did_you_mean(a.tap, known));
   data::Dataset set = data::open_dataset(a.data, a.strict, uint64_t(a.seed));
   require_input(teacher.model, set);
   // Claims the output before the work: an unwritable folder is known at once, not after an hour.

@@ -46,6 +46,14 @@ int image_size(const NetworkConfig& config, const data::Weights* weights, const 
   return models::preprocessing_of(models::make_model(name, nn::Scope(plan)), weights).size;
 }
 
+std::shared_ptr<const data::Weights> open_network(const std::string& path) {
+  std::shared_ptr<const data::Weights> weights = data::open_weights(path);
+  if (!metadata(*weights, "position").empty())
+    fail_input("weights: ", path, " is where a run stood, for --resume, and no network by itself; ",
+               "give the run's folder to pupil eval, or its best.safetensors or last.safetensors");
+  return weights;
+}
+
 // How many outputs the stored classifier has; 0 when it has none.
 int64_t stored_classes(const data::Weights& weights, const std::string& model) {
   nn::Store plan = nn::Store::blueprint();
@@ -61,11 +69,11 @@ std::shared_ptr<const data::Weights> open_student(const NetworkConfig& config,
                                                   std::vector<std::string>& heads) {
   std::vector<std::string> names = models::networks_of(config.model);
   std::vector<std::string> paths = models::networks_of(config.weights);
-  if (names.size() < 2 || paths.size() != names.size()) return data::open_weights(config.weights);
+  if (names.size() < 2 || paths.size() != names.size()) return open_network(config.weights);
   std::vector<std::shared_ptr<const data::Weights>> files;
   std::string expected;
   for (size_t k = 0; k < names.size(); k++) {
-    files.push_back(data::open_weights(paths[k]));
+    files.push_back(open_network(paths[k]));
     nn::Store plan = nn::Store::blueprint();
     models::Model model = models::make_model(names[k], nn::Scope(plan));
     heads.push_back(concat(k, ".", model.head, ".*"));
@@ -98,7 +106,7 @@ bool finite(const Tensor& t) {
 }
 
 Network load_network(const NetworkConfig& config) {
-  std::shared_ptr<const data::Weights> weights = data::open_weights(config.weights);
+  std::shared_ptr<const data::Weights> weights = open_network(config.weights);
   Network network;
   network.weights_hash = weights->hash();
   std::string name = model_name(config, weights.get());

@@ -68,8 +68,7 @@ std::string usage_error(const CLI::App& app, const CLI::ParseError& error) {
     for (const CLI::App* known : app.get_subcommands([](const CLI::App*) { return true; }))
       names.push_back(known->get_name());
     std::string given = app.remaining()[0];
-    message =
-        concat("unknown command \"", given, "\"; did you mean ", nearest_name(given, names), "?");
+    message = concat("unknown command \"", given, "\"", did_you_mean(given, names));
   }
   return concat(message, " (see pupil", command, " --help)");
 }

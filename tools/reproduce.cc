@@ -54,8 +54,8 @@ std::string find(const std::string& name) {
   std::vector<std::string> names;
   for (auto& [known, path] : all) names.push_back(known);
   if (names.empty()) fail_input("reproduce: no reproductions are installed; name a .toml file");
-  fail_input("unknown reproduction '", name, "': did you mean '", nearest_name(name, names),
-             "'? `pupil reproduce` lists them, a file of your own ends with .toml");
+  fail_input("unknown reproduction '", name, "'", did_you_mean(name, names),
+             " (`pupil reproduce` lists them, a file of your own ends with .toml)");
 }
 
 void list(bool as_json) {
@@ -200,8 +200,7 @@ std::vector<double> scores(const std::vector<ScoreLine>& lines, const std::strin
   for (const ScoreLine& line : lines) names.push_back(line.model);
   auto at = std::find(names.begin(), names.end(), model);
   if (at == names.end())
-    fail_input("reproduce.result: there is no row \"", model, "\"; did you mean \"",
-               nearest_name(model, names), "\"?");
+    fail_input("reproduce.result: there is no row \"", model, "\"", did_you_mean(model, names));
   std::vector<double> values;
   if (weights == "best") return values;
   for (const methods::BaseNovel& s : lines[size_t(at - names.begin())].scores) {

@@ -175,12 +175,14 @@ void RunFolder::discard() {
 }
 
 std::string best_checkpoint(const std::string& run) {
-  for (const char* name : {"best.safetensors", "last.safetensors", "checkpoint.safetensors"}) {
+  for (const char* name : {"best.safetensors", "last.safetensors"}) {
     std::error_code error;
     std::string path = concat(run, "/", name);
     if (fs::exists(path, error)) return path;
   }
-  fail_input("the folder ", run, " has no checkpoint: is it a run folder?");
+  fail_input("the folder ", run, " has neither best.safetensors nor last.safetensors: is it a run ",
+             "folder, and has the run finished an epoch? `pupil train --run ", run,
+             " --resume` goes on");
 }
 
 }  // namespace pupil

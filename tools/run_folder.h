@@ -40,8 +40,7 @@ class RunFolder {
   int lock_ = -1;
 };
 
-// RUN/best.safetensors, else RUN/last.safetensors, else RUN/checkpoint.safetensors. InputError when
-// there is none.
+// RUN/best.safetensors, else RUN/last.safetensors. InputError when there is none.
 std::string best_checkpoint(const std::string& run);
 
 }  // namespace pupil

@@ -83,6 +83,7 @@ void run_study(const Study& study, const RunOptions& given) {
     for (const Study::Arm& arm : study.arms) {
       Config config = arm.config;
       config.train.lr = choose_lr(study, arm, options);
+      if (study.retrain) config.data.validation_share = 0;
       for (int64_t seed : study.seeds) {
         config.train.seed = seed;
         run_in(config, options, concat(arm.name, "/seed", seed));

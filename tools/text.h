@@ -45,6 +45,10 @@ inline std::string percent(double share) {  // 0.9133 -> "91.33 %"
   return out.str();
 }
 
+inline std::string counted(int64_t n, const std::string& what) {  // "1 case", "2 cases"
+  return concat(n, " ", what, n == 1 ? "" : "s");
+}
+
 inline std::vector<int64_t> sizes_of(const Shape& shape) {
   return {shape.dims, shape.dims + shape.rank};
 }

@@ -141,6 +141,13 @@ void require_sections(const toml::table& root, const std::vector<std::string>& k
   }
 }
 
+void check_seeds(const char* key, const std::vector<int64_t>& seeds, const std::string& file) {
+  if (seeds.empty()) fail_input(file, ": ", key, " is empty");
+  for (size_t i = 1; i < seeds.size(); i++)
+    if (std::find(seeds.begin(), seeds.begin() + int64_t(i), seeds[i]) < seeds.begin() + int64_t(i))
+      fail_input(file, ": ", key, " has ", seeds[i], " twice; a run of the same seed is the same");
+}
+
 void merge(toml::table& base, toml::table&& over) {
   for (auto&& [key, node] : over) {
     std::string name(key.str());  // clang 14 does not capture a structured binding

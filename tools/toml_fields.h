@@ -46,6 +46,9 @@ std::vector<const toml::table*> list_of(const toml::table& root, const char* nam
 void require_sections(const toml::table& root, const std::vector<std::string>& known,
                       const std::string& file);
 
+// InputError for no seed, or one that is there twice.
+void check_seeds(const char* key, const std::vector<int64_t>& seeds, const std::string& file);
+
 // The tables of `over` replace or extend those of `base`; lists are replaced whole.
 void merge(toml::table& base, toml::table&& over);
 
@@ -78,8 +81,8 @@ class Reader {
     for (auto&& [key, node] : table_) {
       std::string name(key.str());
       if (std::find(known_.begin(), known_.end(), name) == known_.end())
-        fail_input(where(node, file_), ": unknown key ", path(name), "; did you mean ",
-                   path(nearest_name(name, known_)), "?");
+        fail_input(where(node, file_), ": unknown key ", path(name),
+                   did_you_mean(name, known_, path("")));
     }
   }
 
@@ -143,8 +146,7 @@ class Reader {
     if (std::find(choices.names.begin(), choices.names.end(), value) != choices.names.end()) return;
     std::string list;
     for (const std::string& name : choices.names) list += (list.empty() ? "" : ", ") + name;
-    fail_input(where(node, file_), ": ", path(key), " is \"", value, "\"; did you mean \"",
-               nearest_name(value, choices.names), "\"? It is one of ", list);
+    fail_input(where(node, file_), ": ", path(key), " is \"", value, "\"; it is one of ", list);
   }
   template <class T>
   void check(const toml::node& node, const std::string& key, const T& value, const Any&) const {

@@ -14,6 +14,7 @@
 #include "program.h"
 #include "run_folder.h"
 #include "study.h"
+#include "text.h"
 
 namespace pupil {
 namespace {
@@ -103,9 +104,11 @@ class Run {
 
   void introduce() {
     const Position& p = trainer_.position();
-    std::string line = concat(trainer_.model().name, ", ", trainer_.parameters(), " parameters, ",
-                              trainer_.train_data().size(), " samples, ", trainer_.total_steps(),
-                              " steps, ", cpu_threads(), " threads, run ", folder_.path());
+    std::string line =
+        concat(trainer_.model().name, ", ", counted(trainer_.parameters(), "parameter"), ", ",
+               counted(trainer_.train_data().size(), "sample"), ", ",
+               counted(trainer_.total_steps(), "step"), ", ", counted(cpu_threads(), "thread"),
+               ", run ", folder_.path());
     if (p.step) line += concat("; resumed after step ", p.step);
     say(line);
     for (const std::string& warning : trainer_.warnings())
@@ -162,7 +165,7 @@ class Run {
     save();
   }
 
-  // The test set is used here and nowhere else.
+  // The test set is used here and nowhere else, but for ft's early_stop_on = "test".
   void finish() {
     Position& p = trainer_.position();
     Json line{{"final", true}, {"epochs", p.epoch}, {"step", p.step}};
@@ -220,7 +223,7 @@ class Run {
     std::string list;
     for (size_t i = 0; i < std::min<size_t>(names.size(), 8); i++) list += " " + names[i];
     if (names.size() > 8) list += concat(" and ", names.size() - 8, " more");
-    say(concat(names.size(), " parameters got no gradient in step 1:", list));
+    say(concat(counted(int64_t(names.size()), "parameter"), " got no gradient in step 1:", list));
   }
 
   // The line of the epoch: on a terminal it is renewed, elsewhere printed every 20 s. At the end of
@@ -242,9 +245,12 @@ class Run {
     for (size_t i = 1; i < p.losses.size(); i++)
       line += concat(i > 1 ? ", " : "", p.losses[i].first, " ",
                      fixed(p.losses[i].second / double(p.samples), 4));
-    line += concat(")  train ", fixed(100 * double(p.correct) / double(p.samples), 2), " %",
-                   accuracy, "  ", std::llround(images / in_epoch), " images/s  waited ",
-                   fixed(100 * trainer_.wait_seconds() / in_epoch, 1), " %  left ", duration(left));
+    line +=
+        concat(")  train ", fixed(100 * double(p.correct) / double(p.samples), 2), " %", accuracy);
+    if (images > 0)  // none: resumed where the epoch ends
+      line +=
+          concat("  ", std::llround(images / in_epoch), " images/s  waited ",
+                 fixed(100 * trainer_.wait_seconds() / in_epoch, 1), " %  left ", duration(left));
     if (terminal_)
       std::cout << "\r" << line << "\033[K" << (done ? "\n" : "") << std::flush;
     else

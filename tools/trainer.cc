@@ -16,8 +16,8 @@ constexpr const char* kDiverged =
 struct LiveOrStored {
   std::string name;
   std::optional<Network> network;
-  size_t input = 0;  // of a live one: which of the loader's images
-  std::vector<data::FeatureFile> files;
+  size_t input = 0;                                  // of a live one: which of the loader's images
+  std::vector<data::FeatureFile> files, test_files;  // of the training and of the test samples
 };
 
 nn::OptimizerOptions optimizer_options(const TrainConfig& c) {
@@ -194,7 +194,9 @@ struct Trainer::State {
   void make_objective();
   void make_optimizer();
   void make_loader();
-  Tensor features(size_t network) const;
+  Tensor features(size_t network, const data::Dataset&) const;
+  Tensor features(const LiveOrStored&, const data::Dataset&,
+                  const std::vector<data::FeatureFile>&) const;
   void prepare();
   std::function<void(const std::string&)> progress = [](const std::string&) {};
   void make_average();
@@ -242,6 +244,12 @@ void Trainer::State::open_teachers() {
       require_rows(file, train);
       teacher.files.push_back(std::move(file));
     }
+    for (const std::string& path : test ? c.test_features : std::vector<std::string>()) {
+      data::FeatureFile file(path);
+      file.require(*test, false);
+      require_rows(file, *test);
+      teacher.test_files.push_back(std::move(file));
+    }
     teachers.push_back(std::move(teacher));
   }
 }
@@ -265,8 +273,7 @@ void Trainer::State::make_objective() {
   auto require = [](const std::string& tap, const std::vector<std::string>& known,
                     const std::string& whose) {
     if (std::find(known.begin(), known.end(), tap) == known.end())
-      fail_input("method: ", whose, " has no tap \"", tap, "\"; the nearest is \"",
-                 nearest_name(tap, known), "\"");
+      fail_input("method: ", whose, " has no tap \"", tap, "\"", did_you_mean(tap, known));
   };
   for (const std::string& tap : objective->student_taps())
     require(tap, student.model.taps, "the student " + student.model.name);
@@ -346,16 +353,16 @@ int64_t Trainer::State::schedule_time() const {
   return config.train.schedule_per == "epoch" ? position.epoch : position.step;
 }
 
-// What a network, 0 the student or a teacher's `input`, makes of the training samples in order.
-Tensor Trainer::State::features(size_t network) const {
+// What a network, 0 the student or a teacher's `input`, makes of samples in order.
+Tensor Trainer::State::features(size_t network, const data::Dataset& set) const {
   const models::Model* model = &student.model;
   for (const LiveOrStored& teacher : teachers)
     if (network > 0 && teacher.input == network) model = &teacher.network->model;
   data::LoaderOptions options;
   options.batch = config.train.batch;
   options.workers = int(config.data.workers);
-  data::Loader in_order(train, {model->input}, options);
-  Tensor all = empty({train.size(), model->width});
+  data::Loader in_order(set, {model->input}, options);
+  Tensor all = empty({set.size(), model->width});
   int64_t done = 0;
   NoGrad no_grad;
   for (data::Batch batch; in_order.next(batch);) {
@@ -367,17 +374,33 @@ Tensor Trainer::State::features(size_t network) const {
   return all;
 }
 
+// The same of a teacher, from `files` if it is stored.
+Tensor Trainer::State::features(const LiveOrStored& teacher, const data::Dataset& set,
+                                const std::vector<data::FeatureFile>& files) const {
+  if (teacher.network) return features(teacher.input, set);
+  for (const data::FeatureFile& file : files)
+    if (file.header().tap == "features")
+      return file.gather(from(std::span<const int64_t>(set.rows), {set.size()}));
+  fail_input("teacher ", teacher.name, ": no file of test_features holds the tap features");
+}
+
 void Trainer::State::prepare() {
   methods::Survey survey;
   survey.labels = from(std::span<const int64_t>(train.labels), {train.size()});
   survey.progress = progress;
-  survey.student = [this] { return features(0); };
+  survey.student = [this] { return features(0, train); };
   survey.teacher = [this](size_t m) {
+    return features(teachers.at(m), train, teachers.at(m).files);
+  };
+  survey.teacher_on_test = [this](size_t m) {
+    if (!test)
+      fail_input("early_stop_on is test, but there is no data.test (a study chooses without it)");
     const LiveOrStored& teacher = teachers.at(m);
-    for (const data::FeatureFile& file : teacher.files)
-      if (file.header().tap == "features")
-        return file.gather(from(std::span<const int64_t>(train.rows), {train.size()}));
-    return features(teacher.input);
+    Tensor rows = features(teacher, *test, teacher.test_files);
+    if (rows.dim(1) != setup.teacher_widths.at(m))
+      fail_input("teacher ", teacher.name, ": test_features are ", rows.dim(1), " wide, features ",
+                 setup.teacher_widths.at(m));
+    return rows;
   };
   for (const methods::Term& term : objective->terms())
     if (term.instance.prepare) term.instance.prepare(survey);
@@ -608,11 +631,12 @@ std::string Trainer::sources() const {
       t["parameters"] = teacher.network->store->count();
       t["weights_sha256"] = teacher.network->weights_hash;
     }
-    for (const data::FeatureFile& file : teacher.files)
-      t["features"].push_back({{"file", file.path()},
-                               {"teacher", file.header().teacher},
-                               {"tap", file.header().tap},
-                               {"weights_sha256", file.header().weight_hash}});
+    for (auto* files : {&teacher.files, &teacher.test_files})
+      for (const data::FeatureFile& file : *files)
+        t["features"].push_back({{"file", file.path()},
+                                 {"teacher", file.header().teacher},
+                                 {"tap", file.header().tap},
+                                 {"weights_sha256", file.header().weight_hash}});
     j["teachers"].push_back(t);
   }
   return j.dump(2);

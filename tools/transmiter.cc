@@ -162,6 +162,7 @@ class TransmiterJob {
     say(concat(d_.classes, " task and ", m_ - d_.classes, " auxiliary classes, ",
                d_.train_labels.dim(0), " training and ", d_.test_labels.dim(0),
                " test samples, latent ", latent_, ", hidden ", hidden_));
+    warn_about_shots();
     try {
       for (int64_t seed : c_.seeds)
         if (folder_ && folder_->has(results_of(uint64_t(seed))))
@@ -291,20 +292,50 @@ class TransmiterJob {
     data::write_file(folder_->file(results_of(seed)), results_);
   }
 
-  // Rows of base classes, `shots` of each class.
-  Rows labelled_rows(uint64_t seed) const {
-    Rows rows, labels;
-    for (int64_t i = 0; i < d_.train_labels.dim(0); i++) {
-      int64_t label = d_.train_labels.data<int64_t>()[i];
-      if (std::find(d_.base.begin(), d_.base.end(), label) == d_.base.end()) continue;
-      rows.push_back(i);
-      labels.push_back(label);
-    }
+  // Training rows of base classes.
+  Rows base_rows() const {
+    Rows rows;
+    for (int64_t i = 0; i < d_.train_labels.dim(0); i++)
+      if (std::find(d_.base.begin(), d_.base.end(), d_.train_labels.data<int64_t>()[i]) !=
+          d_.base.end())
+        rows.push_back(i);
     if (rows.empty()) fail_input("no training sample of a base class");
-    if (c_.data.shots == 0) return rows;
-    Rows chosen;
-    for (int64_t i : data::few_shot(labels, c_.data.shots, seed)) chosen.push_back(rows[size_t(i)]);
+    return rows;
+  }
+
+  // `shots` of the rows of each class.
+  Rows few(const Rows& rows, int64_t shots, uint64_t seed) const {
+    Rows labels, chosen;
+    for (int64_t row : rows) labels.push_back(d_.train_labels.data<int64_t>()[row]);
+    for (int64_t i : data::few_shot(labels, shots, seed)) chosen.push_back(rows[size_t(i)]);
     return chosen;
+  }
+
+  Rows labelled_rows(uint64_t seed) const {
+    return c_.data.shots ? few(base_rows(), c_.data.shots, seed) : base_rows();
+  }
+
+  void warn_about_shots() const {
+    std::map<int64_t, int64_t> counts;
+    for (int64_t label : d_.base) counts[label] = 0;
+    for (int64_t row : base_rows()) counts[d_.train_labels.data<int64_t>()[row]]++;
+    auto fewest = std::min_element(counts.begin(), counts.end(),
+                                   [](auto& a, auto& b) { return a.second < b.second; });
+    if (fewest->second < c_.data.shots)
+      std::cerr << "pupil: warning: data.shots is " << c_.data.shots << ", but "
+                << d_.names[size_t(fewest->first)] << " has only "
+                << counted(fewest->second, "sample") << "; of a class with fewer all are taken\n";
+  }
+
+  // Up to four of each class beyond the labelled ones, as the validation shots of CoOp.
+  Rows validation_rows(const Rows& labelled, uint64_t seed) const {
+    Rows rest;
+    for (int64_t row : base_rows())
+      if (std::find(labelled.begin(), labelled.end(), row) == labelled.end()) rest.push_back(row);
+    if (rest.empty())
+      fail_input("linear_probe.choose_c: data.shots = ", c_.data.shots, " takes all ",
+                 labelled.size(), " samples, so that none is left to choose c on; take fewer");
+    return few(rest, std::min<int64_t>(c_.data.shots, 4), seed);
   }
 
   Rows unlabelled_rows(const Rows& labelled) const {
@@ -374,19 +405,33 @@ class TransmiterJob {
         add(concat(name, ", Tip-Adapter, alpha ", o.alpha, ", beta ", o.beta),
             methods::tip_adapter_logits(test, keys, values, directions(*model), o), seed);
       }
-      for (double c : c_.linear_probe.c) {
+      auto answers = [&](double c, const Tensor& x) {
         methods::LinearProbeOptions o;
         o.c = c;
         methods::LinearProbe probe =
             methods::fit_linear_probe(keys, labels, int64_t(d_.base.size()), o);
-        Tensor z = linear(test.to(DType::f64), probe.weight, probe.bias);
+        return linear(x.to(DType::f64), probe.weight, probe.bias);
+      };
+      auto add_probe = [&](const std::string& which, double c) {
+        Tensor z = answers(c, test);
         Tensor wide = full({z.dim(0), classes}, -INFINITY, DType::f64);
         for (int64_t i = 0; i < z.dim(0); i++)
           for (size_t j = 0; j < d_.base.size(); j++)
             wide.data<double>()[i * classes + d_.base[j]] =
                 z.data<double>()[i * z.dim(1) + int64_t(j)];
-        add(concat(name, ", linear probe, c ", c), wide, seed, true);
-      }
+        add(concat(name, ", linear probe, c ", which), wide, seed, true);
+      };
+      for (double c : c_.linear_probe.c) add_probe(concat(c), c);
+      if (!c_.linear_probe.choose_c) continue;
+      Rows shots = validation_rows(labelled, *seed);
+      Tensor x = normalize(index_select(model->train, as_tensor(shots))), y = base_labels(shots);
+      double c = methods::choose_c([&](double c) {
+        stop_if_interrupted();
+        return double(count_correct(answers(c, x), y));
+      });
+      say(concat("seed ", *seed, ": ", name, ", linear probe: c ", c, " chosen on ",
+                 counted(int64_t(shots.size()), "validation sample")));
+      add_probe("chosen", c);
     }
   }
 

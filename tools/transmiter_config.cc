@@ -100,6 +100,7 @@ template <class V, class C>
 void linear_probe_fields(V& v, C& c) {
   v("c", c.c, "weight of the data against the penalty; each is reported; []: none",
     Range{0, kInf, true});
+  v("choose_c", c.choose_c, "also c chosen on up to 4 samples of a class beyond data.shots");
 }
 
 // f(section, fields of the section) for every section.
@@ -150,7 +151,9 @@ void check(const TransmiterConfig& c, const std::string& file) {
   if (c.transmiter.beta.empty()) fail_input(file, ": transmiter.beta is empty");
   if (c.tip_adapter.alpha.size() != c.tip_adapter.beta.size())
     fail_input(file, ": tip_adapter.alpha and tip_adapter.beta must be equally long");
-  if (c.seeds.empty()) fail_input(file, ": run.seeds is empty");
+  if (c.linear_probe.choose_c && c.data.shots == 0)
+    fail_input(file, ": linear_probe.choose_c takes the samples that data.shots leaves: give it");
+  check_seeds("run.seeds", c.seeds, file);
 }
 
 }  // namespace

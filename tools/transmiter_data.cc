@@ -196,7 +196,7 @@ Rows task_rows(const TransmiterConfig& c, const std::vector<std::string>& names)
     auto at = place.find(name);
     if (at == place.end())
       fail_input("classes.task: \"", name, "\" is not among the ", names.size(), " names of ",
-                 c.classes.names, "; did you mean \"", nearest_name(name, names), "\"?");
+                 c.classes.names, did_you_mean(name, names));
     if (!seen.insert(name).second) fail_input("classes.task: \"", name, "\" is there twice");
     rows.push_back(at->second);
   }
@@ -376,8 +376,8 @@ TransmiterData open_transmiter_data(const TransmiterConfig& given) {
     std::set<std::string> base(c.data.base.begin(), c.data.base.end());
     for (const std::string& name : c.data.base)
       if (std::find(c.classes.task.begin(), c.classes.task.end(), name) == c.classes.task.end())
-        fail_input("data.base: \"", name, "\" is no task class; did you mean \"",
-                   nearest_name(name, c.classes.task), "\"?");
+        fail_input("data.base: \"", name, "\" is no task class",
+                   did_you_mean(name, c.classes.task));
     for (int64_t k = 0; k < d.classes; k++) {
       bool first_half = k < (d.classes + 1) / 2;
       bool is_base = base.empty() ? first_half : base.count(c.classes.task[size_t(k)]) > 0;

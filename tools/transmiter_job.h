@@ -61,6 +61,7 @@ struct TransmiterConfig {
   } tip_adapter;
   struct {
     std::vector<double> c{1};
+    bool choose_c = false;
   } linear_probe;
   std::vector<int64_t> seeds{1, 2, 3};
 };

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "program.h"
+#include "text.h"
 #include "verify/case.h"
 
 namespace pupil {
@@ -74,7 +75,7 @@ void print_line(const VerifyResult& r) {
             << fs::path(r.path).filename().string();
   if (!r.tensor.empty()) std::cout << "  " << r.tensor;
   if (!r.tensor.empty() && r.reason.empty())
-    std::cout << ": error " << r.error << ", allowed " << r.allowed;
+    std::cout << concat(": error ", r.error, ", allowed ", r.allowed);
   if (!r.reason.empty()) std::cout << ": " << r.reason;
   std::cout << std::endl;
 }
@@ -131,9 +132,9 @@ void run(const VerifyArguments& a) {
     }
     std::cout << totals << std::endl;
   }
-  if (counts[1]) throw Error(concat("verify: ", counts[1], " cases failed"));
+  if (counts[1]) throw Error(concat("verify: ", counted(counts[1], "case"), " failed"));
   if (a.strict && counts[2])
-    throw Error(concat("verify: ", counts[2], " cases were skipped, which --strict forbids"));
+    throw Error(concat("verify: skipped ", counted(counts[2], "case"), ", which --strict forbids"));
 }
 
 }  // namespace
