@@ -235,6 +235,15 @@ Tensor fused_delta(const Tensor& phi, const Tensor& target, const Tensor& s, Aft
   rows(device, 1, RootMeanSquare<A>{squares.data<A>(), delta.data<A>(), n});
   if (!rbf) m_teacher = m;
   Tensor saved_delta = delta.detach();  // not `delta`: a node must not own itself
+  bool weighted = bool(s);
+  if (!phi.requires_grad()) {
+    student = {};
+    m = Tensor();
+  }
+  if (!(s ? s : target).requires_grad()) {
+    teacher = {};
+    m_teacher = s_values = Tensor();
+  }
   std::vector<Tensor> inputs{phi, target};
   if (s) inputs.push_back(s);
   return record("aft_delta", delta, inputs, [=](Backward& b) {
@@ -244,7 +253,6 @@ Tensor fused_delta(const Tensor& phi, const Tensor& target, const Tensor& s, Aft
           subtract_column_means<A>(centred_gradient<A>(student, m, saved_delta, b.gy, factor)));
     else
       b[0].none();
-    bool weighted = bool(s_values);
     if (weighted) b[1].none();  // teacher features are constants
     if (!b[weighted ? 2 : 1].needed) {
       b[weighted ? 2 : 1].none();
@@ -365,6 +373,12 @@ Tensor fast_delta(const Tensor& phi, const Tensor& target, const Tensor& s, AftK
   FastSide teacher = fast_side(target.detach().contiguous(), w);
   if (!all_finite(teacher.norm)) require_finite("aft_delta", "teacher features", target);
   double value = fast_compare(student, teacher, kernel == AftKernel::rbf);
+  bool weighted = bool(s);
+  if (!phi.requires_grad()) student = {};
+  if (!(s ? s : target).requires_grad()) {
+    teacher = {};
+    s_values = Tensor();
+  }
   std::vector<Tensor> inputs{phi, target};
   if (s) inputs.push_back(s);
   return record("aft_delta", full({}, value, DType::f32), inputs, [=](Backward& b) {
@@ -373,7 +387,6 @@ Tensor fast_delta(const Tensor& phi, const Tensor& target, const Tensor& s, AftK
       b[0].give(fast_gradient(student, fast_matrix(student, student.gram, c)));
     else
       b[0].none();
-    bool weighted = bool(s_values);
     if (weighted) b[1].none();  // teacher features are constants
     Grad& of_teacher = b[weighted ? 2 : 1];
     if (!of_teacher.needed) return of_teacher.none();

@@ -277,6 +277,114 @@ std::string check_frozen(const Sample& s) {
   return "";
 }
 
+// What the tape keeps alive when a forward pass is over. The inputs are values on the way, so that
+// no leaf holds their memory.
+struct Kept {
+  std::vector<bool> storages;                // of each input, then of the output
+  size_t bytes = 0, inputs = 0, output = 0;  // kept; of all inputs and of the output
+  std::vector<std::vector<double>> gradients;
+};
+
+// `only`: as in How. `overwrite`: before the backward pass every byte of this input, or of the
+// output (the number of inputs), becomes `byte`.
+Kept keep(const Sample& sample, int only, int overwrite = -1, int byte = 0) {
+  StepScope step;
+  Kept kept;
+  auto live = [] { return Arena::step({}).stats().live; };
+  std::vector<Tensor> leaves, inputs;
+  std::vector<std::weak_ptr<Storage>> storages;
+  for (size_t k = 0; k < sample.inputs.size(); k++) {
+    const Shape& shape = sample.inputs[k];
+    inputs.push_back(from(random_values(shape.numel(), uint32_t(k + 1), sample.options.low,
+                                        sample.options.high, false),
+                          shape, DType::f32));
+    storages.push_back(inputs[k].impl()->storage);
+    kept.inputs += inputs[k].bytes();
+    if (constant(sample, k) || (only != -1 && only != int(k))) continue;
+    leaves.push_back(empty(shape).requires_grad_());
+    record("input", inputs[k], {leaves.back()}, [](Backward& b) { b[0].give(b.gy); });
+  }
+  size_t of_leaves = live() - kept.inputs;
+  Tensor y = sample.f(inputs);
+  inputs.clear();
+  kept.output = y.impl()->storage->bytes;
+  storages.push_back(y.impl()->storage);
+  if (!y.requires_grad()) {
+    kept.bytes = live() - of_leaves - kept.output;
+    return kept;
+  }
+  Tensor cotangent =
+      from(random_values(y.numel(), 99, -1, 1, true), y.shape(), DType::f32).to(y.layout());
+  Tensor end = empty_like(cotangent);
+  size_t of_end = cotangent.impl()->storage->bytes + end.impl()->storage->bytes;
+  end.impl()->node = y.impl()->node;
+  y = Tensor();
+  kept.bytes = live() - of_leaves - of_end;
+  for (size_t k = 0; k < storages.size(); k++) {
+    std::shared_ptr<Storage> storage = storages[k].lock();
+    bool an_input = false;  // the output of a view
+    for (size_t j = 0; j < k; j++) an_input |= storage && storages[j].lock() == storage;
+    kept.storages.push_back(storage && !an_input && storage->bytes > 0);
+    if (int(k) == overwrite) memset(storage->data, byte, storage->bytes);
+  }
+  backward(end, cotangent);
+  for (Tensor& leaf : leaves)
+    kept.gradients.push_back(leaf.grad() ? leaf.grad().values() : std::vector<double>());
+  return kept;
+}
+
+// Times the bytes of inputs and output that compositions, and ops with tables, factors of a matrix
+// or products of all pairs of rows, may keep. All others: once, and 128 for statistics.
+const std::map<std::string, double> kKeepsMore = {{"adaptive_avg_pool2d", 2},
+                                                  {"interpolate", 4},
+                                                  {"resample_pos_embed", 2},
+                                                  {"attention", 2},
+                                                  {"batch_norm", 2},
+                                                  {"conv2d", 2},
+                                                  {"expm", 4},
+                                                  {"orthogonal", 4},
+                                                  {"svd", 3},
+                                                  {"cdist", 3},
+                                                  {"rkd", 20},
+                                                  {"aft_delta", 22},
+                                                  {"kernel_kd", 3},
+                                                  {"huber_loss", 2},
+                                                  {"smooth_l1_loss", 2},
+                                                  {"cosine_similarity", 2},
+                                                  {"tip_adapter_logits", 2}};
+// One pass makes all gradients of these, also where only one is asked for.
+const std::set<std::string> kOnePass = {"batch_norm", "layer_norm", "cross_entropy"};
+
+// Nothing is kept when nobody asks for a gradient, and else nothing that the gradients do not
+// depend on.
+std::string check_kept(const Sample& s) {
+  PlainMode fast(false);
+  if (size_t bytes = keep(s, -2).bytes) return concat(bytes, " bytes kept without a gradient");
+  for (int only = -1; only < int(s.inputs.size()); only++) {
+    if (only >= 0 && (constant(s, size_t(only)) || kOnePass.count(s.op))) continue;
+    Kept kept = keep(s, only);
+    if (kept.output == 0) continue;
+    std::string where = only < 0 ? "" : concat(" for the gradient of input ", only, " alone");
+    auto more = kKeepsMore.find(s.op);
+    double limit = more == kKeepsMore.end() ? 1 : more->second;
+    if (double(kept.bytes) > limit * double(kept.inputs + kept.output) + 128)
+      return concat("keeps ", kept.bytes, " bytes of ", kept.inputs, " + ", kept.output, where);
+    bool zero = true;
+    for (auto& gradient : kept.gradients)
+      for (double v : gradient) zero &= v == 0;
+    if (zero) continue;  // they depend on nothing
+    for (size_t k = 0; k < kept.storages.size(); k++) {
+      bool read = !kept.storages[k];
+      for (int byte : {0xff, 0x40, 0xc0})  // NaN, 3 and -6
+        read = read || keep(s, only, int(k), byte).gradients != kept.gradients;
+      if (!read)
+        return concat("keeps ", k < s.inputs.size() ? concat("input ", k) : "the output", " unread",
+                      where);
+    }
+  }
+  return "";
+}
+
 std::string check_error(const Sample& s) {
   std::vector<Tensor> inputs;
   for (auto& shape : s.inputs) inputs.push_back(full(shape, 0.5).requires_grad_());
@@ -303,6 +411,7 @@ constexpr Check kChecks[] = {
     {"inputs that are not contiguous", check_scattered},
     {"adding to a gradient", check_accumulation},
     {"frozen inputs", check_frozen},
+    {"memory kept for the backward pass", check_kept},
 };
 
 // "" or what the check found; an exception is a finding too.
@@ -524,6 +633,29 @@ TEST(ChecksCanFail, WrongGradientShapeThrows) {
     return doubled(v[0], [](Backward& b) { b[0].give(zeros({3, 4}, b.gy.dtype())); });
   });
   EXPECT_NE(outcome(kChecks[0], s).find("gradient (3,4)"), std::string::npos);
+}
+
+TEST(ChecksCanFail, MemoryKeptForNothing) {
+  auto keeps = [](auto what) {
+    return check_kept(sample_of([what](auto& v) {
+      Tensor x = v[0], y = scale(x.detach(), 2), saved = what(x, y);
+      return record("broken", y, {x}, [saved](Backward& b) { b[0].give(scale(b.gy, 2)); });
+    }));
+  };
+  EXPECT_EQ(keeps([](const Tensor&, const Tensor&) { return Tensor(); }), "");
+  EXPECT_EQ(keeps([](const Tensor& x, const Tensor&) { return x.detach(); }),
+            "keeps input 0 unread");
+  EXPECT_EQ(keeps([](const Tensor&, const Tensor& y) { return y.detach(); }),
+            "keeps the output unread");
+  EXPECT_EQ(keeps([](const Tensor&, const Tensor&) { return zeros({90}); }),
+            "keeps 360 bytes of 48 + 48");
+  Sample hoards = sample_of([](auto& v) {
+    auto own = std::make_shared<Tensor>(zeros({5}));
+    Tensor x = v[0], y = scale(x.detach(), 2);
+    y.impl()->storage->keep_alive = own;
+    return record("broken", y, {x}, [](Backward& b) { b[0].give(scale(b.gy, 2)); });
+  });
+  EXPECT_EQ(check_kept(hoards), "20 bytes kept without a gradient");
 }
 
 TEST(ChecksCanFail, LaneOrderNoticesANeighbourRead) {

@@ -75,6 +75,12 @@ TEST(Ops, EqualElementsKeepTheirOrder) {
   EXPECT_EQ(topk(x, 2, 0).indices.values(), (Values{0, 2}));
 }
 
+TEST(Ops, TheGradientOverAnEmptyBatchIsZero) {
+  Tensor x = zeros({0, 3, 4}), w = full({4, 5}, 1).requires_grad_();
+  backward(matmul(x, w), zeros({0, 3, 5}));
+  EXPECT_EQ(w.grad().values(), Values(20, 0));
+}
+
 TEST(Ops, BordersOfAPicture) {
   Tensor x = numbers({1, 2, 3}, {3});
   EXPECT_EQ(pad(x, {2, 1}, Border::reflect).values(), (Values{3, 2, 1, 2, 3, 2}));

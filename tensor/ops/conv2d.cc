@@ -182,6 +182,7 @@ Tensor conv2d_fast(const Tensor& input, const Tensor& weight, const Tensor& bias
   std::vector<Tensor> inputs{input, weight};
   if (bias) inputs.push_back(bias);
   Tensor saved_x = weight.requires_grad() ? x : Tensor();
+  if (!input.requires_grad()) w = Tensor();
   Layout input_layout = input.layout();
   return record("conv2d", y, inputs, [=](Backward& grad) {
     Tensor gy = in_layout(grad.gy, conv.y);
@@ -195,7 +196,8 @@ Tensor conv2d_fast(const Tensor& input, const Tensor& weight, const Tensor& bias
       Tensor gw = grad[1].into(beta);
       bool ok = onednn::convolution_weight_gradient(conv, saved_x.data<float>(), gy.data<float>(),
                                                     gw.data<float>(), beta);
-      PUPIL_CHECK(ok, "conv2d: no weight gradient for x ", saved_x.shape(), ", weight ", w.shape());
+      PUPIL_CHECK(ok, "conv2d: no weight gradient for x ", saved_x.shape(), ", weight ",
+                  gw.shape());
     } else
       grad[1].none();
     if (grad[0].needed) {
@@ -289,6 +291,7 @@ Tensor conv2d_plain(const Tensor& input, const Tensor& weight, const Tensor& bia
   std::vector<Tensor> inputs{input, weight};
   if (bias) inputs.push_back(bias);
   Tensor saved_x = weight.requires_grad() ? x : Tensor();
+  if (!input.requires_grad()) w = Tensor();
   Layout layout = input.layout();
   return record("conv2d", y, inputs, [=](Backward& grad) {
     Tensor gy = grad.gy.contiguous();

@@ -57,17 +57,18 @@ Tensor conv_transpose2d(const Tensor& input, const Tensor& weight, const Tensor&
               bias ? bias.shape() : Shape{}, " for ", s.channels, " channels");
   Tensor x = to_strided(input), w = weight.detach();
   Tensor saved_x = weight.requires_grad() ? x.detach() : Tensor();
-  Tensor y = record("conv_transpose2d", convolution_input_gradient(s, x, w), {x, weight},
-                    [=](Backward& b) {
-                      if (b[0].needed)
-                        b[0].give(convolution(s, b.gy, w));
-                      else
-                        b[0].none();
-                      if (!b[1].needed) return b[1].none();
-                      float beta;
-                      Tensor gw = b[1].into(beta);
-                      convolution_weight_gradient(s, b.gy, saved_x, gw, beta);
-                    });
+  Tensor value = convolution_input_gradient(s, x, w);
+  if (!x.requires_grad()) w = Tensor();
+  Tensor y = record("conv_transpose2d", value, {x, weight}, [=](Backward& b) {
+    if (b[0].needed)
+      b[0].give(convolution(s, b.gy, w));
+    else
+      b[0].none();
+    if (!b[1].needed) return b[1].none();
+    float beta;
+    Tensor gw = b[1].into(beta);
+    convolution_weight_gradient(s, b.gy, saved_x, gw, beta);
+  });
   return bias ? add(y, view(bias, {s.channels, 1, 1})) : y;
 }
 

@@ -17,6 +17,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   Tensor rows = as_matrix(x), w = weight.detach();
   gemm(rows, transposed(w), as_matrix(y), 0, bias ? bias.contiguous() : bias);
   Tensor saved_rows = weight.requires_grad() ? rows : Tensor();
+  if (!x.requires_grad()) w = Tensor();
   std::vector<Tensor> inputs{x, weight};
   if (bias) inputs.push_back(bias);
   return record("linear", y, inputs, [saved_rows, w](Backward& grad) {

@@ -154,7 +154,8 @@ bool gemm_fast(const Tensor& a, const Tensor& b, const Tensor& c, float beta, co
 
 void gemm(const Tensor& a, const Tensor& b, const Tensor& c, float beta, const Tensor& bias) {
   if (c.numel() == 0) return;
-  if (cpu_fast(c.dtype(), c.device())) {
+  bool sums = a.numel() > 0 && b.numel() > 0;  // else c is a sum of no products
+  if (sums && cpu_fast(c.dtype(), c.device())) {
     if (gemm_fast(a, b, c, beta, bias)) return;
     // c^T = b^T a^T
     if (!bias && gemm_fast(transposed(b), transposed(a), transposed(c), beta, {})) return;

@@ -11,7 +11,8 @@ namespace pupil {
 class Exponential {
  public:
   explicit Exponential(const Tensor& a);  // dense, square, host memory
-  Tensor value() const { return value_; }
+  // Once: where there were squarings the gradient does without it.
+  Tensor value() { return roots_.empty() ? value_ : std::exchange(value_, Tensor()); }
   Tensor gradient(const Tensor& g) const;  // L(A^T, G): the cotangent of A
 
  private:

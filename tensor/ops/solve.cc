@@ -16,11 +16,12 @@ Tensor solve(const Tensor& a, const Tensor& b) {
   auto lu = std::make_shared<lapack::Lu>(left);
   PUPIL_CHECK(!lu->singular, "solve: the matrix ", a.shape(), " is singular");
   Tensor x = lu->solve(right).contiguous();
+  Tensor saved_x = a.requires_grad() ? x : Tensor();
   Device device = a.device();
   return record("solve", x.to(device), {a, b}, [=](Backward& grad) {
     Tensor gb = lu->solve(host_gradient(grad.gy), true).contiguous();
     if (grad[0].needed)
-      grad[0].give(combine({{-1, product(gb, transposed(x))}}).to(device));
+      grad[0].give(combine({{-1, product(gb, transposed(saved_x))}}).to(device));
     else
       grad[0].none();
     if (grad[1].needed)

@@ -15,13 +15,14 @@ void fill(Case& c, nn::Store& store, const Layer& layer) {
 }
 
 void linear_case(Case& c) {
-  c.only("rslora", false);
   nn::Store store(0, c.dtype(), c.device());
   store.source(c.parameters());
   Shape weight = c.get("param.weight").shape();
   nn::Scope root(store);
   nn::Linear base(root, weight[1], weight[0], c.has("param.bias"));
-  nn::LoraLinear layer(root, base, c.integer("r"), c.number("alpha"));
+  double rank = double(c.integer("r")), alpha = c.number("alpha");
+  if (c.flag("rslora", false)) alpha *= std::sqrt(rank);
+  nn::LoraLinear layer(root, base, c.integer("r"), alpha);
   fill(c, store, layer);
   Tensor x = c.get("in.x"), mask = c.get_if("in.dropout_mask");
   c.result("y", add(base(x), layer.change(mask ? dropout(x, c.number("dropout"), mask) : x)));
