@@ -52,8 +52,8 @@ void train_fields(V& v, C& c) {
   v("epochs", c.epochs, "passes over the training data, or", Range{0, 1e6});
   v("steps", c.steps, "updates", Range{0, 1e9});
   v("batch", c.batch, "samples in a batch", Range{1, 1e6});
-  v("accumulate", c.accumulate, "batches in an update, as one large batch without its memory",
-    Range{1, 1e6});
+  v("accumulate", c.accumulate,
+    "batches in an update; batch norm and losses over pairs see each alone", Range{1, 1e6});
   v("optimizer", c.optimizer, "sgd, adam, adamw, rmsprop, lamb",
     OneOf{{"sgd", "adam", "adamw", "rmsprop", "lamb"}});
   v("lr", c.lr, "learning rate", Range{0, kInf, true});
