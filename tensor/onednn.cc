@@ -175,60 +175,42 @@ struct ConvDescs {
   }
 };
 
-// Winograd 4x3 exists for 3x3, stride 1 in blocks of 16 channels; it pays from 32 channels on.
-bool wants_winograd(const Convolution& conv) {
-  const ConvGeometry& s = conv.shape;
-  return conv.x == Layout::nchw16c && conv.y == Layout::nchw16c && s.groups == 1 &&
-         s.kernel_height == 3 && s.kernel_width == 3 && s.stride_h == 1 && s.stride_w == 1 &&
-         s.dilation_h == 1 && s.dilation_w == 1 && s.channels >= 32 && s.outputs >= 32;
-}
-
+// Where Winograd pays, ours is used (ops/winograd.h); newer versions of oneDNN have none.
+constexpr algorithm kDirect = algorithm::convolution_direct;
 using ForwardDesc = dnnl::convolution_forward::primitive_desc;
 using InputGradientDesc = dnnl::convolution_backward_data::primitive_desc;
 using WeightGradientDesc = dnnl::convolution_backward_weights::primitive_desc;
 
-ForwardDesc forward_desc(const ConvDescs& d, algorithm alg, bool bias) {
+ForwardDesc forward_desc(const ConvDescs& d, bool bias) {
   auto kind = dnnl::prop_kind::forward_training;
   const dnnl::engine& engine = context().engine;
   memory::desc b = bias ? d.bias : memory::desc();
 #if DNNL_VERSION_MAJOR >= 3
-  return ForwardDesc(engine, kind, alg, d.x, d.weight_any, b, d.y, d.strides, d.dilations,
+  return ForwardDesc(engine, kind, kDirect, d.x, d.weight_any, b, d.y, d.strides, d.dilations,
                      d.padding, d.padding_end, attributes());
 #else
   if (bias)
-    return ForwardDesc(
-        {kind, alg, d.x, d.weight_any, b, d.y, d.strides, d.dilations, d.padding, d.padding_end},
-        attributes(), engine);
+    return ForwardDesc({kind, kDirect, d.x, d.weight_any, b, d.y, d.strides, d.dilations, d.padding,
+                        d.padding_end},
+                       attributes(), engine);
   return ForwardDesc(
-      {kind, alg, d.x, d.weight_any, d.y, d.strides, d.dilations, d.padding, d.padding_end},
+      {kind, kDirect, d.x, d.weight_any, d.y, d.strides, d.dilations, d.padding, d.padding_end},
       attributes(), engine);
 #endif
 }
 
 template <class Desc>
-Desc backward_desc(const ConvDescs& d, algorithm alg) {
+Desc backward_desc(const ConvDescs& d) {
   const dnnl::engine& engine = context().engine;
-  ForwardDesc hint = forward_desc(d, alg, false);
+  ForwardDesc hint = forward_desc(d, false);
   // Data: gradient of x from weights; weights: gradient of the weights from x. Same order.
 #if DNNL_VERSION_MAJOR >= 3
-  return Desc(engine, alg, d.x, d.weight_any, d.y, d.strides, d.dilations, d.padding, d.padding_end,
-              hint, attributes());
+  return Desc(engine, kDirect, d.x, d.weight_any, d.y, d.strides, d.dilations, d.padding,
+              d.padding_end, hint, attributes());
 #else
-  return Desc({alg, d.x, d.weight_any, d.y, d.strides, d.dilations, d.padding, d.padding_end},
+  return Desc({kDirect, d.x, d.weight_any, d.y, d.strides, d.dilations, d.padding, d.padding_end},
               attributes(), engine, hint);
 #endif
-}
-
-// make(algorithm) with Winograd where it pays and exists, else direct.
-template <class Make>
-auto with_best_algorithm(const Convolution& conv, Make make) {
-  if (wants_winograd(conv)) {
-    try {
-      return make(algorithm::convolution_winograd);
-    } catch (const dnnl::error&) {  // not on this processor or in this version
-    }
-  }
-  return make(algorithm::convolution_direct);
 }
 
 Key conv_key(Kind kind, const Convolution& conv, bool extra) {
@@ -242,8 +224,7 @@ Key conv_key(Kind kind, const Convolution& conv, bool extra) {
 Entry& forward_entry(const Convolution& conv, bool bias) {
   return find(conv_key(kForward, conv, bias), [&](Entry& e) {
     ConvDescs d(conv);
-    ForwardDesc desc =
-        with_best_algorithm(conv, [&](algorithm alg) { return forward_desc(d, alg, bias); });
+    ForwardDesc desc = forward_desc(d, bias);
     if (is_reference(desc)) throw dnnl::error(dnnl_unimplemented, "only a reference kernel");
     e.main = make_primitive(desc, dnnl::convolution_forward(desc));
     e.main.add(DNNL_ARG_SRC, d.x);
@@ -288,8 +269,7 @@ bool convolution_input_gradient(const Convolution& conv, const float* gy, const 
   std::lock_guard lock(context().mutex);
   Entry& e = find(conv_key(kInputGradient, conv, false), [&](Entry& entry) {
     ConvDescs d(conv);
-    InputGradientDesc desc = with_best_algorithm(
-        conv, [&](algorithm alg) { return backward_desc<InputGradientDesc>(d, alg); });
+    auto desc = backward_desc<InputGradientDesc>(d);
     entry.main = make_primitive(desc, dnnl::convolution_backward_data(desc));
     entry.main.add(DNNL_ARG_DIFF_DST, d.y);
     entry.main.add(DNNL_ARG_WEIGHTS, desc.weights_desc());
@@ -310,8 +290,7 @@ bool convolution_weight_gradient(const Convolution& conv, const float* x, const 
   std::lock_guard lock(context().mutex);
   Entry& e = find(conv_key(kWeightGradient, conv, false), [&](Entry& entry) {
     ConvDescs d(conv);
-    WeightGradientDesc desc = with_best_algorithm(
-        conv, [&](algorithm alg) { return backward_desc<WeightGradientDesc>(d, alg); });
+    auto desc = backward_desc<WeightGradientDesc>(d);
     entry.main = make_primitive(desc, dnnl::convolution_backward_weights(desc));
     entry.main.add(DNNL_ARG_SRC, d.x);
     entry.main.add(DNNL_ARG_DIFF_DST, d.y);

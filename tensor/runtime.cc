@@ -28,12 +28,18 @@ const std::vector<int>& allowed_cpus() {
 
 int g_threads = 0;
 
+// A switch that starts as an environment variable says.
+bool switched_on(const char* name) {
+  const char* v = std::getenv(name);
+  return v && *v && *v != '0';
+}
 bool& plain_flag() {
-  static bool plain = [] {
-    const char* v = std::getenv("PUPIL_PLAIN");
-    return v && *v && *v != '0';
-  }();
+  static bool plain = switched_on("PUPIL_PLAIN");
   return plain;
+}
+bool& exact_flag() {
+  static bool exact = switched_on("PUPIL_EXACT");
+  return exact;
 }
 
 }  // namespace
@@ -68,6 +74,8 @@ void unpin_this_thread() {
 
 bool plain_mode() { return plain_flag(); }
 void set_plain_mode(bool plain) { plain_flag() = plain; }
+bool exact_mode() { return exact_flag(); }
+void set_exact_mode(bool exact) { exact_flag() = exact; }
 
 CpuTeam& cpu_team() {
   static CpuTeam team = CpuTeam::serial;

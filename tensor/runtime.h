@@ -22,4 +22,9 @@ inline bool cpu_fast(DType dtype, Device device) {
 
 bool cpu_has_avx512();
 
+// True: no algorithm that rounds more than the sum that it computes (Winograd's convolution).
+// Starts as the environment variable PUPIL_EXACT says.
+bool exact_mode();
+void set_exact_mode(bool);
+
 }  // namespace pupil

@@ -2,6 +2,8 @@
 #include "tensor/ops.h"
 
 #include "support.h"
+#include "tensor/random.h"
+#include "tensor/runtime.h"
 
 namespace pupil {
 namespace {
@@ -109,6 +111,66 @@ TEST(CrossEntropy, IgnoredRowsAndClassWeights) {
          plain = cross_entropy_rows(two, places({2, 1}));
   EXPECT_NEAR(rows.values()[0], 3 * plain.values()[0], 1e-12);
   EXPECT_NEAR(cross_entropy(two, places({2, 1}), o).item(), sum(rows).item() / 5, 1e-12);
+}
+
+Tensor random_normal(const Shape& shape, uint64_t seed) {
+  Values values;
+  for (int64_t i = 0; i < shape.numel(); i++) values.push_back(normal({seed, 0, 0}, i));
+  return from(values, shape);
+}
+
+// Root of the mean square of the difference, relative to that of the second.
+double relative_error(const Tensor& a, const Tensor& b) {
+  Values x = a.values(), y = b.values();
+  double difference = 0, size = 0;
+  for (size_t i = 0; i < y.size(); i++) {
+    difference += (x[i] - y[i]) * (x[i] - y[i]);
+    size += y[i] * y[i];
+  }
+  return std::sqrt(difference / size);
+}
+
+struct ConvolutionCase {
+  int64_t batch, channels, outputs, height, width;
+  int padding;
+};
+
+// Results and gradients, the latter added up twice.
+std::vector<Tensor> convolve(const ConvolutionCase& c, DType dtype, bool exact) {
+  std::vector<Tensor> v{random_normal({c.batch, c.channels, c.height, c.width}, 1),
+                        random_normal({c.outputs, c.channels, 3, 3}, 2),
+                        random_normal({c.outputs}, 3)};
+  for (Tensor& t : v) t = t.to(dtype).requires_grad_();
+  set_exact_mode(exact);
+  Tensor y;
+  for (int twice = 0; twice < 2; twice++) {
+    y = to_strided(conv2d(v[0], v[1], v[2], {1, c.padding}));
+    backward(y, random_normal(y.shape(), 4).to(dtype));
+  }
+  set_exact_mode(false);
+  return {y, v[0].grad(), v[1].grad(), v[2].grad()};
+}
+
+// Tiles whole and cut at the border, in one and in several rounds; few and many channels, which
+// the threads share in different ways; an odd number of blocks; a gradient that is there already.
+TEST(Ops, ConvolutionByWinograd) {
+  if (!cpu_has_avx512()) GTEST_SKIP() << "this processor has no AVX-512";
+  for (ConvolutionCase c : {ConvolutionCase{7, 16, 16, 8, 8, 1},
+                            {40, 32, 32, 12, 12, 1},
+                            {5, 48, 80, 15, 12, 1},
+                            {9, 32, 16, 9, 14, 0},
+                            {7, 16, 48, 6, 6, 2},
+                            {84, 176, 176, 7, 7, 1}}) {
+    bool small = c.channels < 100;
+    std::vector<Tensor> winograd = convolve(c, DType::f32, false),
+                        direct = convolve(c, DType::f32, true),
+                        reference = small ? convolve(c, DType::f64, true) : direct;
+    for (size_t i = 0; i < 4; i++)
+      EXPECT_LT(relative_error(winograd[i], reference[i]), small ? 3e-6 : 1e-5)
+          << c.channels << " " << i;
+    for (size_t i = 0; i < 3; i++)
+      EXPECT_NE(winograd[i].values(), direct[i].values()) << "not used: " << c.channels << " " << i;
+  }
 }
 
 }  // namespace
