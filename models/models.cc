@@ -1,5 +1,6 @@
 #include "models.h"
 
+#include <array>
 #include <charconv>
 #include <cstdio>
 
@@ -24,6 +25,44 @@ const std::vector<ResnetEntry>& resnets() {
       {"resnet110_kd", 110, narrow, false},   {"resnet8x4_kd", 8, wide, false},
       {"resnet32x4_kd", 32, wide, false}};
   return all;
+}
+
+struct ImagenetResnetEntry {
+  const char *name, *title;
+  ResnetConfig config;
+};
+const std::vector<ImagenetResnetEntry>& imagenet_resnets() {
+  static const std::vector<ImagenetResnetEntry> all{
+      {"resnet18", "ResNet-18", {.layers = {2, 2, 2, 2}}},
+      {"resnet34", "ResNet-34", {.layers = {3, 4, 6, 3}}},
+      {"resnet50", "ResNet-50", {.bottleneck = true, .layers = {3, 4, 6, 3}}},
+      {"resnet101", "ResNet-101", {.bottleneck = true, .layers = {3, 4, 23, 3}}},
+      {"resnet152", "ResNet-152", {.bottleneck = true, .layers = {3, 8, 36, 3}}},
+      {"resnext50_32x4d",
+       "ResNeXt-50, 32 groups",
+       {.bottleneck = true, .layers = {3, 4, 6, 3}, .groups = 32, .width_per_group = 4}},
+      {"wide_resnet50_2",
+       "ResNet-50, twice as wide inside",
+       {.bottleneck = true, .layers = {3, 4, 6, 3}, .width_per_group = 128}}};
+  return all;
+}
+
+constexpr const char* kMobilenetV2 = "mobilenet_v2";
+
+// Table 2 of its paper: expansion, channels, blocks, stride of the first.
+MobilenetV2Config mobilenet_v2() {
+  MobilenetV2Config config;
+  for (auto [expansion, outputs, count, stride] :
+       std::initializer_list<std::array<int, 4>>{{1, 16, 1, 1},
+                                                 {6, 24, 2, 2},
+                                                 {6, 32, 3, 2},
+                                                 {6, 64, 4, 2},
+                                                 {6, 96, 3, 1},
+                                                 {6, 160, 3, 2},
+                                                 {6, 320, 1, 1}})
+    for (int i = 0; i < count; i++)
+      config.blocks.push_back({expansion, outputs, i == 0 ? stride : 1});
+  return config;
 }
 
 struct VitEntry {
@@ -113,6 +152,17 @@ Model build(const std::string& name, const nn::Scope& scope, const Options& opti
   for (const ResnetEntry& entry : resnets())
     if (name == entry.name)
       return make_cifar_resnet({entry.depth, entry.widths, entry.option_a, options.classes}, scope);
+  for (const ImagenetResnetEntry& entry : imagenet_resnets())
+    if (name == entry.name) {
+      ResnetConfig config = entry.config;
+      config.classes = options.classes;
+      return make_resnet(config, scope);
+    }
+  if (name == kMobilenetV2) {
+    MobilenetV2Config config = mobilenet_v2();
+    config.classes = options.classes;
+    return make_mobilenet_v2(config, scope);
+  }
   if (name.starts_with("mlp(")) {
     MlpConfig config = parse_mlp(name);
     config.classes = options.classes;
@@ -174,6 +224,9 @@ std::vector<ModelInfo> list_models() {
     all.push_back({entry.name, concat("ResNet-", entry.depth, entry.widths[1] == 64 ? " x4" : "",
                                       entry.option_a ? ", option-A shortcuts" : ", 1x1 shortcuts",
                                       ", 32x32 images")});
+  for (const ImagenetResnetEntry& entry : imagenet_resnets())
+    all.push_back({entry.name, concat(entry.title, ", 224x224 images")});
+  all.push_back({kMobilenetV2, "MobileNetV2, 224x224 images"});
   for (const VitEntry& entry : kVits)
     all.push_back({entry.name, concat("Vision Transformer, width ", entry.dim,
                                       ", 12 blocks, patches 16x16, 224x224 images")});
@@ -184,6 +237,10 @@ std::vector<ModelInfo> list_models() {
   all.push_back({"resnet20_cifar+resnet56_cifar",
                  "any networks side by side under one classifier, each row cut between them"});
   return all;
+}
+
+Preprocessing imagenet_preprocessing() {
+  return {224, 3, {0.485f, 0.456f, 0.406f}, {0.229f, 0.224f, 0.225f}, Filter::bilinear, 0.875};
 }
 
 std::string describe(const Preprocessing& p) {

@@ -59,6 +59,8 @@ std::vector<ModelInfo> list_models();
 // behind std may be missing) where it has one, else the model's own. Throws InputError for a text
 // that it cannot read.
 Preprocessing preprocessing_of(const Model&, const data::Weights* weights = nullptr);
+// The statistics of ImageNet; 224 pixels of 256, bilinear.
+Preprocessing imagenet_preprocessing();
 std::string describe(const Preprocessing&);  // that text, for a checkpoint's metadata
 
 // ResNets for 32 x 32 images. Depth 6 n + 2: a 3x3 stem, three stages of n blocks, a linear layer.
@@ -73,6 +75,31 @@ struct CifarResnetConfig {
   int64_t classes = 10;
 };
 Model make_cifar_resnet(const CifarResnetConfig&, const nn::Scope&);
+
+// ResNet, ResNeXt and wide ResNet for ImageNet, names of torchvision (models/resnet.py): a 7x7
+// stem, four stages. Taps: stem (after its pooling), layer1.0 and so on (blocks), pooled.
+struct ResnetConfig {
+  bool bottleneck = false;
+  std::vector<int> layers{2, 2, 2, 2};             // blocks of the stages
+  std::vector<int64_t> planes{64, 128, 256, 512};  // channels; at a bottleneck's end 4 times
+  int groups = 1;                                  // of a bottleneck's 3x3 convolution,
+  int64_t width_per_group = 64;                    // which are planes * this / 64 wide each
+  int64_t classes = 1000;
+};
+Model make_resnet(const ResnetConfig&, const nn::Scope&);
+
+// Names of torchvision (models/mobilenetv2.py). Taps: features.0 and so on, pooled.
+struct MobilenetV2Config {
+  struct Block {
+    int64_t expansion, outputs;
+    int stride;
+  };
+  int64_t stem = 32, head = 1280;
+  std::vector<Block> blocks;
+  int64_t classes = 1000;
+  double dropout = 0.2;  // before the classifier, in training
+};
+Model make_mobilenet_v2(const MobilenetV2Config&, const nn::Scope&);
 
 // ViT of timm (vision_transformer.py): the constructor names of model.vit in the catalogue.
 // Taps: patch_embed, blocks.0 and so on (n, tokens, dim), norm (all tokens after the final norm).

@@ -1,114 +1,98 @@
-// The residual networks for CIFAR of He et al. 2015 (arXiv 1512.03385), section 4.2, in the two
-// forms whose checkpoints are around.
+// The residual networks of He et al. 2015 (arXiv 1512.03385) and their relatives of wider or
+// grouped bottlenecks, as torchvision has them: a bottleneck's stride is that of its 3x3
+// convolution.
 #include "models.h"
 
 namespace pupil::models {
 namespace {
 
-nn::Conv2d conv3x3(const nn::Scope& scope, int64_t in, int64_t out, int stride, bool option_a) {
-  // akamaster: kaiming_normal_ over the fan-in; RepDistiller: over the fan-out.
-  return nn::Conv2d(scope, in, out, 3, {stride, 1}, false,
-                    nn::kaiming_normal(9 * (option_a ? in : out)));
-}
+struct Unit {  // a convolution and its batch norm
+  nn::Conv2d conv;
+  nn::BatchNorm norm;
 
-struct Block {
-  nn::Conv2d conv1, conv2;
-  nn::BatchNorm bn1, bn2;
-  std::optional<nn::Conv2d> projection;
-  std::optional<nn::BatchNorm> projection_norm;
-  int stride;
-  int64_t out;
-  bool changes_shape;
-
-  Block(const nn::Scope& scope, int64_t in, int64_t out, int stride, bool option_a)
-      : conv1(conv3x3(scope / "conv1", in, out, stride, option_a)),
-        conv2(conv3x3(scope / "conv2", out, out, 1, option_a)),
-        bn1(scope / "bn1", out),
-        bn2(scope / "bn2", out),
-        stride(stride),
-        out(out),
-        changes_shape(stride != 1 || in != out) {
-    if (!changes_shape || option_a) return;
-    projection.emplace(scope / "downsample" / 0, in, out, 1, ConvOptions{stride, 0}, false,
-                       nn::kaiming_normal(out));
-    projection_norm.emplace(scope / "downsample" / 1, out);
-  }
-
-  Tensor shortcut(const Tensor& x, const nn::Call& call) {
-    if (projection) return (*projection_norm)((*projection)(x), call);
-    return changes_shape ? shortcut_a(x, stride, out) : x;
-  }
-
-  // relu(bn2(conv2(relu(bn1(conv1 x)))) + shortcut x). `pre`: the name under which the sum before
-  // the last ReLU is announced; the two are one pass unless somebody asks for it.
-  Tensor operator()(const Tensor& x, const nn::Call& call, const std::string& pre) {
-    Tensor residual = shortcut(x, call);
-    Tensor y = conv2(bn1(conv1(x), call, true));
-    if (!call.taps || pre.empty() || !call.taps->wants(pre)) return bn2(y, call, true, residual);
-    Tensor sum = bn2(y, call, false, residual);
-    call.taps->see(pre, sum);
-    return relu(sum);
+  Unit(const nn::Scope& conv_scope, const nn::Scope& norm_scope, int64_t in, int64_t out,
+       int kernel, int stride, int groups = 1)
+      : conv(conv_scope, in, out, kernel, {stride, (kernel - 1) / 2, 1, groups}, false,
+             nn::kaiming_normal(int64_t(kernel) * kernel * out / groups)),
+        norm(norm_scope, out) {}
+  Unit(const nn::Scope& scope, int number, int64_t in, int64_t out, int kernel, int stride,
+       int groups = 1)
+      : Unit(scope / concat("conv", number), scope / concat("bn", number), in, out, kernel, stride,
+             groups) {}
+  Tensor operator()(const Tensor& x, const nn::Call& call, bool relu, const Tensor& residual = {}) {
+    return norm(conv(x), call, relu, residual);
   }
 };
 
-struct CifarResnet {
-  nn::Conv2d conv1;
-  nn::BatchNorm bn1;
-  std::vector<Block> stages[3];
-  std::optional<nn::Linear> head;
+struct Block {
+  std::vector<Unit> units;
+  std::optional<Unit> projection;
 
-  CifarResnet(const CifarResnetConfig& config, const nn::Scope& scope)
-      : conv1(conv3x3(scope / "conv1", 3, config.widths[0], 1, config.option_a)),
-        bn1(scope / "bn1", config.widths[0]) {
-    const auto& widths = config.widths;
-    for (int stage = 0; stage < 3; stage++)
-      for (int i = 0; i < (config.depth - 2) / 6; i++)
-        stages[stage].emplace_back(scope / ("layer" + std::to_string(stage + 1)) / i,
-                                   widths[size_t(i ? stage + 1 : stage)], widths[size_t(stage + 1)],
-                                   i == 0 && stage > 0 ? 2 : 1, config.option_a);
-    int64_t width = widths[3];
-    if (config.classes && config.option_a)
-      head.emplace(scope / "linear", width, config.classes, nn::kaiming_normal(width),
-                   nn::fan_in_uniform(width));
-    else if (config.classes)
-      head.emplace(scope / "fc", width, config.classes);
+  Block(const ResnetConfig& c, const nn::Scope& scope, int64_t in, int64_t planes, int stride) {
+    int64_t out = c.bottleneck ? 4 * planes : planes;
+    if (c.bottleneck) {
+      int64_t width = planes * c.width_per_group / 64 * c.groups;
+      units = {Unit(scope, 1, in, width, 1, 1), Unit(scope, 2, width, width, 3, stride, c.groups),
+               Unit(scope, 3, width, out, 1, 1)};
+    } else {
+      units = {Unit(scope, 1, in, out, 3, stride), Unit(scope, 2, out, out, 3, 1)};
+    }
+    nn::Scope down = scope / "downsample";
+    if (stride != 1 || in != out) projection.emplace(down / 0, down / 1, in, out, 1, stride);
+  }
+
+  Tensor operator()(const Tensor& input, const nn::Call& call) {
+    Tensor residual = projection ? (*projection)(input, call, false) : input, x = input;
+    for (Unit& unit : units) x = unit(x, call, true, &unit == &units.back() ? residual : Tensor());
+    return x;
+  }
+};
+
+struct Resnet {
+  Unit stem;
+  std::vector<std::pair<std::string, Block>> blocks;
+  std::optional<nn::Linear> fc;
+
+  Resnet(const ResnetConfig& c, const nn::Scope& scope) : stem(scope, 1, 3, c.planes[0], 7, 2) {
+    int64_t in = c.planes[0];
+    for (size_t stage = 0; stage < 4; stage++)
+      for (int i = 0; i < c.layers[stage]; i++) {
+        std::string name = concat("layer", stage + 1, ".", i);
+        blocks.emplace_back(
+            name, Block(c, scope / name, in, c.planes[stage], i == 0 && stage > 0 ? 2 : 1));
+        in = c.planes[stage] * (c.bottleneck ? 4 : 1);
+      }
+    if (c.classes) fc.emplace(scope / "fc", in, c.classes);
   }
 
   Output operator()(const Tensor& images, const nn::Call& call) {
     auto see = [&](const std::string& name, const Tensor& value) {
       if (call.taps) call.taps->see(name, value);
     };
-    Tensor x = bn1(conv1(images), call, true);
-    see("f0", x);
-    for (int stage = 0; stage < 3; stage++) {
-      std::string number = std::to_string(stage + 1);
-      for (Block& block : stages[stage])
-        x = block(x, call, &block == &stages[stage].back() ? "pre" + number : "");
-      see("f" + number, x);
+    Tensor x = max_pool2d(stem(images, call, true), {3, 2, 1});
+    see("stem", x);
+    for (auto& [name, block] : blocks) {
+      x = block(x, call);
+      see(name, x);
     }
     Tensor pooled = global_avg_pool(x);
     see("pooled", pooled);
-    return {head ? (*head)(pooled) : pooled, pooled};
+    return {fc ? (*fc)(pooled) : pooled, pooled};
   }
 };
 
 }  // namespace
 
-Model make_cifar_resnet(const CifarResnetConfig& config, const nn::Scope& scope) {
-  PUPIL_CHECK(config.depth >= 8 && config.depth % 6 == 2, "resnet: the depth is 6 n + 2, not ",
-              config.depth);
-  PUPIL_CHECK(config.widths.size() == 4, "resnet: widths of the stem and three stages");
-  auto net = std::make_shared<CifarResnet>(config, scope);
+Model make_resnet(const ResnetConfig& config, const nn::Scope& scope) {
+  auto net = std::make_shared<Resnet>(config, scope);
   Model model;
   model.classes = config.classes;
-  model.width = config.widths[3];
-  model.head = config.option_a ? "linear" : "fc";
-  // ImageNet's in akamaster's training code, CIFAR-100's in RepDistiller's.
-  model.input =
-      config.option_a
-          ? Preprocessing{32, 3, {0.485f, 0.456f, 0.406f}, {0.229f, 0.224f, 0.225f}}
-          : Preprocessing{32, 3, {0.5071f, 0.4867f, 0.4408f}, {0.2675f, 0.2565f, 0.2761f}};
-  model.taps = {"f0", "pre1", "f1", "pre2", "f2", "pre3", "f3", "pooled"};
+  model.width = config.planes[3] * (config.bottleneck ? 4 : 1);
+  model.head = "fc";
+  model.input = imagenet_preprocessing();
+  model.taps = {"stem"};
+  for (auto& [name, block] : net->blocks) model.taps.push_back(name);
+  model.taps.push_back("pooled");
   model.forward = [net](const Tensor& x, const nn::Call& call) { return (*net)(x, call); };
   return model;
 }

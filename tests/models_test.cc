@@ -60,6 +60,14 @@ TEST(Models, ParameterCountsOfTheirSources) {
                {"resnet110_kd", 100, 1736564},
                {"resnet8x4_kd", 100, 1233540},
                {"resnet32x4_kd", 100, 7433860},
+               {"resnet18", 1000, 11689512},
+               {"resnet34", 1000, 21797672},
+               {"resnet50", 1000, 25557032},
+               {"resnet101", 1000, 44549160},
+               {"resnet152", 1000, 60192808},
+               {"resnext50_32x4d", 1000, 25028904},
+               {"wide_resnet50_2", 1000, 68883240},
+               {"mobilenet_v2", 1000, 3504872},
                {"vit_tiny_patch16_224", 1000, 5717416},
                {"vit_small_patch16_224", 1000, 22050664},
                {"vit_base_patch16_224", 1000, 86567656}};
@@ -74,24 +82,49 @@ TEST(Models, ParameterCountsOfTheirSources) {
   EXPECT_EQ(list_models().size(), std::size(table) + 3);  // ViT and MLP spelled out, side by side
 }
 
+nlohmann::json read_reference(const std::string& name) {
+  std::ifstream file(test::shared_folder() + "/reference/" + name);
+  return nlohmann::json::parse(file);
+}
+
+nlohmann::json names_and_shapes(const std::string& model, int64_t classes) {
+  nn::Store store = nn::Store::blueprint();
+  make_model(model, nn::Scope(store), {.classes = classes});
+  nlohmann::json all = nlohmann::json::object();
+  for (const nn::Param& p : store.params()) {
+    const Shape& s = p.value.shape();
+    all[p.name] = std::vector<int64_t>(s.dims, s.dims + s.rank);
+  }
+  return all;
+}
+
 TEST(Models, NamesAndShapesOfTheKdBenchmark) {
   PUPIL_NEEDS_SHARED();
-  std::ifstream file(test::shared_folder() + "/reference/kd/cifar_nets.json");
-  nlohmann::json nets = nlohmann::json::parse(file);
+  nlohmann::json nets = read_reference("kd/cifar_nets.json");
   int checked = 0;
   for (const ModelInfo& info : list_models()) {
     if (!info.name.ends_with("_kd")) continue;
-    nn::Store store = nn::Store::blueprint();
-    make_model(info.name, nn::Scope(store), {.classes = 100});
-    nlohmann::json ours = nlohmann::json::object();
-    for (const nn::Param& p : store.params()) {
-      const Shape& s = p.value.shape();
-      ours[p.name] = std::vector<int64_t>(s.dims, s.dims + s.rank);
-    }
-    EXPECT_EQ(ours, nets.at(info.name.substr(0, info.name.size() - 3)).at("tensors")) << info.name;
+    EXPECT_EQ(names_and_shapes(info.name, 100),
+              nets.at(info.name.substr(0, info.name.size() - 3)).at("tensors"))
+        << info.name;
     checked++;
   }
   EXPECT_EQ(checked, 8);
+}
+
+TEST(Models, NamesAndShapesOfPublicCheckpoints) {
+  PUPIL_NEEDS_SHARED();
+  nlohmann::json published = read_reference("models/geometry.json");
+  int checked = 0;
+  for (const ModelInfo& info : list_models())
+    for (const char* library : {"torchvision/", "timm/"}) {
+      auto entry = published.find(library + info.name);
+      if (entry == published.end()) continue;
+      EXPECT_EQ(names_and_shapes(info.name, entry->at("num_classes")), entry->at("shapes"))
+          << library << info.name;
+      checked++;
+    }
+  EXPECT_EQ(checked, 11);  // resnet18 of both
 }
 
 TEST(Models, UnknownNamesAndKeysNameTheNearest) {

@@ -29,28 +29,6 @@ TEST(Program, HelpAndVersion) {
   }
 }
 
-TEST(Program, HelpInitialisesNothing) {
-#ifdef __SANITIZE_ADDRESS__
-  GTEST_SKIP() << "the sanitizers take longer to start";
-#endif
-  // Processor time of the quickest of several runs, since the machine may be busy; 10 ms is the
-  // promise.
-  TemporaryFolder folder;
-  auto seconds = [] {
-    rusage all;
-    getrusage(RUSAGE_CHILDREN, &all);
-    return double(all.ru_utime.tv_sec + all.ru_stime.tv_sec) +
-           1e-6 * double(all.ru_utime.tv_usec + all.ru_stime.tv_usec);
-  };
-  double best = 1;
-  for (int i = 0; i < 20; i++) {
-    double before = seconds();
-    run_program({"--help"}, folder);
-    best = std::min(best, seconds() - before);
-  }
-  EXPECT_LT(best, 0.010);
-}
-
 TEST(Program, InfoAsJson) {
   TemporaryFolder folder;
   Json j = Json::parse(run_program({"info", "--json"}, folder).out);

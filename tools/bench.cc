@@ -18,13 +18,15 @@
 namespace pupil {
 namespace {
 
-constexpr int64_t kClasses = 10, kImage = 32, kTeacherWidth = 2048;
+constexpr int64_t kTeacherWidth = 2048;
 constexpr int kWarmUp = 3;  // steps that build primitives and touch memory for the first time
 
 struct Workload {
   std::string name, summary, student;
   std::string teacher;  // a model that is asked in every step, or empty
   std::vector<methods::Choice> methods;
+  bool trains = true;  // else one forward pass a step
+  int64_t image = 32, classes = 10, batch = 128;
 };
 
 const std::vector<Workload>& workloads() {
@@ -49,15 +51,53 @@ const std::vector<Workload>& workloads() {
        "the same with AFT and stored teacher features, 2048 wide",
        "vit(dim=192,depth=12,heads=3,patch=4,image=32)",
        "",
-       {{"aft", {}, {}}}}};
+       {{"aft", {}, {}}}},
+      {"resnet18_224_train", "ResNet-18", "resnet18", "", {}, true, 224, 1000, 16},
+      {"vit_tiny16_224_train", "ViT-Tiny", "vit_tiny_patch16_224", "", {}, true, 224, 1000, 16},
+      {"mobilenetv2_224_train", "MobileNetV2", "mobilenet_v2", "", {}, true, 224, 1000, 16},
+      {"resnet20_c10_infer", "ResNet-20, forward alone", "resnet20_cifar", "", {}, false},
+      {"vit_tiny4_32_infer",
+       "ViT-Tiny with patches of 4, forward alone",
+       "vit(dim=192,depth=12,heads=3,patch=4,image=32)",
+       "",
+       {},
+       false},
+      {"resnet18_224_infer", "ResNet-18, forward alone", "resnet18", "", {}, false, 224, 1000, 16},
+      {"vit_tiny16_224_infer",
+       "ViT-Tiny, forward alone",
+       "vit_tiny_patch16_224",
+       "",
+       {},
+       false,
+       224,
+       1000,
+       16},
+      {"mobilenetv2_224_infer",
+       "MobileNetV2, forward alone",
+       "mobilenet_v2",
+       "",
+       {},
+       false,
+       224,
+       1000,
+       16},
+      {"vit_base16_224_infer",
+       "ViT-Base, forward alone",
+       "vit_base_patch16_224",
+       "",
+       {},
+       false,
+       224,
+       1000,
+       16}};
   return list;
 }
 
 struct BenchArguments {
   std::vector<std::string> names;
-  int64_t batch = 128;
+  int64_t batch = 0;  // 0: the workload's
   int steps = 20, threads = 0;
-  std::string dtype = "f32";
+  std::string dtype = "f32", weights;
   bool as_json = false;
 };
 
@@ -92,34 +132,33 @@ double percentile(const std::vector<double>& sorted, double share) {
 
 struct Result {
   std::vector<double> images_per_s;  // of each step, sorted
-  int64_t peak_rss_bytes;
-  double loss_first, loss_last;
+  int64_t batch, peak_rss_bytes;
+  std::vector<double> losses;  // of each step, from the first on
 };
 
 // `step` gives its loss.
-Result time_steps(const std::string& name, const BenchArguments& a, int steps,
+Result time_steps(const std::string& name, int64_t batch, int steps,
                   const std::function<double()>& step) {
   Result result{};
+  result.batch = batch;
   for (int i = 0; i < kWarmUp + steps; i++) {
     auto start = std::chrono::steady_clock::now();
-    double loss = step();
+    result.losses.push_back(step());
     std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
-    if (i == 0) result.loss_first = loss;
-    result.loss_last = loss;
-    if (i >= kWarmUp) result.images_per_s.push_back(double(a.batch) / time.count());
+    if (i >= kWarmUp) result.images_per_s.push_back(double(batch) / time.count());
   }
-  if (!std::isfinite(result.loss_last)) throw Error("bench: " + name + ": the loss diverged");
+  if (!std::isfinite(result.losses.back())) throw Error("bench: " + name + ": the loss diverged");
   std::sort(result.images_per_s.begin(), result.images_per_s.end());
   result.peak_rss_bytes = peak_resident_bytes();
   return result;
 }
 
-Result run_aft_loss(const BenchArguments& a) {
+Result run_aft_loss(const BenchArguments& a, int64_t size) {
   DType dtype = dtype_named(a.dtype);
-  Tensor phi = random_normal({a.batch, 192}, "bench phi", dtype).requires_grad_();
-  Tensor psi = random_normal({a.batch, 3200}, "bench psi", dtype);
+  Tensor phi = random_normal({size, 192}, "bench phi", dtype).requires_grad_();
+  Tensor psi = random_normal({size, 3200}, "bench psi", dtype);
   Tensor s = zeros({3200}, acc_dtype(dtype)).requires_grad_();
-  return time_steps("aft_loss", a, 10 * a.steps, [&] {
+  return time_steps("aft_loss", size, 10 * a.steps, [&] {
     StepScope scope;
     phi.zero_grad();
     s.zero_grad();
@@ -134,16 +173,19 @@ Result run_aft_loss(const BenchArguments& a) {
 
 Result run(const Workload& work, const BenchArguments& a) {
   reset_peak();
-  if (work.name == "aft_loss") return run_aft_loss(a);
+  int64_t size = a.batch ? a.batch : work.batch, classes = work.classes;
+  if (work.name == "aft_loss") return run_aft_loss(a, size);
   DType dtype = dtype_named(a.dtype);
   nn::Store store(0, dtype), teacher_store(1, dtype);
   nn::Scope scope(store);
-  models::Model student = models::make_model(work.student, scope, {.classes = kClasses});
+  if (!a.weights.empty()) store.source(data::open_weights(a.weights));
+  models::Model student = models::make_model(work.student, scope, {.classes = classes});
+  store.require_complete();
   std::optional<models::Model> teacher;
   if (!work.teacher.empty())
-    teacher = models::make_model(work.teacher, nn::Scope(teacher_store), {.classes = kClasses});
+    teacher = models::make_model(work.teacher, nn::Scope(teacher_store), {.classes = classes});
   methods::Setup setup;
-  setup.classes = kClasses;
+  setup.classes = classes;
   setup.student_width = student.width;
   setup.teacher_widths = {teacher ? teacher->width : kTeacherWidth};
   setup.student_taps = student.taps;
@@ -157,21 +199,26 @@ Result run(const Workload& work, const BenchArguments& a) {
   options.momentum = 0.9;
   nn::Optimizer optimizer(store, groups, options);
 
-  Tensor images = random_normal({a.batch, 3, kImage, kImage}, "bench images", dtype);
+  Tensor images = random_normal({size, 3, work.image, work.image}, "bench images", dtype);
   methods::Batch batch;
-  std::vector<int64_t> labels(size_t(a.batch)), index(labels);
-  for (size_t i = 0; i < labels.size(); i++) {
-    labels[i] = int64_t(i * 7919 % kClasses);
-    index[i] = int64_t(i);
+  std::vector<int64_t> labels, index;
+  for (int64_t i = 0; i < size; i++) {
+    labels.push_back(i * 7919 % classes);
+    index.push_back(i);
   }
-  batch.labels = from(labels, {a.batch});
-  batch.index = from(index, {a.batch});
+  batch.labels = from(labels, {size});
+  batch.index = from(index, {size});
   Tensor stored;
   if (!teacher && objective.needs_teacher())
-    stored = random_normal({a.batch, kTeacherWidth}, "bench teacher", dtype);
+    stored = random_normal({size, kTeacherWidth}, "bench teacher", dtype);
 
   Rng rng(0);
-  auto step = [&] {
+  auto infer = [&] {
+    StepScope scope;
+    NoGrad no_grad;
+    return cross_entropy(student.forward(images, {}).logits, batch.labels).item();
+  };
+  auto train = [&] {
     StepScope scope;
     std::vector<methods::Teacher> teachers;
     if (teacher) {
@@ -191,11 +238,13 @@ Result run(const Workload& work, const BenchArguments& a) {
     return loss.total.item();
   };
 
-  return time_steps(work.name, a, a.steps, step);
+  if (work.trains) return time_steps(work.name, size, a.steps, train);
+  return time_steps(work.name, size, a.steps, infer);
 }
 
 void bench(const BenchArguments& a) {
-  nlohmann::ordered_json all = nlohmann::ordered_json::array();
+  using Json = nlohmann::ordered_json;
+  Json all = Json::array();
   if (a.names.empty()) {
     for (const Workload& work : workloads()) {
       if (a.as_json)
@@ -216,9 +265,11 @@ void bench(const BenchArguments& a) {
                  " (pupil bench lists them)");
     chosen.push_back(&workloads()[size_t(at - known.begin())]);
     if (dtype_named(a.dtype) == DType::bf16 && !chosen.back()->student.empty())
-      fail_input("bench: ", name, " trains in f32 or f64, not bf16; of the workloads only ",
+      fail_input("bench: ", name, " runs in f32 or f64, not bf16; of the workloads only ",
                  "aft_loss has bf16");
   }
+  if (!a.weights.empty() && (chosen.size() > 1 || chosen[0]->student.empty()))
+    fail_input("bench: --weights goes with one workload that has a network");
   use_threads(a.threads);
   for (const Workload* work : chosen) {
     Result r = run(*work, a);
@@ -227,10 +278,10 @@ void bench(const BenchArguments& a) {
       std::cout << std::left << std::setw(28) << work->name << std::fixed << std::setprecision(1)
                 << median << " images/s (p10 " << percentile(r.images_per_s, 0.1) << ", p90 "
                 << percentile(r.images_per_s, 0.9) << "), loss " << std::setprecision(4)
-                << r.loss_first << " -> " << r.loss_last << ", peak " << r.peak_rss_bytes / 1048576
-                << " MiB" << std::endl;
+                << r.losses.front() << " -> " << r.losses.back() << " in step " << r.losses.size()
+                << ", peak " << r.peak_rss_bytes / 1048576 << " MiB" << std::endl;
     all.push_back({{"workload", work->name},
-                   {"batch", a.batch},
+                   {"batch", r.batch},
                    {"threads", cpu_threads()},
                    {"dtype", a.dtype},
                    {"device", "cpu"},
@@ -239,8 +290,8 @@ void bench(const BenchArguments& a) {
                      {"p10", percentile(r.images_per_s, 0.1)},
                      {"p90", percentile(r.images_per_s, 0.9)}}},
                    {"peak_rss_bytes", r.peak_rss_bytes},
-                   {"loss_first", r.loss_first},
-                   {"loss_last", r.loss_last}});
+                   {"loss_1", r.losses.front()},
+                   {"loss_100", r.losses.size() < 100 ? Json() : Json(r.losses[99])}});
   }
   if (a.as_json) std::cout << all.dump(2) << "\n";
 }
@@ -249,19 +300,19 @@ void bench(const BenchArguments& a) {
 
 void add_bench_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
-      "bench", "speed of fixed training jobs on random images; without a name: lists them");
+      "bench", "speed of fixed jobs on random images; without a name: lists them");
   command->footer("Example:\n  pupil bench resnet20_c10_train --steps 50 --json");
   auto a = std::make_shared<BenchArguments>();
   command->add_option("NAME", a->names, "workloads");
-  command->add_option("--batch", a->batch, "images per step")
-      ->check(CLI::Range(2, 65536))
-      ->capture_default_str();
+  command->add_option("--batch", a->batch, "images per step (128, or 16 at 224 pixels)")
+      ->check(CLI::Range(2, 65536));
   command->add_option("--steps", a->steps, "timed steps, after 3 that are not")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();
   command->add_option("--dtype", a->dtype, "f32 or f64; of aft_loss also bf16")
       ->capture_default_str();
-  command->add_flag("--json", a->as_json, "for machines");
+  command->add_option("--weights", a->weights, "initial weights of the (student) network");
+  command->add_flag("--json", a->as_json, "for machines: also the losses of steps 1 and 100");
   add_threads_option(*command, a->threads);
   command->callback([a] { bench(*a); });
 }
