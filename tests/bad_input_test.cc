@@ -340,7 +340,7 @@ TEST_F(BadInputTest, Usage) {
   check(run_program({"train", "good.toml", "--device", "tpu"}, folder), {"--device"});
   check(run_program({"init", "--method", "kd"}, folder), {"--teacher"});
   check(run_program({"bench", "resnet20_c10_train", "--dtype", "bf16"}, folder),
-        {"resnet20_c10_train trains in f32 or f64, not bf16"});
+        {"resnet20_c10_train runs in f32 or f64, not bf16"});
   check(run_program({"bench", "aft_loss", "--dtype", "f16"}, folder), {"f16", "f32, f64 or bf16"});
 }
 
