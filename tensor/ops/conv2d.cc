@@ -165,7 +165,7 @@ std::optional<onednn::Convolution> fast_layouts(const Tensor& x, const ConvGeome
 
 // Of the 144 products of a whole tile 36 are left; a tile that reaches over the border, or that is
 // missing in a call for 14, costs as much as a whole one. Measured (AMD with AVX-512, 16 to 512
-// channels): 1.2 to 2.9 times the direct sum where the tiles cover at most 1.6 times the results.
+// channels): 1.2 to 3.2 times the direct sum where the tiles cover at most 1.6 times the results.
 // The rule counts and does not time, so that the same program gives the same bits.
 bool winograd_pays(const onednn::Convolution& conv) {
   const ConvGeometry& s = conv.shape;
