@@ -2,8 +2,6 @@
 // factorisations of A^T are read as factorisations of A.
 #include "lapack.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <climits>
 
@@ -41,24 +39,15 @@ namespace {
 
 // OpenBLAS built with OpenMP works on our pool; one with threads of its own would fight it
 // for the CPUs, so it gets a single thread.
-void prepare() {
-  static const bool ready = [] {
-    cpu_threads();
-    if (openblas_get_parallel() == 1) openblas_set_num_threads(1);
-    return true;
-  }();
-  (void)ready;
-}
-
-// Many small steps: meeting of threads costs more than they save.
-struct OneThread {
-  OneThread() {
-    prepare();
-    before = omp_get_max_threads();
-    omp_set_num_threads(1);
+struct Threads : ThreadLimit {
+  explicit Threads(int n) : ThreadLimit(n) {
+    static const bool own_threads = openblas_get_parallel() == 1;
+    if (own_threads) openblas_set_num_threads(1);
   }
-  ~OneThread() { omp_set_num_threads(before); }
-  int before;
+};
+// Many small steps: meeting of threads costs more than they save.
+struct OneThread : Threads {
+  OneThread() : Threads(1) {}
 };
 
 int size(int64_t n) {
@@ -83,7 +72,7 @@ void with_workspace(const char* routine, const F& call) {
 
 void product(const Tensor& a, const Tensor& b, const Tensor& c, double beta) {
   if (c.numel() == 0) return;
-  prepare();
+  Threads guard(library_threads());
   auto swapped = [](const Tensor& x) { return x.strides()[1] != 1 && x.dim(1) > 1; };
   auto stride = [&](const Tensor& x) {
     return leading(swapped(x) ? std::max(x.strides()[1], x.dim(0))
@@ -130,7 +119,7 @@ Tensor Lu::solve(const Tensor& b, bool transposed) const {
   // Columns of b, one after the other.
   Shape shape{b.dim(1), b.dim(0)}, strides{b.strides()[1], b.strides()[0]};
   Tensor x = alias(b, shape, strides).clone();
-  prepare();
+  Threads guard(library_threads());
   f64_or_f32(b.dtype(), [&](auto t) {
     using T = typename decltype(t)::type;
     auto run = [&](auto f) {
@@ -187,7 +176,7 @@ Tensor solve_upper_transposed(const Tensor& b, const Tensor& r) {
   Tensor x = b.clone();
   int m = size(b.dim(0)), n = size(b.dim(1)), step = leading(n);
   double one = 1;
-  prepare();
+  Threads guard(library_threads());
   dtrsm_("L", "L", "T", "N", &n, &m, &one, r.data<double>(), &step, x.data<double>(), &step, 1, 1,
          1, 1);
   return x;

@@ -56,6 +56,12 @@ Context& context() {
   return c;
 }
 
+// One caller at a time. Also while a primitive is made: it is cut for the threads of that moment.
+struct Turn {
+  std::lock_guard<std::mutex> lock{context().mutex};
+  ThreadLimit threads{library_threads()};
+};
+
 // One primitive with its arguments; data pointers are set at each call.
 struct Primitive {
   dnnl::primitive primitive;
@@ -215,10 +221,10 @@ Desc backward_desc(const ConvDescs& d) {
 
 Key conv_key(Kind kind, const Convolution& conv, bool extra) {
   const ConvGeometry& s = conv.shape;
-  return {kind,        s.batch,         s.channels,     s.height,     s.width,
-          s.outputs,   s.kernel_height, s.kernel_width, s.groups,     s.stride_h,
-          s.stride_w,  s.padding_h,     s.padding_w,    s.dilation_h, s.dilation_w,
-          int(conv.x), int(conv.y),     extra,          cpu_threads()};
+  return {kind,        s.batch,         s.channels,     s.height,         s.width,
+          s.outputs,   s.kernel_height, s.kernel_width, s.groups,         s.stride_h,
+          s.stride_w,  s.padding_h,     s.padding_w,    s.dilation_h,     s.dilation_w,
+          int(conv.x), int(conv.y),     extra,          library_threads()};
 }
 
 Entry& forward_entry(const Convolution& conv, bool bias) {
@@ -247,13 +253,13 @@ void pack_weights(Entry& e, const float* weight) {
 }  // namespace
 
 bool has_convolution(const Convolution& conv) {
-  std::lock_guard lock(context().mutex);
+  Turn turn;
   return forward_entry(conv, false).usable;
 }
 
 bool convolution(const Convolution& conv, const float* x, const float* weight, const float* bias,
                  float* y) {
-  std::lock_guard lock(context().mutex);
+  Turn turn;
   Entry& e = forward_entry(conv, bias);
   if (!e.usable) return false;
   pack_weights(e, weight);
@@ -266,7 +272,7 @@ bool convolution(const Convolution& conv, const float* x, const float* weight, c
 
 bool convolution_input_gradient(const Convolution& conv, const float* gy, const float* weight,
                                 float* gx) {
-  std::lock_guard lock(context().mutex);
+  Turn turn;
   Entry& e = find(conv_key(kInputGradient, conv, false), [&](Entry& entry) {
     ConvDescs d(conv);
     auto desc = backward_desc<InputGradientDesc>(d);
@@ -287,7 +293,7 @@ bool convolution_input_gradient(const Convolution& conv, const float* gy, const 
 
 bool convolution_weight_gradient(const Convolution& conv, const float* x, const float* gy,
                                  float* gw, float beta) {
-  std::lock_guard lock(context().mutex);
+  Turn turn;
   Entry& e = find(conv_key(kWeightGradient, conv, false), [&](Entry& entry) {
     ConvDescs d(conv);
     auto desc = backward_desc<WeightGradientDesc>(d);
@@ -313,14 +319,14 @@ bool convolution_weight_gradient(const Convolution& conv, const float* x, const 
 }
 
 void convert_layout(const Tensor& from, const Tensor& to) {
-  std::lock_guard lock(context().mutex);
+  Turn turn;
   const Shape& s = from.shape();
-  Entry& e =
-      find({kReorder, s[0], s[1], s[2], s[3], int(from.layout()), int(to.layout()), cpu_threads()},
-           [&](Entry& entry) {
-             entry.main = make_reorder(image_desc(s[0], s[1], s[2], s[3], from.layout()),
-                                       image_desc(s[0], s[1], s[2], s[3], to.layout()), false);
-           });
+  Entry& e = find(
+      {kReorder, s[0], s[1], s[2], s[3], int(from.layout()), int(to.layout()), library_threads()},
+      [&](Entry& entry) {
+        entry.main = make_reorder(image_desc(s[0], s[1], s[2], s[3], from.layout()),
+                                  image_desc(s[0], s[1], s[2], s[3], to.layout()), false);
+      });
   PUPIL_CHECK(e.usable, "convert_layout: ", s, " from ", name_of(from.layout()), " to ",
               name_of(to.layout()));
   e.main.point(DNNL_ARG_FROM, from.raw());
@@ -329,9 +335,9 @@ void convert_layout(const Tensor& from, const Tensor& to) {
 }
 
 bool matmul(const Matmul& mm, const float* a, const float* b, const float* bias, float* c) {
-  std::lock_guard lock(context().mutex);
-  Key key{kMatmul,   mm.m.size, mm.n.size, mm.k.size,       mm.m.in_a,    mm.m.in_c,
-          mm.n.in_b, mm.k.in_a, mm.k.in_b, bias != nullptr, cpu_threads()};
+  Turn turn;
+  Key key{kMatmul,   mm.m.size, mm.n.size, mm.k.size,       mm.m.in_a,        mm.m.in_c,
+          mm.n.in_b, mm.k.in_a, mm.k.in_b, bias != nullptr, library_threads()};
   int32_t beta_bits;
   memcpy(&beta_bits, &mm.beta, 4);
   key.push_back(beta_bits);

@@ -77,6 +77,13 @@ void set_plain_mode(bool plain) { plain_flag() = plain; }
 bool exact_mode() { return exact_flag(); }
 void set_exact_mode(bool exact) { exact_flag() = exact; }
 
+ThreadLimit::ThreadLimit(int n) {
+  cpu_threads();  // sets up the pool
+  before_ = omp_get_max_threads();
+  omp_set_num_threads(n);
+}
+ThreadLimit::~ThreadLimit() { omp_set_num_threads(before_); }
+
 CpuTeam& cpu_team() {
   static CpuTeam team = CpuTeam::serial;
   return team;

@@ -22,9 +22,24 @@ inline bool cpu_fast(DType dtype, Device device) {
 
 bool cpu_has_avx512();
 
-// True: no algorithm that rounds more than the sum that it computes (Winograd's convolution).
-// Starts as the environment variable PUPIL_EXACT says.
+// True: the bits of every result are the same for any number of threads. Vendor libraries, which
+// cut sums as they have threads, run on one; no algorithm that rounds more than the sum that it
+// computes (Winograd's convolution). Starts as the environment variable PUPIL_EXACT says.
 bool exact_mode();
 void set_exact_mode(bool);
+
+// Threads of vendor libraries: one in exact mode.
+inline int library_threads() { return exact_mode() ? 1 : cpu_threads(); }
+
+// While it lives, OpenMP regions that this thread begins have n threads.
+class ThreadLimit {
+ public:
+  explicit ThreadLimit(int n);
+  ~ThreadLimit();
+  ThreadLimit(const ThreadLimit&) = delete;
+
+ private:
+  int before_;
+};
 
 }  // namespace pupil

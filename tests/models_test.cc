@@ -10,6 +10,7 @@
 #include "nn/optim.h"
 #include "support.h"
 #include "tensor/memory.h"
+#include "tensor/runtime.h"
 
 namespace pupil::models {
 namespace {
@@ -459,6 +460,36 @@ TEST(PublicCheckpoints, PositionEmbeddingsAreResampledForAnotherImageSize) {
   Tensor positions = store.find("pos_embed")->value;
   EXPECT_EQ(positions.shape(), (Shape{1, 50, 192}));
   EXPECT_EQ(largest_difference(positions.detach(), resample_pos_embed(stored, 1, 14, 14, 7, 7)), 0);
+}
+
+// Logits and all gradients of one training step, one behind the other.
+std::vector<double> training_step(const std::string& name, const Tensor& x) {
+  nn::Store store(3);
+  Model model = make_model(name, nn::Scope(store), {.classes = 10, .image = int(x.dim(2))});
+  Rng rng(4);
+  Tensor logits = model.forward(x, {true, &rng}).logits;
+  backward(cross_entropy(logits, from(std::vector<int64_t>(size_t(x.dim(0)), 3), {x.dim(0)})));
+  std::vector<double> all = logits.values();
+  for (const nn::Param& p : store.params())
+    if (p.value.grad())
+      for (double g : p.value.grad().values()) all.push_back(g);
+  return all;
+}
+
+TEST(Models, ExactModeGivesTheSameBitsForAnyNumberOfThreads) {
+  set_exact_mode(true);
+  for (const char* name :
+       {"resnet20_cifar", "vit(dim=64,depth=2,heads=2,patch=4,image=32)", "mobilenet_v2"}) {
+    Tensor x = random_images({4, 3, 32, 32});
+    set_cpu_threads(1, false);
+    std::vector<double> one = training_step(name, x);
+    for (int threads : {2, 5}) {
+      set_cpu_threads(threads, false);
+      EXPECT_TRUE(training_step(name, x) == one) << name << ", " << threads << " threads";
+    }
+  }
+  set_exact_mode(false);
+  set_cpu_threads(0);
 }
 
 }  // namespace

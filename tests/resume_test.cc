@@ -118,6 +118,30 @@ TEST_F(ResumeTest, CtrlCSavesAndSaysHowToGoOn) {
   }
 }
 
+// --exact: the number of threads changes nothing, and a resumed run stays exact without being told.
+TEST_F(ResumeTest, ExactRunsHaveTheSameBytesForAnyNumberOfThreads) {
+  auto exact = [&](const std::string& run, const char* threads) {
+    std::vector<std::string> list = arguments(run, false, threads);
+    list.push_back("--exact");
+    Outcome outcome = run_program(list, folder);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return result_of(folder / run);
+  };
+  Result one = exact("one", "1");
+  for (const char* threads : {"2", "3", "5"})
+    EXPECT_TRUE(exact(concat("run", threads), threads) == one) << threads << " threads";
+
+  std::vector<std::string> list = arguments("stopped", false, "2");
+  list.push_back("--exact");
+  Process process(list, folder);
+  ASSERT_TRUE(process.wait_for(folder / "stopped/checkpoint.safetensors"));
+  process.send(SIGINT);
+  ASSERT_EQ(process.wait().code, 130);
+  Outcome end = run_program({"train", "--run", "stopped", "--resume", "--threads", "3"}, folder);
+  ASSERT_EQ(end.code, 0) << end.err;
+  EXPECT_TRUE(result_of(folder / "stopped") == one);
+}
+
 // Stopped after the last step of an epoch, before its accuracy is known.
 TEST_F(ResumeTest, AtTheEndOfAnEpochThereIsNoSpeedToShow) {
   ASSERT_EQ(run_program(arguments("whole"), folder).code, 0);

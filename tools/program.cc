@@ -78,7 +78,12 @@ std::string usage_error(const CLI::App& app, const CLI::ParseError& error) {
 const char* version() { return PUPIL_VERSION; }
 
 void add_threads_option(CLI::App& command, int& threads) {
-  command.add_option("--threads", threads, "CPU threads (0: all)")->check(CLI::Range(0, 1024));
+  const char* text =
+      threads < 0 ? "CPU threads (0: all; default: all, or as resumed)" : "CPU threads (0: all)";
+  command.add_option("--threads", threads, text)->check(CLI::Range(0, 1024));
+  command.add_flag_callback(
+      "--exact", [] { set_exact_mode(true); },
+      "the same bits for any number of threads (slower: libraries work on one)");
 }
 
 void use_threads(int threads) { set_cpu_threads(threads); }

@@ -20,7 +20,8 @@ struct Interrupted : Error {
   using Error::Error;
 };
 
-// For the commands: --threads N; the pool itself is set up by use_threads() when the job starts.
+// For the commands: --threads N and --exact. The pool itself is set up by use_threads() when the job
+// starts. `threads` below 0: the command says all or as resumed.
 void add_threads_option(CLI::App& command, int& threads);
 void use_threads(int threads);  // 0: all CPUs of this process
 

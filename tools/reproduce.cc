@@ -405,7 +405,7 @@ void add_reproduce_command(CLI::App& app) {
   command->add_flag("--resume", a->resume, "go on in that folder");
   command->add_option("--set", a->settings, "SECTION.KEY=VALUE instead of the study's")
       ->allow_extra_args(false);
-  command->add_option("--threads", a->threads, "CPU threads (0: all)")->check(CLI::Range(0, 1024));
+  add_threads_option(*command, a->threads);
   command->add_flag("--json", a->json, "the list, for machines");
   command->callback([a] { reproduce(*a); });
 }

@@ -119,6 +119,7 @@ nlohmann::ordered_json describe_environment(const std::string& sources) {
           {"threads", cpu_threads()},
           {"onednn", concat(v->major, ".", v->minor, ".", v->patch)},
           {"plain_mode", plain_mode()},
+          {"exact_mode", exact_mode()},
           {"sources", nlohmann::ordered_json::parse(sources)}};
 }
 
@@ -137,8 +138,8 @@ void RunFolder::require_environment(const std::string& sources) const {
   if (stored["sources"] != now["sources"])
     fail_input("--resume: the data or the weights are not those that the run in ", path_,
                " began with (compare \"sources\" in its environment.json)");
-  for (const char* key : {"version", "cpu", "threads", "onednn", "plain_mode"})
-    if (stored[key] != now[key])
+  for (const char* key : {"version", "cpu", "threads", "onednn", "plain_mode", "exact_mode"})
+    if (stored.contains(key) && stored[key] != now[key])
       std::cerr << "pupil: warning: " << key << " was " << stored[key] << " and is " << now[key]
                 << ": the results may differ in the last bits\n";
 }

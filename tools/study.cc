@@ -66,17 +66,16 @@ bool holds_runs(const std::string& folder) {
 
 }  // namespace
 
-void run_study(const Study& study, const RunOptions& given) {
-  RunOptions options = given;
-  options.threads = thread_choice(given);
-  set_cpu_threads(options.threads);
+void run_study(const Study& study, RunOptions options) {
+  use_threads(options);
   RunFolder folder(options.folder, options.resume, kStudyConfig);
   std::string toml = to_toml(study);
   if (folder.has(kStudyConfig)) {
     folder.require_config(toml);
   } else {
-    data::write_file(folder.file("environment.json"),
-                     nlohmann::json{{"threads", cpu_threads()}}.dump() + "\n");
+    data::write_file(
+        folder.file("environment.json"),
+        nlohmann::json{{"threads", cpu_threads()}, {"exact_mode", exact_mode()}}.dump() + "\n");
     folder.write_config(toml);
   }
   try {

@@ -11,6 +11,6 @@ inline constexpr const char* kStudyConfig = "study.toml";
 // Runs every arm that is not finished yet into options.folder/ARM/seedN, choices of the learning
 // rate into options.folder/ARM/lrX. The choices never see the test set. With options.resume,
 // finished runs stay and the one that was stopped goes on. Throws Interrupted as run() does.
-void run_study(const Study&, const RunOptions& options);
+void run_study(const Study&, RunOptions options);
 
 }  // namespace pupil

@@ -320,19 +320,22 @@ void train(const TrainArguments& a) {
 
 }  // namespace
 
-int thread_choice(const RunOptions& options) {
-  if (options.threads >= 0) return options.threads;
+void use_threads(RunOptions& options) {
   std::string path = options.folder + "/environment.json";
   std::error_code error;
-  if (!options.resume || !std::filesystem::exists(path, error)) return 0;
-  Json j = Json::parse(read_file(path), nullptr, false);
-  return j.is_object() && j.contains("threads") && j["threads"].is_number_integer()
-             ? j["threads"].get<int>()
-             : 0;
+  Json stored;
+  if (options.resume && std::filesystem::exists(path, error))
+    stored = Json::parse(read_file(path), nullptr, false);
+  if (!stored.is_object()) stored = Json::object();
+  if (options.threads < 0 && stored.contains("threads") && stored["threads"].is_number_integer())
+    options.threads = stored["threads"].get<int>();
+  if (stored.contains("exact_mode") && stored["exact_mode"] == true) set_exact_mode(true);
+  options.threads = std::max(options.threads, 0);
+  use_threads(options.threads);
 }
 
-void run(const Config& config, const RunOptions& options) {
-  set_cpu_threads(thread_choice(options));
+void run(const Config& config, RunOptions options) {
+  use_threads(options);
   Trainer trainer(config);
   RunFolder folder(options.folder, options.resume);
   Signals signals;
@@ -366,8 +369,7 @@ void add_train_command(CLI::App& app) {
   command->add_option("--trace", a->trace,
                       "steps (1,5 or 1-3) whose tensors go into trace-STEP.safetensors of the run");
   command->add_option("--device", a->device, "cpu")->check(CLI::IsMember({"cpu"}));
-  command->add_option("--threads", a->threads, "CPU threads (0: all; default: all, or as resumed)")
-      ->check(CLI::Range(0, 1024));
+  add_threads_option(*command, a->threads);
   command->callback([a] { train(*a); });
 }
 

@@ -85,13 +85,14 @@ struct RunOptions {
   std::set<int64_t> trace = {};  // steps from 1, each into folder/trace-STEP.safetensors
 };
 
-// options.threads, where it is -1 what environment.json of a resumed folder says; 0: all.
-int thread_choice(const RunOptions& options);
+// Sets up the thread pool; threads = -1 and exact mode become what environment.json of a resumed
+// folder says.
+void use_threads(RunOptions&);
 
 // A whole run in its folder: config.toml, environment.json, metrics.jsonl (deterministic),
 // timing.jsonl, checkpoint.safetensors (for --resume), best.safetensors and last.safetensors.
 // Prints its progress on stdout. SIGINT and SIGTERM save a checkpoint and throw Interrupted.
-void run(const Config&, const RunOptions&);
+void run(const Config&, RunOptions);
 
 void add_train_command(CLI::App&);
 

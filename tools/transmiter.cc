@@ -647,9 +647,9 @@ void transmiter_command(const TransmiterArguments& a) {
 
 }  // namespace
 
-std::vector<ScoreLine> run_transmiter(const TransmiterConfig& config, const RunOptions& options,
+std::vector<ScoreLine> run_transmiter(const TransmiterConfig& config, RunOptions options,
                                       bool quiet) {
-  use_threads(thread_choice(options));
+  use_threads(options);
   TransmiterJob job(config, options, quiet);
   Signals signals;
   try {
@@ -683,10 +683,7 @@ void add_transmiter_command(CLI::App& app) {
                       "folder for results and adapters; without: only the table");
   command->add_flag("--resume", a->options.resume, "go on in that folder, finished seeds stay");
   command->add_flag("--json", a->json, "for machines");
-  command
-      ->add_option("--threads", a->options.threads,
-                   "CPU threads (0: all; default: all, or as resumed)")
-      ->check(CLI::Range(0, 1024));
+  add_threads_option(*command, a->options.threads);
   command->callback([a] { transmiter_command(*a); });
 }
 

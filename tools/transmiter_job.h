@@ -106,7 +106,7 @@ struct ScoreLine {
 // Every seed in its folder options.folder/seedN, or nowhere when options.folder is empty. With
 // options.resume finished seeds stay; one that was stopped begins anew. Progress on stdout unless
 // `quiet`. Throws Interrupted as run() does.
-std::vector<ScoreLine> run_transmiter(const TransmiterConfig&, const RunOptions& options,
+std::vector<ScoreLine> run_transmiter(const TransmiterConfig&, RunOptions options,
                                       bool quiet = false);
 
 // What the training of one seed will take, extraction and every form of TransMiter+, from a few
