@@ -1,6 +1,6 @@
 // The residual networks for CIFAR of He et al. 2015 (arXiv 1512.03385), section 4.2, in the two
 // forms whose checkpoints are around.
-#include "models.h"
+#include "cifar_resnet.h"
 
 namespace pupil::models {
 namespace {
@@ -111,6 +111,26 @@ Model make_cifar_resnet(const CifarResnetConfig& config, const nn::Scope& scope)
   model.taps = {"f0", "pre1", "f1", "pre2", "f2", "pre3", "f3", "pooled"};
   model.forward = [net](const Tensor& x, const nn::Call& call) { return (*net)(x, call); };
   return model;
+}
+
+std::vector<Entry> cifar_resnets() {
+  const std::vector<int64_t> narrow{16, 16, 32, 64}, wide{32, 64, 128, 256};
+  std::vector<Entry> all;
+  auto add = [&](const std::string& name, int depth, const std::vector<int64_t>& widths,
+                 bool option_a) {
+    std::string summary =
+        concat("ResNet-", depth, widths[1] == 64 ? " x4" : "",
+               option_a ? ", option-A shortcuts" : ", 1x1 shortcuts", ", 32x32 images");
+    all.push_back({{name, summary}, [=](const nn::Scope& scope, const Options& options) {
+                     return make_cifar_resnet({depth, widths, option_a, options.classes}, scope);
+                   }});
+  };
+  for (int depth : {20, 32, 44, 56, 110})
+    add(concat("resnet", depth, "_cifar"), depth, narrow, true);
+  for (int depth : {8, 14, 20, 32, 56, 110})
+    add(concat("resnet", depth, "_kd"), depth, narrow, false);
+  for (int depth : {8, 32}) add(concat("resnet", depth, "x4_kd"), depth, wide, false);
+  return all;
 }
 
 }  // namespace pupil::models

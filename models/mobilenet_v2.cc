@@ -1,6 +1,8 @@
 // MobileNetV2 of Sandler et al. 2018 (arXiv 1801.04381) as torchvision has it: inverted residuals,
 // whose 3x3 convolutions are depthwise, with ReLU6.
-#include "models.h"
+#include <array>
+
+#include "inverted_residual.h"
 
 namespace pupil::models {
 namespace {
@@ -96,6 +98,27 @@ Model make_mobilenet_v2(const MobilenetV2Config& config, const nn::Scope& scope)
   model.taps.push_back("pooled");
   model.forward = [net](const Tensor& x, const nn::Call& call) { return (*net)(x, call); };
   return model;
+}
+
+// Table 2 of its paper: expansion, channels, blocks, stride of the first.
+std::vector<Entry> inverted_residuals() {
+  MobilenetV2Config config;
+  for (auto [expansion, outputs, count, stride] :
+       std::initializer_list<std::array<int, 4>>{{1, 16, 1, 1},
+                                                 {6, 24, 2, 2},
+                                                 {6, 32, 3, 2},
+                                                 {6, 64, 4, 2},
+                                                 {6, 96, 3, 1},
+                                                 {6, 160, 3, 2},
+                                                 {6, 320, 1, 1}})
+    for (int i = 0; i < count; i++)
+      config.blocks.push_back({expansion, outputs, i == 0 ? stride : 1});
+  return {{{"mobilenet_v2", "MobileNetV2, 224x224 images"},
+           [config](const nn::Scope& scope, const Options& options) {
+             MobilenetV2Config own = config;
+             own.classes = options.classes;
+             return make_mobilenet_v2(own, scope);
+           }}};
 }
 
 }  // namespace pupil::models

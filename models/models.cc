@@ -1,68 +1,24 @@
 #include "models.h"
 
-#include <array>
 #include <charconv>
 #include <cstdio>
+
+#include "cifar_resnet.h"
+#include "inverted_residual.h"
+#include "resnet.h"
 
 namespace pupil::models {
 namespace {
 
-struct ResnetEntry {
-  const char* name;
-  int depth;
-  std::vector<int64_t> widths;
-  bool option_a;
-};
-
-const std::vector<ResnetEntry>& resnets() {
-  static const std::vector<int64_t> narrow{16, 16, 32, 64}, wide{32, 64, 128, 256};
-  static const std::vector<ResnetEntry> all{
-      {"resnet20_cifar", 20, narrow, true},   {"resnet32_cifar", 32, narrow, true},
-      {"resnet44_cifar", 44, narrow, true},   {"resnet56_cifar", 56, narrow, true},
-      {"resnet110_cifar", 110, narrow, true}, {"resnet8_kd", 8, narrow, false},
-      {"resnet14_kd", 14, narrow, false},     {"resnet20_kd", 20, narrow, false},
-      {"resnet32_kd", 32, narrow, false},     {"resnet56_kd", 56, narrow, false},
-      {"resnet110_kd", 110, narrow, false},   {"resnet8x4_kd", 8, wide, false},
-      {"resnet32x4_kd", 32, wide, false}};
+// Networks without arguments.
+const std::vector<Entry>& entries() {
+  static const std::vector<Entry> all = [] {
+    std::vector<Entry> joined;
+    for (auto family : {cifar_resnets, resnets, inverted_residuals})
+      for (Entry& entry : family()) joined.push_back(std::move(entry));
+    return joined;
+  }();
   return all;
-}
-
-struct ImagenetResnetEntry {
-  const char *name, *title;
-  ResnetConfig config;
-};
-const std::vector<ImagenetResnetEntry>& imagenet_resnets() {
-  static const std::vector<ImagenetResnetEntry> all{
-      {"resnet18", "ResNet-18", {.layers = {2, 2, 2, 2}}},
-      {"resnet34", "ResNet-34", {.layers = {3, 4, 6, 3}}},
-      {"resnet50", "ResNet-50", {.bottleneck = true, .layers = {3, 4, 6, 3}}},
-      {"resnet101", "ResNet-101", {.bottleneck = true, .layers = {3, 4, 23, 3}}},
-      {"resnet152", "ResNet-152", {.bottleneck = true, .layers = {3, 8, 36, 3}}},
-      {"resnext50_32x4d",
-       "ResNeXt-50, 32 groups",
-       {.bottleneck = true, .layers = {3, 4, 6, 3}, .groups = 32, .width_per_group = 4}},
-      {"wide_resnet50_2",
-       "ResNet-50, twice as wide inside",
-       {.bottleneck = true, .layers = {3, 4, 6, 3}, .width_per_group = 128}}};
-  return all;
-}
-
-constexpr const char* kMobilenetV2 = "mobilenet_v2";
-
-// Table 2 of its paper: expansion, channels, blocks, stride of the first.
-MobilenetV2Config mobilenet_v2() {
-  MobilenetV2Config config;
-  for (auto [expansion, outputs, count, stride] :
-       std::initializer_list<std::array<int, 4>>{{1, 16, 1, 1},
-                                                 {6, 24, 2, 2},
-                                                 {6, 32, 3, 2},
-                                                 {6, 64, 4, 2},
-                                                 {6, 96, 3, 1},
-                                                 {6, 160, 3, 2},
-                                                 {6, 320, 1, 1}})
-    for (int i = 0; i < count; i++)
-      config.blocks.push_back({expansion, outputs, i == 0 ? stride : 1});
-  return config;
 }
 
 struct VitEntry {
@@ -149,20 +105,8 @@ MlpConfig parse_mlp(const std::string& name) {
 }
 
 Model build(const std::string& name, const nn::Scope& scope, const Options& options) {
-  for (const ResnetEntry& entry : resnets())
-    if (name == entry.name)
-      return make_cifar_resnet({entry.depth, entry.widths, entry.option_a, options.classes}, scope);
-  for (const ImagenetResnetEntry& entry : imagenet_resnets())
-    if (name == entry.name) {
-      ResnetConfig config = entry.config;
-      config.classes = options.classes;
-      return make_resnet(config, scope);
-    }
-  if (name == kMobilenetV2) {
-    MobilenetV2Config config = mobilenet_v2();
-    config.classes = options.classes;
-    return make_mobilenet_v2(config, scope);
-  }
+  for (const Entry& entry : entries())
+    if (name == entry.name) return entry.make(scope, options);
   if (name.starts_with("mlp(")) {
     MlpConfig config = parse_mlp(name);
     config.classes = options.classes;
@@ -219,14 +163,7 @@ Model make_model(const std::string& name, const nn::Scope& scope, const Options&
 }
 
 std::vector<ModelInfo> list_models() {
-  std::vector<ModelInfo> all;
-  for (const ResnetEntry& entry : resnets())
-    all.push_back({entry.name, concat("ResNet-", entry.depth, entry.widths[1] == 64 ? " x4" : "",
-                                      entry.option_a ? ", option-A shortcuts" : ", 1x1 shortcuts",
-                                      ", 32x32 images")});
-  for (const ImagenetResnetEntry& entry : imagenet_resnets())
-    all.push_back({entry.name, concat(entry.title, ", 224x224 images")});
-  all.push_back({kMobilenetV2, "MobileNetV2, 224x224 images"});
+  std::vector<ModelInfo> all(entries().begin(), entries().end());
   for (const VitEntry& entry : kVits)
     all.push_back({entry.name, concat("Vision Transformer, width ", entry.dim,
                                       ", 12 blocks, patches 16x16, 224x224 images")});

@@ -54,6 +54,11 @@ struct ModelInfo {
 };
 std::vector<ModelInfo> list_models();
 
+// A network with a name; the header of each family declares its list of them.
+struct Entry : ModelInfo {
+  std::function<Model(const nn::Scope&, const Options&)> make;
+};
+
 // What images must look like for a model with these weights: the key "input" of the file's metadata
 // ("RGB/255, mean 0.485 0.456 0.406 std 0.229 0.224 0.225, 32x32, bilinear, crop 1"; what comes
 // behind std may be missing) where it has one, else the model's own. Throws InputError for a text
@@ -62,44 +67,6 @@ Preprocessing preprocessing_of(const Model&, const data::Weights* weights = null
 // The statistics of ImageNet; 224 pixels of 256, bilinear.
 Preprocessing imagenet_preprocessing();
 std::string describe(const Preprocessing&);  // that text, for a checkpoint's metadata
-
-// ResNets for 32 x 32 images. Depth 6 n + 2: a 3x3 stem, three stages of n blocks, a linear layer.
-// Taps: f0 (stem), f1 to f3 (stages), pre1 to pre3 (the sum before a stage's last ReLU), pooled.
-struct CifarResnetConfig {
-  int depth = 20;
-  std::vector<int64_t> widths{16, 16, 32, 64};  // of the stem and the stages
-  // true: shortcuts without parameters ("option A" of He et al. 2015), names of
-  // github.com/akamaster/pytorch_resnet_cifar10. false: 1x1 convolutions, names of
-  // github.com/HobbitLong/RepDistiller.
-  bool option_a = true;
-  int64_t classes = 10;
-};
-Model make_cifar_resnet(const CifarResnetConfig&, const nn::Scope&);
-
-// ResNet, ResNeXt and wide ResNet for ImageNet, names of torchvision (models/resnet.py): a 7x7
-// stem, four stages. Taps: stem (after its pooling), layer1.0 and so on (blocks), pooled.
-struct ResnetConfig {
-  bool bottleneck = false;
-  std::vector<int> layers{2, 2, 2, 2};             // blocks of the stages
-  std::vector<int64_t> planes{64, 128, 256, 512};  // channels; at a bottleneck's end 4 times
-  int groups = 1;                                  // of a bottleneck's 3x3 convolution,
-  int64_t width_per_group = 64;                    // which are planes * this / 64 wide each
-  int64_t classes = 1000;
-};
-Model make_resnet(const ResnetConfig&, const nn::Scope&);
-
-// Names of torchvision (models/mobilenetv2.py). Taps: features.0 and so on, pooled.
-struct MobilenetV2Config {
-  struct Block {
-    int64_t expansion, outputs;
-    int stride;
-  };
-  int64_t stem = 32, head = 1280;
-  std::vector<Block> blocks;
-  int64_t classes = 1000;
-  double dropout = 0.2;  // before the classifier, in training
-};
-Model make_mobilenet_v2(const MobilenetV2Config&, const nn::Scope&);
 
 // ViT of timm (vision_transformer.py): the constructor names of model.vit in the catalogue.
 // Taps: patch_embed, blocks.0 and so on (n, tokens, dim), norm (all tokens after the final norm).

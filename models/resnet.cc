@@ -1,7 +1,7 @@
 // The residual networks of He et al. 2015 (arXiv 1512.03385) and their relatives of wider or
 // grouped bottlenecks, as torchvision has them: a bottleneck's stride is that of its 3x3
 // convolution.
-#include "models.h"
+#include "resnet.h"
 
 namespace pupil::models {
 namespace {
@@ -95,6 +95,28 @@ Model make_resnet(const ResnetConfig& config, const nn::Scope& scope) {
   model.taps.push_back("pooled");
   model.forward = [net](const Tensor& x, const nn::Call& call) { return (*net)(x, call); };
   return model;
+}
+
+std::vector<Entry> resnets() {
+  std::vector<Entry> all;
+  auto add = [&](const char* name, const char* title, const ResnetConfig& config) {
+    all.push_back({{name, concat(title, ", 224x224 images")},
+                   [config](const nn::Scope& scope, const Options& options) {
+                     ResnetConfig own = config;
+                     own.classes = options.classes;
+                     return make_resnet(own, scope);
+                   }});
+  };
+  add("resnet18", "ResNet-18", {.layers = {2, 2, 2, 2}});
+  add("resnet34", "ResNet-34", {.layers = {3, 4, 6, 3}});
+  add("resnet50", "ResNet-50", {.bottleneck = true, .layers = {3, 4, 6, 3}});
+  add("resnet101", "ResNet-101", {.bottleneck = true, .layers = {3, 4, 23, 3}});
+  add("resnet152", "ResNet-152", {.bottleneck = true, .layers = {3, 8, 36, 3}});
+  add("resnext50_32x4d", "ResNeXt-50, 32 groups",
+      {.bottleneck = true, .layers = {3, 4, 6, 3}, .groups = 32, .width_per_group = 4});
+  add("wide_resnet50_2", "ResNet-50, twice as wide inside",
+      {.bottleneck = true, .layers = {3, 4, 6, 3}, .width_per_group = 128});
+  return all;
 }
 
 }  // namespace pupil::models

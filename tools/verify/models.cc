@@ -1,8 +1,9 @@
 // model.*: whole networks under their public parameter names.
-#include "../../models/models.h"
-
 #include <nlohmann/json.hpp>
 
+#include "../../models/cifar_resnet.h"
+#include "../../models/inverted_residual.h"
+#include "../../models/resnet.h"
 #include "case.h"
 
 namespace pupil::verify {
