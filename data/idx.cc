@@ -1,12 +1,8 @@
 // MNIST and Fashion-MNIST: idx files (LeCun's format, big-endian), plain or gzip.
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#include <zlib.h>
-
 #include <algorithm>
 #include <filesystem>
 
+#include "gzip.h"
 #include "sources.h"
 
 namespace fs = std::filesystem;
@@ -14,63 +10,11 @@ namespace fs = std::filesystem;
 namespace pupil::data {
 namespace {
 
-// Reads through zlib, which passes plain files on unchanged.
-class IdxFile {
- public:
-  explicit IdxFile(const std::string& path) : path_(path) {
-    // O_NONBLOCK: opening a pipe without a writer would wait for ever.
-    int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    struct stat info;
-    if (file < 0 || ::fstat(file, &info)) {
-      int error = errno;
-      if (file >= 0) ::close(file);
-      fail_input("data: cannot open ", path, ": ", std::strerror(error));
-    }
-    if (!S_ISREG(info.st_mode)) {
-      ::close(file);
-      fail_input("data: ", path, S_ISDIR(info.st_mode) ? " is a folder" : " is not a regular file",
-                 "; an idx file was expected");
-    }
-    file_ = gzdopen(file, "rb");
-    PUPIL_CHECK(file_, "zlib cannot read ", path);
-    gzbuffer(file_, 1 << 17);
-  }
-  IdxFile(const IdxFile&) = delete;
-  ~IdxFile() { gzclose(file_); }
-
-  void read(uint8_t* to, size_t count) {
-    while (count) {
-      int got = gzread(file_, to, unsigned(std::min<size_t>(count, 1 << 30)));
-      if (got <= 0) {
-        int code = Z_OK;
-        const char* reason = gzerror(file_, &code);
-        if (code != Z_OK && code != Z_BUF_ERROR && code != Z_STREAM_END)
-          fail_input("data: ", path_, ": ", reason, "; fetch the file again");
-        fail_input("data: ", path_, " ends ", count, " bytes too early; fetch the file again");
-      }
-      to += got;
-      count -= size_t(got);
-    }
-  }
-  uint32_t number() {
-    uint8_t b[4];
-    read(b, 4);
-    return uint32_t(b[0]) << 24 | uint32_t(b[1]) << 16 | uint32_t(b[2]) << 8 | b[3];
-  }
-  void expect_end() {
-    uint8_t extra;
-    int got = gzread(file_, &extra, 1);
-    int code = Z_OK;
-    const char* reason = gzerror(file_, &code);
-    if (got < 0 || code == Z_BUF_ERROR)  // a bad or missing checksum shows only here
-      fail_input("data: ", path_, ": ", reason, "; fetch the file again");
-    if (got > 0) fail_input("data: ", path_, " is longer than its header says");
-  }
-
- private:
-  std::string path_;
-  gzFile file_ = nullptr;
-};
+uint32_t number(GzipFile& file) {
+  uint8_t b[4];
+  file.read(b, 4);
+  return uint32_t(b[0]) << 24 | uint32_t(b[1]) << 16 | uint32_t(b[2]) << 8 | b[3];
+}
 
 // The first folder, of those that downloads and packages use, with a file of images for the split.
 std::string find_images(const Spec& spec, bool train) {
@@ -121,15 +65,15 @@ Dataset open_idx(const Spec& spec) {
     label_path = other;
   }
 
-  IdxFile images(image_path), label_file(label_path);
-  if (uint32_t magic = images.number(); magic != 0x803)
+  GzipFile images(image_path, "an idx file"), label_file(label_path, "an idx file");
+  if (uint32_t magic = number(images); magic != 0x803)
     fail_input("data: ", image_path, " is not an idx file of 8-bit images (it starts with ", magic,
                ", 2051 was expected)");
-  uint32_t n = images.number(), height = images.number(), width = images.number();
-  if (uint32_t magic = label_file.number(); magic != 0x801)
+  uint32_t n = number(images), height = number(images), width = number(images);
+  if (uint32_t magic = number(label_file); magic != 0x801)
     fail_input("data: ", label_path, " is not an idx file of labels (it starts with ", magic,
                ", 2049 was expected)");
-  uint32_t label_count = label_file.number();
+  uint32_t label_count = number(label_file);
   if (n != label_count)
     fail_input("data: ", image_path, " has ", n, " images, ", label_path, " has ", label_count,
                " labels; they do not belong together");

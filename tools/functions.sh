@@ -3,7 +3,7 @@
 # The one list of distribution packages; the names are the same in Debian 12 and Ubuntu 24.04.
 
 packages_build="g++ cmake ninja-build pkg-config libdnnl-dev libopenblas-openmp-dev ocl-icd-opencl-dev libcli11-dev
-  libtomlplusplus-dev nlohmann-json3-dev libfmt-dev zlib1g-dev libstb-dev libjpeg-dev"
+  libtomlplusplus-dev nlohmann-json3-dev libfmt-dev zlib1g-dev libstb-dev libjpeg-dev libutf8proc-dev"
 packages_data="dataset-fashion-mnist"
 packages_test="libgtest-dev dpkg-dev file"
 packages_ci="clang libomp-dev"

@@ -16,6 +16,7 @@
 #include "models.h"
 #include "report.h"
 #include "reproduce.h"
+#include "tokenize.h"
 #include "train.h"
 #include "transmiter.h"
 #include "verify.h"
@@ -47,6 +48,7 @@ void add_commands(CLI::App& app) {
   add_eval_command(app);
   add_inspect_command(app);
   add_models_command(app);
+  add_tokenize_command(app);
   add_verify_command(app);
   add_identify_command(app);
   add_diff_command(app);

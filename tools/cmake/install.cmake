@@ -40,5 +40,5 @@ set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 # Any build of OpenBLAS works; this one shares our threads.
 set(CPACK_DEBIAN_PACKAGE_DEPENDS libopenblas0-openmp)
 # For programs that are built against the library.
-set(CPACK_DEBIAN_PACKAGE_SUGGESTS "cmake, g++, libdnnl-dev, libopenblas-openmp-dev, ocl-icd-opencl-dev, libfmt-dev, libtomlplusplus-dev, libjpeg-dev, zlib1g-dev")
+set(CPACK_DEBIAN_PACKAGE_SUGGESTS "cmake, g++, libdnnl-dev, libopenblas-openmp-dev, ocl-icd-opencl-dev, libfmt-dev, libtomlplusplus-dev, libjpeg-dev, libutf8proc-dev, pkg-config, zlib1g-dev")
 include(CPack)
