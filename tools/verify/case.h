@@ -30,6 +30,7 @@ class Case {
   ~Case();
 
   const std::string& function() const { return function_; }  // "aft.loss"
+  const std::string& path() const { return file_->path(); }
   bool expects_error() const { return expects_error_; }
   DType dtype() const { return dtype_; }
   Device device() const { return device_; }

@@ -1,8 +1,10 @@
 // transmiter.*, clip.zero_shot_*, eft.*, fusion.*, metrics.*, tip_adapter.*, linear_probe.*.
 #include "../../methods/transmiter.h"
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "../../data/clip_tokenizer.h"
 #include "../../data/python_random.h"
 #include "../../methods/auxiliary_classes.h"
 #include "../../methods/eft.h"
@@ -266,6 +268,29 @@ void top_k(Case& c) {
   c.result("accuracy", methods::top_k(c.get("in.logits"), c.get("in.labels"), k));
 }
 
+// Beside the case or in data/clip of a folder above it, of $PUPIL_SHARED or of ../shared.
+std::string find_vocabulary(const Case& c) {
+  namespace fs = std::filesystem;
+  const char* name = "bpe_simple_vocab_16e6.txt.gz";
+  const char* shared = std::getenv("PUPIL_SHARED");
+  fs::path folder = fs::absolute(c.path()).parent_path();
+  std::vector<fs::path> places{folder / name,
+                               fs::path(shared ? shared : "../shared") / "data/clip" / name};
+  for (; folder != folder.root_path(); folder = folder.parent_path())
+    places.push_back(folder / "data/clip" / name);
+  for (const fs::path& place : places)
+    if (fs::exists(place)) return place.string();
+  throw Unsupported(concat("no ", name, " beside the case or in data/clip of a folder above it"));
+}
+
+void prompt_tokens(Case& c) {
+  std::string prompt = c.text("template", "");
+  std::vector<std::string> texts;
+  for (const nlohmann::json& name : c.attribute("names"))
+    texts.push_back(methods::fill_template(prompt, name.get<std::string>()));
+  c.result("tokens", data::ClipTokenizer(find_vocabulary(c)).tokens(texts));
+}
+
 void zero_shot_head(Case& c) {
   c.result("head", methods::zero_shot_head(c.get("in.text"), c.number("logit_scale"),
                                            c.get_if("in.aux_text")));
@@ -315,6 +340,7 @@ void add_transmiter(Adapters& all) {
   all["eft.logits"] = eft;
   all["metrics.base_novel"] = base_novel;
   all["metrics.topk"] = top_k;
+  all["clip.prompt_tokens"] = prompt_tokens;
   all["clip.zero_shot_head"] = zero_shot_head;
   all["clip.zero_shot_logits"] = zero_shot_logits;
   all["tip_adapter.logits"] = tip_adapter;
