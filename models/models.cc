@@ -6,6 +6,7 @@
 #include "cifar_resnet.h"
 #include "inverted_residual.h"
 #include "resnet.h"
+#include "vit.h"
 
 namespace pupil::models {
 namespace {

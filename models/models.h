@@ -68,18 +68,6 @@ Preprocessing preprocessing_of(const Model&, const data::Weights* weights = null
 Preprocessing imagenet_preprocessing();
 std::string describe(const Preprocessing&);  // that text, for a checkpoint's metadata
 
-// ViT of timm (vision_transformer.py): the constructor names of model.vit in the catalogue.
-// Taps: patch_embed, blocks.0 and so on (n, tokens, dim), norm (all tokens after the final norm).
-// An input of another size than `image` has its position embeddings resampled.
-struct VitConfig {
-  int image = 224, patch = 16, dim = 192, depth = 12, heads = 3;
-  double mlp_ratio = 4;
-  int64_t classes = 1000;  // 0: no head, logits = features
-  bool class_token = true, global_pool_avg = false, qkv_bias = true;
-  double dropout = 0, drop_path = 0;
-};
-Model make_vit(const VitConfig&, const nn::Scope&);
-
 // A multi-layer perceptron for rows of features (or images, flattened): linear layers with ReLU,
 // named layers.0 and so on, then `head`; without hidden layers a linear probe. standardize: inputs
 // become (x - mean) / deviation (unbiased; 1 where it is 0) of the training samples, kept in the

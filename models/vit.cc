@@ -1,52 +1,18 @@
-// Vision Transformer, Dosovitskiy et al. 2021 (arXiv 2010.11929), with the parameter names, the
-// initialisation and the pooling rules of timm's vision_transformer.py.
-#include "models.h"
+#include "vit.h"
+
+#include "transformer.h"
 
 namespace pupil::models {
 namespace {
 
-// timm's trunc_normal_(std=.02) cuts at +-2, a hundred standard deviations away: a plain normal.
 const nn::Init kTrunc{nn::Init::normal, 0.02};
-
-struct VitBlock {
-  nn::LayerNorm norm1, norm2;
-  nn::Attention attention;
-  nn::Linear fc1, fc2;
-  double dropout_rate, drop_path_rate;
-
-  VitBlock(const nn::Scope& scope, const VitConfig& config, int index)
-      : norm1(scope / "norm1", config.dim),
-        norm2(scope / "norm2", config.dim),
-        attention(scope / "attn", config.dim, config.heads, config.qkv_bias, kTrunc),
-        fc1(scope / "mlp" / "fc1", config.dim, hidden(config), kTrunc, {}),
-        fc2(scope / "mlp" / "fc2", hidden(config), config.dim, kTrunc, {}),
-        dropout_rate(config.dropout),
-        // Huang et al. 2016: grows linearly from 0 in the first block to drop_path in the last.
-        drop_path_rate(config.depth > 1 ? config.drop_path * index / (config.depth - 1) : 0) {}
-
-  static int64_t hidden(const VitConfig& config) {
-    return int64_t(double(config.dim) * config.mlp_ratio);
-  }
-
-  Tensor drop(const Tensor& x, const nn::Call& call) const {
-    return call.train && dropout_rate > 0 ? dropout(x, dropout_rate, call.rng->next()) : x;
-  }
-  Tensor path(const Tensor& x, const nn::Call& call) const {
-    return call.train && drop_path_rate > 0 ? drop_path(x, drop_path_rate, call.rng->next()) : x;
-  }
-
-  Tensor operator()(Tensor x, const nn::Call& call) const {
-    x = add(x, path(drop(attention(norm1(x)), call), call));
-    return add(x, path(drop(fc2(drop(gelu(fc1(norm2(x))), call)), call), call));
-  }
-};
 
 struct Vit {
   VitConfig config;
   int prefix;
   nn::PatchEmbed patch_embed;
   Tensor class_token, positions;
-  std::vector<VitBlock> blocks;
+  std::vector<Block> blocks;
   std::optional<nn::LayerNorm> norm;  // "norm" over all tokens, or "fc_norm" after the average
   std::optional<nn::Linear> head;
 
@@ -60,7 +26,13 @@ struct Vit {
     positions =
         scope.param("pos_embed", {1, prefix + grid * grid, c.dim}, kTrunc,
                     [&](const Tensor& stored) { return from_other_grid(stored, prefix, grid); });
-    for (int i = 0; i < c.depth; i++) blocks.emplace_back(scope / "blocks" / i, c, i);
+    blocks = make_blocks(scope / "blocks", c.depth,
+                         {.dim = c.dim,
+                          .hidden = int64_t(double(c.dim) * c.mlp_ratio),
+                          .heads = c.heads,
+                          .qkv_bias = c.qkv_bias,
+                          .dropout = c.dropout,
+                          .drop_path = c.drop_path});
     norm.emplace(scope / (c.global_pool_avg ? "fc_norm" : "norm"), c.dim);
     if (c.classes) head.emplace(scope / "head", c.dim, c.classes, kTrunc, nn::Init{});
   }

@@ -106,13 +106,6 @@ Tensor LoraConv2d::merged() const {
   return add(base.weight, scale(view(change, base.weight.shape()), factor));
 }
 
-Attention::Attention(Scope scope, int64_t dim, int heads, bool qkv_bias, Init weight)
-    : qkv(scope / "qkv", dim, 3 * dim, weight, {Init::zeros}, qkv_bias),
-      proj(scope / "proj", dim, dim, weight, {Init::zeros}),
-      heads(heads) {}
-
-Tensor Attention::operator()(const Tensor& x) const { return proj(qkv_attention(qkv(x), heads)); }
-
 PatchEmbed::PatchEmbed(Scope scope, int64_t channels, int64_t dim, int patch)
     : weight(scope.param("weight", {dim, channels, patch, patch},
                          fan_in_uniform(channels * patch * patch))),

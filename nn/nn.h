@@ -6,8 +6,8 @@
 namespace pupil::nn {
 
 struct Init {
-  enum Kind { zeros, ones, uniform, normal } kind = zeros;
-  double a = 0;  // uniform: +-a; normal: standard deviation
+  enum Kind { zeros, ones, constant, uniform, normal } kind = zeros;
+  double a = 0;  // constant: the value; uniform: +-a; normal: standard deviation
 };
 
 // Turns a stored tensor of another shape into the declared one (position embeddings of another
@@ -166,14 +166,6 @@ struct LoraConv2d {
   Conv2d base;
   Tensor a, b;  // (rank, in, k, k), (out, rank / groups, 1, 1)
   double factor;
-};
-
-// Multi-head self-attention: q, k and v from one packed projection, then `proj`.
-struct Attention {
-  Attention(Scope, int64_t dim, int heads, bool qkv_bias, Init weight);  // biases start at 0
-  Tensor operator()(const Tensor& x) const;
-  Linear qkv, proj;
-  int heads;
 };
 
 // Patches of p x p pixels, each through one linear map: a convolution of kernel and stride p whose

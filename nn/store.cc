@@ -29,6 +29,7 @@ struct Fill {
 Tensor initial(const Shape& shape, Init init, DType dtype, const RngKey& key) {
   if (init.kind == Init::zeros) return zeros(shape, dtype);
   if (init.kind == Init::ones) return full(shape, 1, dtype);
+  if (init.kind == Init::constant) return full(shape, init.a, dtype);
   Tensor t = empty(shape, dtype);
   dispatch(dtype, [&](auto g) {
     using T = typename decltype(g)::type;

@@ -4,6 +4,7 @@
 #include "../../models/cifar_resnet.h"
 #include "../../models/inverted_residual.h"
 #include "../../models/resnet.h"
+#include "../../models/vit.h"
 #include "case.h"
 
 namespace pupil::verify {

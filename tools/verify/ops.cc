@@ -193,7 +193,7 @@ void attention_case(Case& c) {
                           c.flag("causal", false)));
 }
 
-// Self-attention without a mask goes through the packed projection, as in nn::Attention.
+// Self-attention without a mask goes through the packed projection, as in models.
 void multi_head_attention(Case& c) {
   int64_t heads = c.integer("num_heads");
   Tensor x = c.get("in.x"), weight = c.get("param.in_proj_weight");

@@ -1,0 +1,154 @@
+#include "transformer.h"
+
+namespace pupil::models {
+namespace {
+
+constexpr std::pair<const char*, Activation> kActivations[] = {
+    {"gelu", Activation::gelu},
+    {"gelu_tanh", Activation::gelu_tanh},
+    {"quick_gelu", Activation::quick_gelu},
+    {"silu", Activation::silu}};
+
+Tensor drop(const Tensor& x, double rate, const nn::Call& call) {
+  return call.train && rate > 0 ? dropout(x, rate, call.rng->next()) : x;
+}
+
+nn::Linear layer(const nn::Scope& scope, int64_t in, int64_t out, const BlockOptions& options,
+                 bool bias) {
+  return {scope, in, out, options.weight, nn::Init{}, bias};
+}
+
+}  // namespace
+
+std::optional<Activation> activation_named(std::string_view name) {
+  for (auto& [known, activation] : kActivations)
+    if (name == known) return activation;
+  return std::nullopt;
+}
+
+Tensor activate(const Tensor& x, Activation activation) {
+  switch (activation) {
+    case Activation::gelu:
+      return gelu(x);
+    case Activation::gelu_tanh:
+      return gelu(x, true);
+    case Activation::quick_gelu:
+      return quick_gelu(x);
+    case Activation::silu:
+      return silu(x);
+  }
+  PUPIL_CHECK(false, "activate: no such activation");
+}
+
+BlockNames openai_names() {
+  return {.norm1 = "ln_1",
+          .qkv = "attn.in_proj_",
+          .proj = "attn.out_proj",
+          .scale1 = "ls_1.gamma",
+          .norm2 = "ln_2",
+          .fc1 = "mlp.c_fc",
+          .fc2 = "mlp.c_proj",
+          .scale2 = "ls_2.gamma"};
+}
+
+Mlp::Mlp(const nn::Scope& scope, int64_t dim, const BlockOptions& o)
+    : fc1_(layer(scope / (o.names.fc1 + (o.gate == Gate::apart ? "_g" : "")), dim, o.hidden, o,
+                 o.mlp_bias)),
+      value_(o.gate == Gate::apart
+                 ? std::optional(layer(scope / (o.names.fc1 + "_x"), dim, o.hidden, o, o.mlp_bias))
+                 : std::nullopt),
+      fc2_(layer(scope / o.names.fc2, o.gate == Gate::packed ? o.hidden / 2 : o.hidden, dim, o,
+                 o.mlp_bias)),
+      activation_(o.activation),
+      gate_(o.gate),
+      dropout_(o.dropout) {}
+
+Tensor Mlp::operator()(const Tensor& x, const nn::Call& call) const {
+  Tensor h = fc1_(x);
+  if (gate_ == Gate::packed) {
+    int axis = h.rank() - 1;
+    int64_t half = h.dim(axis) / 2;
+    h = mul(activate(slice(h, axis, 0, half), activation_), slice(h, axis, half, 2 * half));
+  } else {
+    h = activate(h, activation_);
+    if (gate_ == Gate::apart) h = mul(h, (*value_)(x));
+  }
+  return drop(fc2_(drop(h, dropout_, call)), dropout_, call);
+}
+
+Tensor Rotary::turn(const Tensor& x) const {
+  return add(mul(x, cos), mul(roll(x, {x.dim(3) / 2}, {3}), sin));
+}
+
+SelfAttention::SelfAttention(const nn::Scope& scope, const BlockOptions& o)
+    : heads_(o.heads),
+      causal_(o.causal),
+      weight_(scope.param(o.names.qkv + "weight", {3 * o.dim, o.dim}, o.weight)),
+      bias_(o.qkv_bias ? scope.param(o.names.qkv + "bias", {3 * o.dim}, {}) : Tensor()),
+      q_bias_(o.q_bias ? scope.param("attn.q_bias", {o.dim}, {}) : Tensor()),
+      k_bias_(o.k_bias ? scope.param("attn.k_bias", {o.dim}, {}) : Tensor()),
+      v_bias_(o.v_bias ? scope.param("attn.v_bias", {o.dim}, {}) : Tensor()),
+      q_norm_(o.qk_norm ? std::optional<nn::LayerNorm>(std::in_place, scope / "attn.q_norm",
+                                                       o.dim / o.heads, o.norm_eps)
+                        : std::nullopt),
+      k_norm_(o.qk_norm ? std::optional<nn::LayerNorm>(std::in_place, scope / "attn.k_norm",
+                                                       o.dim / o.heads, o.norm_eps)
+                        : std::nullopt),
+      proj_(layer(scope / o.names.proj, o.dim, o.dim, o, o.proj_bias)) {}
+
+Tensor SelfAttention::bias() const {
+  if (bias_ || !(q_bias_ || k_bias_ || v_bias_)) return bias_;
+  Tensor none = zeros({weight_.dim(1)}, weight_.dtype(), weight_.device());
+  return cat({q_bias_ ? q_bias_ : none, k_bias_ ? k_bias_ : none, v_bias_ ? v_bias_ : none}, 0);
+}
+
+Tensor SelfAttention::operator()(const Tensor& x, const Rotary* rotary) const {
+  Tensor qkv = linear(x, weight_, bias());
+  if (!q_norm_ && !rotary && !causal_) return proj_(qkv_attention(qkv, heads_));
+  int64_t batch = x.dim(0), tokens = x.dim(1), width = x.dim(2) / heads_;
+  Tensor packed = view(qkv, {batch, tokens, 3, heads_, width});
+  auto part = [&](int64_t which) {
+    return view(permute(slice(packed, 2, which, which + 1), {0, 3, 1, 2, 4}),
+                {batch, heads_, tokens, width});
+  };
+  Tensor q = part(0), k = part(1);
+  if (q_norm_) q = (*q_norm_)(q), k = (*k_norm_)(k);
+  if (rotary) q = rotary->turn(q), k = rotary->turn(k);
+  Tensor y = attention(q, k, part(2), 1 / std::sqrt(double(width)), {}, causal_);
+  return proj_(view(permute(y, {0, 2, 1, 3}), x.shape()));
+}
+
+Block::Block(const nn::Scope& scope, const BlockOptions& o)
+    : norm1_(scope / o.names.norm1, o.dim, o.norm_eps),
+      attention_(scope, o),
+      scale1_(o.layer_scale
+                  ? scope.param(o.names.scale1, {o.dim}, {nn::Init::constant, *o.layer_scale})
+                  : Tensor()),
+      norm2_(scope / o.names.norm2, o.dim, o.norm_eps),
+      mlp_(scope, o.dim, o),
+      scale2_(o.layer_scale
+                  ? scope.param(o.names.scale2, {o.dim}, {nn::Init::constant, *o.layer_scale})
+                  : Tensor()),
+      dropout_(o.dropout),
+      drop_path_(o.drop_path) {}
+
+Tensor Block::operator()(const Tensor& x, const nn::Call& call, const Rotary* rotary) const {
+  auto summand = [&](const Tensor& y, const Tensor& factor) {
+    Tensor scaled = factor ? mul(y, factor) : y;
+    return call.train && drop_path_ > 0 ? drop_path(scaled, drop_path_, call.rng->next()) : scaled;
+  };
+  Tensor middle = add(x, summand(drop(attention_(norm1_(x), rotary), dropout_, call), scale1_));
+  return add(middle, summand(mlp_(norm2_(middle), call), scale2_));
+}
+
+std::vector<Block> make_blocks(const nn::Scope& scope, int depth, const BlockOptions& options) {
+  std::vector<Block> blocks;
+  for (int i = 0; i < depth; i++) {
+    BlockOptions block = options;
+    block.drop_path = depth > 1 ? options.drop_path * i / (depth - 1) : 0;
+    blocks.emplace_back(scope / i, block);
+  }
+  return blocks;
+}
+
+}  // namespace pupil::models
