@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "cifar_resnet.h"
+#include "clip.h"
 #include "inverted_residual.h"
 #include "resnet.h"
 #include "vit.h"
@@ -15,7 +16,7 @@ namespace {
 const std::vector<Entry>& entries() {
   static const std::vector<Entry> all = [] {
     std::vector<Entry> joined;
-    for (auto family : {cifar_resnets, resnets, inverted_residuals})
+    for (auto family : {cifar_resnets, resnets, inverted_residuals, clips})
       for (Entry& entry : family()) joined.push_back(std::move(entry));
     return joined;
   }();

@@ -106,10 +106,11 @@ Tensor LoraConv2d::merged() const {
   return add(base.weight, scale(view(change, base.weight.shape()), factor));
 }
 
-PatchEmbed::PatchEmbed(Scope scope, int64_t channels, int64_t dim, int patch)
+PatchEmbed::PatchEmbed(Scope scope, int64_t channels, int64_t dim, int patch, bool has_bias)
     : weight(scope.param("weight", {dim, channels, patch, patch},
                          fan_in_uniform(channels * patch * patch))),
-      bias(scope.param("bias", {dim}, fan_in_uniform(channels * patch * patch))),
+      bias(has_bias ? scope.param("bias", {dim}, fan_in_uniform(channels * patch * patch))
+                    : Tensor()),
       patch(patch) {}
 
 Tensor PatchEmbed::operator()(const Tensor& images) const {

@@ -171,7 +171,7 @@ struct LoraConv2d {
 // Patches of p x p pixels, each through one linear map: a convolution of kernel and stride p whose
 // weight keeps the shape (dim, channels, p, p). (n, c, h, w) -> (n, (h/p)(w/p), dim), row by row.
 struct PatchEmbed {
-  PatchEmbed(Scope, int64_t channels, int64_t dim, int patch);
+  PatchEmbed(Scope, int64_t channels, int64_t dim, int patch, bool bias = true);
   Tensor operator()(const Tensor& images) const;
   Tensor weight, bias;
   int patch;

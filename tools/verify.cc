@@ -26,6 +26,7 @@ const Adapters& adapters() {
     add_linalg(list);
     add_losses(list);
     add_models(list);
+    add_clip(list);
     add_transmiter(list);
     return list;
   }();

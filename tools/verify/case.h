@@ -116,6 +116,7 @@ void add_aft(Adapters&);
 void add_kd(Adapters&);
 void add_linalg(Adapters&);
 void add_models(Adapters&);
+void add_clip(Adapters&);
 void add_image(Adapters&);
 void add_transmiter(Adapters&);
 

@@ -1,0 +1,229 @@
+#include "clip.h"
+
+#include <algorithm>
+
+namespace pupil::models {
+namespace {
+
+BlockOptions block_options(const ClipTransformer& t, bool causal) {
+  BlockOptions o;
+  o.dim = t.width;
+  o.hidden = t.hidden;
+  o.heads = t.heads;
+  o.causal = causal;
+  o.activation = t.activation;
+  o.norm_eps = t.norm_eps;
+  o.names = openai_names();
+  return o;
+}
+
+nn::Init scaled_normal(int64_t width) { return {nn::Init::normal, 1 / std::sqrt(double(width))}; }
+
+Tensor run_blocks(const std::vector<Block>& blocks, Tensor x, const std::string& tap,
+                  const nn::Call& call) {
+  for (size_t i = 0; i < blocks.size(); i++) {
+    x = blocks[i](x, call);
+    if (call.taps) call.taps->see(concat(tap, ".", i), x);
+  }
+  return x;
+}
+
+struct ClipVit {
+  nn::PatchEmbed patches;
+  Tensor class_embedding, positions;
+  nn::LayerNorm ln_pre;
+  std::vector<Block> blocks;
+  nn::LayerNorm ln_post;
+  Tensor projection;
+
+  ClipVit(const ClipConfig& c, const nn::Scope& scope)
+      : patches(scope / "conv1", 3, c.vision.width, c.patch, false),
+        class_embedding(
+            scope.param("class_embedding", {c.vision.width}, scaled_normal(c.vision.width))),
+        positions(
+            scope.param("positional_embedding",
+                        {1 + int64_t(c.image / c.patch) * (c.image / c.patch), c.vision.width},
+                        scaled_normal(c.vision.width))),
+        ln_pre(scope / "ln_pre", c.vision.width, c.vision.norm_eps),
+        blocks(make_blocks(scope / "transformer" / "resblocks", c.vision.layers,
+                           block_options(c.vision, false))),
+        ln_post(scope / "ln_post", c.vision.width, c.vision.norm_eps),
+        projection(
+            scope.param("proj", {c.vision.width, c.embed_dim}, scaled_normal(c.vision.width))) {}
+
+  Tensor operator()(const Tensor& images, const nn::Call& call) const {
+    int64_t width = projection.dim(0);
+    Tensor x = embed_tokens(patches(images), view(class_embedding, {1, 1, width}),
+                            view(positions, {1, positions.dim(0), width}));
+    x = ln_pre(x);
+    if (call.taps) call.taps->see("ln_pre", x);
+    x = run_blocks(blocks, x, "visual", call);
+    return matmul(ln_post(view(slice(x, 1, 0, 1), {x.dim(0), width})), projection);
+  }
+};
+
+struct ClipText {
+  nn::Embedding tokens;
+  Tensor positions;
+  std::vector<Block> blocks;
+  nn::LayerNorm ln_final;
+  Tensor projection;
+
+  ClipText(const ClipConfig& c, const nn::Scope& scope)
+      : tokens(scope / "token_embedding", c.vocabulary, c.text.width, {nn::Init::normal, 0.02}),
+        positions(scope.param("positional_embedding", {c.context, c.text.width},
+                              {nn::Init::normal, 0.01})),
+        blocks(make_blocks(scope / "transformer" / "resblocks", c.text.layers,
+                           block_options(c.text, true))),
+        ln_final(scope / "ln_final", c.text.width, c.text.norm_eps),
+        projection(scope.param("text_projection", {c.text.width, c.embed_dim},
+                               scaled_normal(c.text.width))) {}
+
+  Tensor operator()(const Tensor& ids, const nn::Call& call) const {
+    PUPIL_CHECK(ids.rank() == 2 && ids.dtype() == DType::i64 && ids.dim(1) > 0 &&
+                    ids.dim(1) <= positions.dim(0),
+                "clip: ids i64 (n, up to ", positions.dim(0), " tokens), got ", ids.shape());
+    int64_t n = ids.dim(0), length = ids.dim(1), width = projection.dim(0);
+    Tensor x = add(tokens(ids), slice(positions, 0, 0, length));
+    x = run_blocks(blocks, x, "text", call);
+    if (call.taps && call.taps->wants("text.ln_final"))
+      call.taps->see("text.ln_final", ln_final(x));
+    std::vector<int64_t> ends;  // of the texts, as rows of all tokens
+    Tensor rows = ids.contiguous();
+    for (int64_t i = 0; i < n; i++) {
+      const int64_t* row = rows.data<int64_t>() + i * length;
+      ends.push_back(i * length + (std::max_element(row, row + length) - row));
+    }
+    Tensor pooled = index_select(view(x, {n * length, width}), from(ends, {n}).to(x.device()));
+    return matmul(ln_final(pooled), projection);
+  }
+};
+
+}  // namespace
+
+Tensor Clip::logits(const Tensor& image_features, const Tensor& text_features) const {
+  return mul(matmul(normalize(image_features), normalize(text_features), false, true),
+             exp(logit_scale));
+}
+
+Clip make_clip(const ClipConfig& c, const nn::Scope& scope) {
+  PUPIL_CHECK(c.resnet.empty() ? c.patch > 0 && c.image % c.patch == 0 : c.image % 32 == 0,
+              "clip: images of side ", c.image, " with patches of side ", c.patch);
+  std::function<Tensor(const Tensor&, const nn::Call&)> tower;
+  std::optional<nn::Linear> head;
+  Clip clip;
+  Model& image = clip.image;
+  if (c.resnet.empty()) {
+    tower = [net = std::make_shared<const ClipVit>(c, scope / "visual")](
+                const Tensor& x, const nn::Call& call) { return (*net)(x, call); };
+    image.taps = {"ln_pre"};
+    for (int i = 0; i < c.vision.layers; i++) image.taps.push_back(concat("visual.", i));
+  } else {
+    tower = make_clip_resnet(c, scope / "visual");
+    image.taps = {"stem", "layer1", "layer2", "layer3", "layer4"};
+  }
+  if (c.classes) head.emplace(scope / "head", c.embed_dim, c.classes);
+  image.classes = c.classes;
+  image.width = c.embed_dim;
+  image.head = "head";
+  image.input = {c.image,
+                 3,
+                 {0.48145466f, 0.4578275f, 0.40821073f},
+                 {0.26862954f, 0.26130258f, 0.27577711f},
+                 Filter::bicubic};
+  image.forward = [tower, head, side = c.image](const Tensor& x, const nn::Call& call) -> Output {
+    PUPIL_CHECK(x.rank() == 4 && x.dim(1) == 3, "clip: images (n,3,h,w), got ", x.shape());
+    if (x.dim(2) != side || x.dim(3) != side)
+      fail_input("clip: images of ", x.dim(2), "x", x.dim(3), "; this network reads ", side, "x",
+                 side);
+    Tensor features = tower(x, call);
+    return {head ? (*head)(features) : features, features};
+  };
+  clip.text = [net = std::make_shared<const ClipText>(c, c.custom_text ? scope / "text" : scope)](
+                  const Tensor& ids, const nn::Call& call) { return (*net)(ids, call); };
+  clip.context = c.context;
+  clip.logit_scale = scope.param("logit_scale", {}, {nn::Init::constant, std::log(1 / 0.07)});
+  return clip;
+}
+
+namespace {
+
+ClipTransformer transformer(int64_t width, int heads, int layers, double mlp_ratio = 4) {
+  return {.width = width,
+          .hidden = int64_t(double(width) * mlp_ratio),
+          .heads = heads,
+          .layers = layers};
+}
+
+ClipConfig vit(int image, int patch, const ClipTransformer& vision, const ClipTransformer& text,
+               int64_t embed_dim) {
+  return {.image = image, .patch = patch, .vision = vision, .text = text, .embed_dim = embed_dim};
+}
+
+ClipConfig resnet(int image, int64_t width, std::vector<int> layers, int64_t text_width,
+                  int64_t embed_dim) {
+  return {.image = image,
+          .patch = 0,
+          .vision = {.width = width, .heads = int(width / 2)},
+          .resnet = std::move(layers),
+          .text = transformer(text_width, int(text_width / 64), 12),
+          .embed_dim = embed_dim};
+}
+
+struct NamedClip {
+  std::string name;
+  ClipConfig config;
+};
+
+// What open_clip has under these names, each with the exact GELU and with CLIP's quick one, which
+// OpenAI's weights need. No file tells which it is.
+const std::vector<NamedClip>& named_clips() {
+  static const std::vector<NamedClip> all = [] {
+    ClipTransformer base = transformer(768, 12, 12), large = transformer(1024, 16, 24);
+    ClipTransformer small_text = transformer(512, 8, 12), large_text = transformer(1024, 16, 24);
+    std::vector<NamedClip> list{
+        {"RN50", resnet(224, 64, {3, 4, 6, 3}, 512, 1024)},
+        {"RN101", resnet(224, 64, {3, 4, 23, 3}, 512, 512)},
+        {"RN50x4", resnet(288, 80, {4, 6, 10, 6}, 640, 640)},
+        {"RN50x16", resnet(384, 96, {6, 8, 18, 8}, 768, 768)},
+        {"RN50x64", resnet(448, 128, {3, 15, 36, 10}, 1024, 1024)},
+        {"ViT-B-32", vit(224, 32, base, small_text, 512)},
+        {"ViT-B-16", vit(224, 16, base, small_text, 512)},
+        {"ViT-L-14", vit(224, 14, large, base, 768)},
+        {"ViT-L-14-336", vit(336, 14, large, base, 768)},
+        {"ViT-H-14", vit(224, 14, transformer(1280, 16, 32), large_text, 1024)}};
+    for (size_t i = 0, n = list.size(); i < n; i++) {
+      NamedClip quick = list[i];
+      quick.name += "-quickgelu";
+      quick.config.vision.activation = quick.config.text.activation = Activation::quick_gelu;
+      list.push_back(quick);
+    }
+    list.push_back({"ViT-g-14", vit(224, 14, transformer(1408, 16, 40, 4.3637), large_text, 1024)});
+    return list;
+  }();
+  return all;
+}
+
+}  // namespace
+
+std::optional<ClipConfig> clip_named(std::string_view name) {
+  for (const NamedClip& clip : named_clips())
+    if (clip.name == name) return clip.config;
+  return std::nullopt;
+}
+
+std::vector<Entry> clips() {
+  std::vector<Entry> all;
+  for (const auto& [name, config] : named_clips())
+    all.push_back({{name, concat("CLIP, ", config.resnet.empty() ? "ViT" : "ResNet",
+                                 " and text tower, ", config.image, "x", config.image, " images")},
+                   [config](const nn::Scope& scope, const Options& options) {
+                     ClipConfig own = config;
+                     own.classes = options.classes;
+                     if (options.image) own.image = options.image;
+                     return make_clip(own, scope).image;
+                   }});
+  return all;
+}
+
+}  // namespace pupil::models

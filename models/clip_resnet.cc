@@ -1,0 +1,121 @@
+#include "clip.h"
+
+namespace pupil::models {
+namespace {
+
+struct ConvNorm {
+  nn::Conv2d conv;
+  nn::BatchNorm norm;
+
+  ConvNorm(const nn::Scope& conv_scope, const nn::Scope& norm_scope, int64_t in, int64_t out,
+           int kernel, int stride = 1)
+      : conv(conv_scope, in, out, kernel, {stride, (kernel - 1) / 2, 1, 1}, false,
+             nn::kaiming_normal(in * kernel * kernel)),
+        norm(norm_scope, out) {}
+  ConvNorm(const nn::Scope& scope, int number, int64_t in, int64_t out, int kernel, int stride = 1)
+      : ConvNorm(scope / concat("conv", number), scope / concat("bn", number), in, out, kernel,
+                 stride) {}
+  Tensor operator()(const Tensor& x, const nn::Call& call, bool relu, const Tensor& residual = {}) {
+    return norm(conv(x), call, relu, residual);
+  }
+};
+
+// Strides are average pooling, behind the ReLU of the 3x3 convolution and before the shortcut's.
+struct Bottleneck {
+  int stride;
+  ConvNorm first, second, third;
+  std::optional<ConvNorm> shortcut;
+
+  Bottleneck(const nn::Scope& scope, int64_t in, int64_t planes, int stride)
+      : stride(stride),
+        first(scope, 1, in, planes, 1),
+        second(scope, 2, planes, planes, 3),
+        third(scope, 3, planes, 4 * planes, 1) {
+    nn::Scope down = scope / "downsample";
+    if (stride > 1 || in != 4 * planes) shortcut.emplace(down / 0, down / 1, in, 4 * planes, 1);
+  }
+
+  Tensor pool(const Tensor& x) const { return stride > 1 ? avg_pool2d(x, {stride, stride}) : x; }
+  Tensor operator()(const Tensor& x, const nn::Call& call) {
+    Tensor residual = shortcut ? (*shortcut)(pool(x), call, false) : x;
+    return third(pool(second(first(x, call, true), call, true)), call, true, residual);
+  }
+};
+
+// One query, the mean, over itself and all places of the map.
+struct AttentionPool {
+  int heads;
+  Tensor positions;
+  nn::Linear q, k, v, projection;
+
+  AttentionPool(const nn::Scope& scope, int64_t places, int64_t width, int heads, int64_t out)
+      : heads(heads),
+        positions(scope.param("positional_embedding", {places + 1, width},
+                              {nn::Init::normal, 1 / std::sqrt(double(width))})),
+        q(scope / "q_proj", width, width),
+        k(scope / "k_proj", width, width),
+        v(scope / "v_proj", width, width),
+        projection(scope / "c_proj", width, out) {}
+
+  Tensor by_head(const Tensor& x) const {
+    return permute(view(x, {x.dim(0), x.dim(1), heads, x.dim(2) / heads}), {0, 2, 1, 3});
+  }
+  Tensor operator()(const Tensor& map) const {
+    int64_t n = map.dim(0), width = map.dim(1);
+    Tensor places = view(permute(map, {0, 2, 3, 1}), {n, map.dim(2) * map.dim(3), width});
+    Tensor tokens = add(cat({mean(places, {1}, true), places}, 1), positions);
+    Tensor y = attention(by_head(q(slice(tokens, 1, 0, 1))), by_head(k(tokens)), by_head(v(tokens)),
+                         1 / std::sqrt(double(width / heads)));
+    return projection(view(permute(y, {0, 2, 1, 3}), {n, width}));
+  }
+};
+
+struct ModifiedResnet {
+  std::vector<ConvNorm> stem;
+  std::vector<std::vector<Bottleneck>> stages;
+  std::optional<AttentionPool> pool;
+
+  ModifiedResnet(const ClipConfig& c, const nn::Scope& scope) {
+    int64_t width = c.vision.width, in = width;
+    stem = {ConvNorm(scope, 1, 3, width / 2, 3, 2), ConvNorm(scope, 2, width / 2, width / 2, 3),
+            ConvNorm(scope, 3, width / 2, width, 3)};
+    for (int stage = 0; stage < 4; stage++) {
+      stages.emplace_back();
+      int64_t planes = width << stage;
+      for (int i = 0; i < c.resnet[size_t(stage)]; i++) {
+        stages.back().emplace_back(scope / concat("layer", stage + 1) / i, in, planes,
+                                   i == 0 && stage > 0 ? 2 : 1);
+        in = 4 * planes;
+      }
+    }
+    int64_t side = c.image / 32;
+    pool.emplace(scope / "attnpool", side * side, in, c.vision.heads, c.embed_dim);
+  }
+
+  Tensor operator()(const Tensor& images, const nn::Call& call) {
+    auto see = [&](const std::string& name, const Tensor& value) {
+      if (call.taps) call.taps->see(name, value);
+    };
+    Tensor x = images;
+    for (ConvNorm& unit : stem) x = unit(x, call, true);
+    x = avg_pool2d(x, {2, 2});
+    see("stem", x);
+    for (size_t stage = 0; stage < stages.size(); stage++) {
+      for (Bottleneck& block : stages[stage]) x = block(x, call);
+      see(concat("layer", stage + 1), x);
+    }
+    return (*pool)(x);
+  }
+};
+
+}  // namespace
+
+std::function<Tensor(const Tensor&, const nn::Call&)> make_clip_resnet(const ClipConfig& config,
+                                                                       const nn::Scope& scope) {
+  PUPIL_CHECK(config.resnet.size() == 4, "clip: a ResNet has four stages, not ",
+              config.resnet.size());
+  auto net = std::make_shared<ModifiedResnet>(config, scope);
+  return [net](const Tensor& x, const nn::Call& call) { return (*net)(x, call); };
+}
+
+}  // namespace pupil::models
