@@ -3,43 +3,19 @@
 
 #include <nlohmann/json.hpp>
 
+#include "clip_vocabulary.h"
 #include "data/clip_tokenizer.h"
-#include "data/unicode.h"
-#include "program.h"
 
 namespace pupil {
 namespace {
 
 using data::ClipTokenizer;
 using Ids = std::vector<int64_t>;
+using test::clip_vocabulary;
 using test::expect_refused;
 
 std::string real_vocabulary() {
   return test::shared_folder() + "/data/clip/bpe_simple_vocab_16e6.txt.gz";
-}
-
-// A vocabulary of the right size whose first merges are `merges`; then pairs of bytes that no text
-// has, U+0100 + k for the bytes 0 to 32 and 127 to 160.
-std::string vocabulary(std::string merges, const std::string& line_end = "\n") {
-  std::string text = "#version: test" + line_end + merges;
-  int64_t missing = 48894 - std::count(merges.begin(), merges.end(), '\n');
-  std::vector<std::string> symbols;
-  for (char32_t c = 0x100; c < 0x144; c++) {
-    symbols.push_back(data::encode_utf8(std::u32string(1, c)));
-    symbols.push_back(symbols.back() + "</w>");
-  }
-  auto add = [&](const std::string& a, const std::string& b) {
-    if (missing-- > 0) text += a + " " + b + line_end;
-  };
-  std::vector<std::string> pairs;
-  for (size_t i = 0; i < symbols.size(); i += 2)
-    for (size_t j = 0; j < symbols.size(); j++) {
-      add(symbols[i], symbols[j]);
-      if (j % 2 == 0) pairs.push_back(symbols[i] + symbols[j]);
-    }
-  for (size_t i = 0; missing > 0; i++)
-    for (size_t j = 0; j < symbols.size(); j++) add(pairs[i], symbols[j]);
-  return text;
 }
 
 TEST(Tokenizer, ReferenceLines) {
@@ -77,7 +53,7 @@ TEST(Tokenizer, Tokens) {
 TEST(Tokenizer, MergesInTheOrderOfTheirRanks) {
   test::TemporaryFolder folder;
   for (const char* end : {"\n", "\r\n"}) {
-    test::write_text(folder / "merges.txt", vocabulary("b c\na b\na a\nbc d</w>\n", end));
+    test::write_text(folder / "merges.txt", clip_vocabulary("b c\na b\na a\nbc d</w>\n", end));
     ClipTokenizer t(folder / "merges.txt");
     auto byte = [](char c) { return int64_t(c - 33); };
     // "a a" from left to right; "b c" before "a b".
@@ -94,7 +70,7 @@ TEST(Tokenizer, MergesInTheOrderOfTheirRanks) {
 
 TEST(Tokenizer, DamagedVocabularies) {
   test::TemporaryFolder folder;
-  std::string path = folder / "vocabulary", good = vocabulary("");
+  std::string path = folder / "vocabulary", good = clip_vocabulary("");
   auto refused = [&](const std::string& content, std::initializer_list<std::string> words) {
     test::write_text(path, content);
     expect_refused([&] { ClipTokenizer t(path); }, {path});
@@ -163,7 +139,7 @@ TEST(Unicode, HtmlReferences) {
 
 TEST(TokenizeProgram, TextsAndLines) {
   test::TemporaryFolder folder;
-  test::write_text(folder / "vocab", vocabulary("d o\ndo g</w>\n"));
+  test::write_text(folder / "vocab", clip_vocabulary("d o\ndo g</w>\n"));
   test::Outcome texts = test::run_program({"tokenize", "--vocab", "vocab", "Dog  DOG", ""}, folder);
   EXPECT_EQ(texts.code, 0) << texts.err;
   EXPECT_EQ(texts.out, "49406 513 513 49407\n49406 49407\n");
@@ -176,7 +152,8 @@ TEST(TokenizeProgram, TextsAndLines) {
                          test::read_text(folder / "err")};
   };
   test::Outcome fine = lines(
-      "{\"text\": \"dog dog\", \"context_length\": 3}\n{\"ids\": 0, \"text\": \"\\u0130\\u0345\"}\n");
+      "{\"text\": \"dog dog\", \"context_length\": 3}\n{\"ids\": 0, \"text\": "
+      "\"\\u0130\\u0345\"}\n");
   EXPECT_EQ(fine.code, 0) << fine.err;
   EXPECT_EQ(fine.out, "{\"ids\":[49406,513,49407]}\n{\"ids\":[49406,328,136,485,49407]}\n");
   for (const char* bad :
