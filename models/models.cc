@@ -5,7 +5,9 @@
 
 #include "cifar_resnet.h"
 #include "clip.h"
+#include "eva.h"
 #include "inverted_residual.h"
+#include "mixer.h"
 #include "resnet.h"
 #include "vit.h"
 
@@ -16,20 +18,12 @@ namespace {
 const std::vector<Entry>& entries() {
   static const std::vector<Entry> all = [] {
     std::vector<Entry> joined;
-    for (auto family : {cifar_resnets, resnets, inverted_residuals, clips})
+    for (auto family : {cifar_resnets, resnets, inverted_residuals, clips, vits, evas, mixers})
       for (Entry& entry : family()) joined.push_back(std::move(entry));
     return joined;
   }();
   return all;
 }
-
-struct VitEntry {
-  const char* name;
-  int dim, heads;
-};
-constexpr VitEntry kVits[] = {{"vit_tiny_patch16_224", 192, 3},
-                              {"vit_small_patch16_224", 384, 6},
-                              {"vit_base_patch16_224", 768, 12}};
 
 double number(const std::string& text, const std::string& what) {
   double value = 0;
@@ -85,7 +79,7 @@ VitConfig parse_vit(const std::string& name) {
   keys["qkv_bias"] = [&](auto& v) { config.qkv_bias = whole(v, name) != 0; };
   keys["pool"] = [&](auto& v) {
     if (v != "avg" && v != "token") fail_input("model ", name, ": pool is avg or token");
-    config.global_pool_avg = v == "avg";
+    config.pool = v == "avg" ? VitPool::avg : VitPool::token;
   };
   read_keys(name, keys);
   return config;
@@ -114,32 +108,18 @@ Model build(const std::string& name, const nn::Scope& scope, const Options& opti
     config.classes = options.classes;
     return make_mlp(config, scope);
   }
-  VitConfig config;
-  bool known = name.starts_with("vit(");
-  if (known) config = parse_vit(name);
-  bool published = false;
-  for (const VitEntry& entry : kVits)
-    if (name == entry.name) {
-      known = published = true;
-      config.dim = entry.dim;
-      config.heads = entry.heads;
-    }
-  if (!known) {
-    std::vector<std::string> names;
-    for (const ModelInfo& info : list_models()) names.push_back(info.name);
-    fail_input("model: unknown name \"", name, "\"", did_you_mean(name, names),
-               " (`pupil models` lists all)");
+  if (name.starts_with("vit(")) {
+    VitConfig config = parse_vit(name);
+    config.classes = options.classes;
+    if (options.image) config.image = options.image;
+    config.dropout = options.dropout;
+    config.drop_path = options.drop_path;
+    return make_vit(config, scope);
   }
-  config.classes = options.classes;
-  if (options.image) config.image = options.image;
-  config.dropout = options.dropout;
-  config.drop_path = options.drop_path;
-  Model model = make_vit(config, scope);
-  if (published) {  // timm's augreg checkpoints; another size than theirs is not cropped
-    model.input.filter = Filter::bicubic;
-    if (config.image == VitConfig().image) model.input.crop_pct = 0.9;
-  }
-  return model;
+  std::vector<std::string> names;
+  for (const ModelInfo& info : list_models()) names.push_back(info.name);
+  fail_input("model: unknown name \"", name, "\"", did_you_mean(name, names),
+             " (`pupil models` lists all)");
 }
 
 constexpr std::pair<const char*, Filter> kFilters[] = {{"box", Filter::box},
@@ -166,9 +146,6 @@ Model make_model(const std::string& name, const nn::Scope& scope, const Options&
 
 std::vector<ModelInfo> list_models() {
   std::vector<ModelInfo> all(entries().begin(), entries().end());
-  for (const VitEntry& entry : kVits)
-    all.push_back({entry.name, concat("Vision Transformer, width ", entry.dim,
-                                      ", 12 blocks, patches 16x16, 224x224 images")});
   all.push_back({"vit(dim=192,depth=12,heads=3,patch=4,image=32)",
                  "any Vision Transformer; also mlp_ratio=, class_token=, qkv_bias=, pool="});
   all.push_back({"mlp(inputs=192,hidden=256x256,standardize=1)",

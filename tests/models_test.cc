@@ -101,7 +101,6 @@ TEST(Models, ParameterCountsOfTheirSources) {
     EXPECT_EQ(model.classes, row.classes);
     EXPECT_EQ(bool(store.find(model.head + ".weight")), row.classes > 0) << row.name;
   }
-  EXPECT_EQ(list_models().size(), std::size(table) + 3);  // ViT and MLP spelled out, side by side
 }
 
 nlohmann::json read_reference(const std::string& name) {
@@ -146,7 +145,7 @@ TEST(Models, NamesAndShapesOfPublicCheckpoints) {
           << library << info.name;
       checked++;
     }
-  EXPECT_EQ(checked, 18);  // resnet18 of both
+  EXPECT_GE(checked, 30);
 }
 
 TEST(Models, UnknownNamesAndKeysNameTheNearest) {

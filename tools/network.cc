@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "../models/layout.h"
+#include "hf_config.h"
+
 namespace pupil {
 namespace {
 
@@ -47,7 +50,8 @@ int image_size(const NetworkConfig& config, const data::Weights* weights, const 
 }
 
 std::shared_ptr<const data::Weights> open_network(const std::string& path) {
-  std::shared_ptr<const data::Weights> weights = data::open_weights(path);
+  if (is_hf_folder(path)) return open_hf_folder(path).weights;
+  std::shared_ptr<const data::Weights> weights = models::in_our_names(data::open_weights(path));
   if (!metadata(*weights, "position").empty())
     fail_input("weights: ", path, " is where a run stood, for --resume, and no network by itself; ",
                "give the run's folder to pupil eval, or its best.safetensors or last.safetensors");
@@ -109,14 +113,21 @@ Network load_network(const NetworkConfig& config) {
   std::shared_ptr<const data::Weights> weights = open_network(config.weights);
   Network network;
   network.weights_hash = weights->hash();
-  std::string name = model_name(config, weights.get());
-  models::Options options;
-  options.image = image_size(config, weights.get(), name);
-  options.classes = stored_classes(*weights, name);
-  if (!options.classes) options.classes = 10;  // the list of missing names will say the rest
   network.store = std::make_unique<nn::Store>(0);
   network.store->source(weights);
-  network.model = models::make_model(name, nn::Scope(*network.store), options);
+  nn::Scope scope(*network.store);
+  if (config.model.empty() && is_hf_folder(config.weights)) {
+    network.model = open_hf_folder(config.weights).make(scope);
+    if (config.image) network.model.input.size = int(config.image);
+  } else {
+    std::string name = model_name(config, weights.get());
+    models::Options options;
+    options.image = image_size(config, weights.get(), name);
+    options.classes = stored_classes(*weights, name);
+    if (!options.classes) options.classes = 10;  // the list of missing names will say the rest
+    network.model = models::make_model(name, scope, options);
+  }
+  const std::string name = network.model.name;
   network.store->require_complete();
   require_finite(*network.store, config.weights);
   if (!network.store->params().empty()) network.store->freeze("*");
@@ -145,7 +156,8 @@ Network make_student(const StudentConfig& config, int64_t classes, uint64_t seed
     network.weights_hash = weights->hash();
     if (config.head == "new") {
       nn::Store plan = nn::Store::blueprint();
-      fresh.push_back(models::make_model(name, nn::Scope(plan)).head + ".*");
+      std::string head = models::make_model(name, nn::Scope(plan)).head;
+      fresh.insert(fresh.end(), {head + ".*", head + "_dist.*"});  // DeiT has two
     }
     network.store->source(weights, fresh);
   }

@@ -83,7 +83,7 @@ void require_present(const std::string& name, const Reproduction& r, const Argum
   if (!missing.empty()) fail_input("reproduce ", name, ": put these in place first: ", missing);
 }
 
-double now() {
+double clock_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
@@ -108,13 +108,13 @@ double announce(const std::string& name, int64_t parameters, int64_t samples, in
 double try_out(const std::string& name, const Config& config, int64_t runs,
                const std::string& student_to = "") {
   Trainer trainer(config);
-  double begin = now(), step = 0;
+  double begin = clock_seconds(), step = 0;
   for (int64_t i = 0; i < std::min<int64_t>(12, trainer.total_steps()); i++) {
-    if (i > 2 && now() - begin > 1) break;
+    if (i > 2 && clock_seconds() - begin > 1) break;
     if (trainer.epoch_done()) trainer.next_epoch();
-    double start = now();
+    double start = clock_seconds();
     trainer.step();
-    double seconds = now() - start;
+    double seconds = clock_seconds() - start;
     step = i > 2 ? std::min(step, seconds) : seconds;
   }
   if (!student_to.empty()) trainer.save_student(student_to);

@@ -27,6 +27,7 @@ const Adapters& adapters() {
     add_losses(list);
     add_models(list);
     add_clip(list);
+    add_vit(list);
     add_transmiter(list);
     return list;
   }();

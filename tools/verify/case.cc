@@ -184,6 +184,9 @@ std::shared_ptr<const data::Weights> Case::parameters(const std::string& prefix)
 }
 
 void Case::track(const std::string& name, const Tensor& t) { leaves_["param." + name] = t; }
+void Case::track(const std::string& name, std::function<Tensor()> gradient) {
+  made_["param." + name] = std::move(gradient);
+}
 
 bool Case::has_attribute(const std::string& name) const {
   asked_.insert(name);
@@ -267,6 +270,7 @@ Tensor Case::output(const std::string& name) const {
 }
 
 Tensor Case::gradient(const std::string& name) const {
+  if (auto made = made_.find(name); made != made_.end()) return made->second();
   auto at = leaves_.find(name);
   return at == leaves_.end() ? Tensor() : at->second.grad();
 }

@@ -50,6 +50,8 @@ class Case {
   std::shared_ptr<const data::Weights> parameters(const std::string& prefix = "");
   // A parameter that lives elsewhere (in a Store): its gradient is that of "param.<name>".
   void track(const std::string& name, const Tensor&);
+  // The same where differentiate() leaves it in other tensors, from which this makes it.
+  void track(const std::string& name, std::function<Tensor()> gradient);
 
   // Attributes; a null counts as absent. Reading an absent one without a default throws Error.
   bool has_attribute(const std::string& name) const;
@@ -100,9 +102,10 @@ class Case {
   Device device_;
   std::set<std::string> read_;
   mutable std::set<std::string> asked_;
-  std::map<std::string, Tensor> leaves_;     // "in.x" -> the tensor that was handed out
-  std::map<std::string, Tensor> constants_;  // the same for teachers
-  std::map<std::string, Tensor> results_;    // "y" -> what the function gave
+  std::map<std::string, Tensor> leaves_;                 // "in.x" -> the tensor that was handed out
+  std::map<std::string, std::function<Tensor()>> made_;  // gradients by name
+  std::map<std::string, Tensor> constants_;              // the same for teachers
+  std::map<std::string, Tensor> results_;                // "y" -> what the function gave
 };
 
 using Adapter = void (*)(Case&);
@@ -117,6 +120,7 @@ void add_kd(Adapters&);
 void add_linalg(Adapters&);
 void add_models(Adapters&);
 void add_clip(Adapters&);
+void add_vit(Adapters&);
 void add_image(Adapters&);
 void add_transmiter(Adapters&);
 

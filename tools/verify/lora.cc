@@ -14,7 +14,7 @@ void fill(Case& c, nn::Store& store, const Layer& layer) {
   c.result("merged_weight", layer.merged());
 }
 
-void linear_case(Case& c) {
+void lora_linear(Case& c) {
   nn::Store store(0, c.dtype(), c.device());
   store.source(c.parameters());
   Shape weight = c.get("param.weight").shape();
@@ -28,7 +28,7 @@ void linear_case(Case& c) {
   c.result("y", add(base(x), layer.change(mask ? dropout(x, c.number("dropout"), mask) : x)));
 }
 
-void conv2d_case(Case& c) {
+void lora_conv2d(Case& c) {
   c.only("form", std::string("peft"));
   nn::Store store(0, c.dtype(), c.device());
   store.source(c.parameters());
@@ -73,8 +73,8 @@ void init(Case& c) {
 }  // namespace
 
 void add_lora(Adapters& all) {
-  all["lora.linear"] = linear_case;
-  all["lora.conv2d"] = conv2d_case;
+  all["lora.linear"] = lora_linear;
+  all["lora.conv2d"] = lora_conv2d;
   all["lora.init"] = init;
 }
 

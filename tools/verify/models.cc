@@ -1,24 +1,14 @@
 // model.*: whole networks under their public parameter names.
+#include "models.h"
+
 #include <nlohmann/json.hpp>
 
 #include "../../models/cifar_resnet.h"
 #include "../../models/inverted_residual.h"
 #include "../../models/resnet.h"
-#include "../../models/vit.h"
-#include "case.h"
 
 namespace pupil::verify {
 namespace {
-
-// Hands back the updated buffers and lets the gradients of the parameters be compared.
-void finish(Case& c, nn::Store& store) {
-  for (const nn::Param& p : store.params()) {
-    if (p.buffer)
-      c.result("state." + p.name, p.value);
-    else
-      c.track(p.name, p.value);
-  }
-}
 
 std::string without(const std::string& name, std::string_view end) {
   return name.ends_with(end) ? name.substr(0, name.size() - end.size()) : name;
@@ -108,52 +98,16 @@ void mobilenet_v2(Case& c) {
   compare_network(c, store, model, c.flag("train", false));
 }
 
-void vit(Case& c) {
-  models::VitConfig config;
-  config.image = int(c.both("img_size"));
-  config.patch = int(c.both("patch_size"));
-  config.dim = int(c.integer("embed_dim"));
-  config.depth = int(c.integer("depth"));
-  config.heads = int(c.integer("num_heads"));
-  config.mlp_ratio = c.number("mlp_ratio", 4);
-  config.classes = c.integer("num_classes");
-  config.class_token = c.flag("class_token", true);
-  config.qkv_bias = c.flag("qkv_bias", true);
-  std::string pool = c.text("global_pool", "token");
-  if (pool != "token" && pool != "avg") throw Unsupported("global_pool = " + pool);
-  config.global_pool_avg = pool == "avg";
-  for (const char* name : {"no_embed_class", "pre_norm", "qk_norm", "distilled"})
-    c.only(name, false);
-  c.only("reg_tokens", int64_t(0));
-  for (const char* name : {"norm_eps", "final_norm_eps"}) c.only(name, 1e-6);
-  c.only("act_layer", std::string("gelu"));
-  c.only("mlp_layer", std::string("mlp"));
-  c.only("init_values", std::string("null"));
-  c.ignore("run_size");  // the size of in.x
+}  // namespace
 
-  nn::Store store(0, c.dtype(), c.device());
-  store.source(c.parameters());
-  models::Model model = models::make_vit(config, nn::Scope(store));
-  store.require_complete();
-  std::vector<std::string> wanted{"norm"};
-  for (const std::string& name : c.names("out.tap.")) wanted.push_back(name);
-  nn::Taps taps(wanted);
-  Tensor x = c.get("in.x");
-  models::Output out = model.forward(x, {false, nullptr, &taps});
-  c.result("logits", out.logits);
-  c.result("pre_logits", out.features);
-  c.result("features", taps["norm"]);
-  finish(c, store);
-  for (const std::string& name : c.names("out.tap.")) {
-    Tensor value = taps[name];
-    if (name == "patch_embed" && config.image != x.dim(2)) {  // as timm shapes it then
-      value = view(value, {x.dim(0), x.dim(2) / config.patch, x.dim(3) / config.patch, config.dim});
-    }
-    c.result("tap." + name, value);
+void finish(Case& c, nn::Store& store) {
+  for (const nn::Param& p : store.params()) {
+    if (p.buffer)
+      c.result("state." + p.name, p.value);
+    else
+      c.track(p.name, p.value);
   }
 }
-
-}  // namespace
 
 void add_models(Adapters& all) {
   all["model.cifar_resnet8"] = cifar_resnet<8, false>;
@@ -166,7 +120,6 @@ void add_models(Adapters& all) {
   all["model.cifar_resnet32x4"] = cifar_resnet<32, true>;
   all["model.resnet"] = resnet;
   all["model.tv_mobilenetv2"] = mobilenet_v2;
-  all["model.vit"] = vit;
 }
 
 }  // namespace pupil::verify

@@ -1,0 +1,297 @@
+#include "layout.h"
+
+#include <algorithm>
+
+namespace pupil::models {
+namespace {
+
+// What * and @ stand for in a name that fits the pattern.
+struct Captured {
+  std::string number, kind;
+};
+
+bool digits(std::string_view text) {
+  return !text.empty() && text.find_first_not_of("0123456789") == text.npos;
+}
+
+// Whether `name` is `pattern`, piece by piece between dots.
+std::optional<Captured> match(std::string_view pattern, std::string_view name) {
+  Captured found;
+  while (true) {
+    std::string_view p = pattern.substr(0, pattern.find('.')), n = name.substr(0, name.find('.'));
+    if (p == "*" && digits(n) && found.number.empty())
+      found.number = n;
+    else if (p == "@" && (n == "weight" || n == "bias"))
+      found.kind = n;
+    else if (p != n)
+      return std::nullopt;
+    bool last = p.size() == pattern.size();
+    if (last != (n.size() == name.size())) return std::nullopt;
+    if (last) return found;
+    pattern.remove_prefix(p.size() + 1);
+    name.remove_prefix(n.size() + 1);
+  }
+}
+
+std::string filled(std::string pattern, const Captured& with) {
+  for (auto [mark, text] : {std::pair{'*', &with.number}, {'@', &with.kind}})
+    if (size_t at = pattern.find(mark); at != pattern.npos) pattern.replace(at, 1, *text);
+  return pattern;
+}
+
+bool begins_bare(const Layout& layout, const std::string& name) {
+  return std::any_of(layout.bare.begin(), layout.bare.end(),
+                     [&](const std::string& b) { return name.starts_with(b); });
+}
+
+// The prefix of `name`, of those that the layout allows; the empty one is always allowed.
+std::string prefix_of(const Layout& layout, const std::string& name) {
+  for (const std::string& prefix : layout.prefixes)
+    if (name.starts_with(prefix)) return prefix;
+  return "";
+}
+
+// The tensor with number `which` of names whose rows lie one after the other in `joined`.
+Tensor part(const Tensor& joined, const std::vector<std::string>& names,
+            const std::vector<int>& shares, size_t which) {
+  if (names.size() == 1) return joined;
+  int64_t before = 0, mine = 0, all = 0;
+  for (size_t i = 0; i < names.size(); i++) {
+    int64_t share = shares.empty() ? 1 : shares[i];
+    if (i < which) before += share;
+    if (i == which) mine = share;
+    all += share;
+  }
+  int64_t rows = joined.dim(0);
+  PUPIL_CHECK(rows % all == 0, "layout: ", rows, " rows do not split into ", all, " parts");
+  return slice(joined, 0, rows / all * before, rows / all * (before + mine));
+}
+
+Tensor translated(const std::vector<std::string>& from, const std::vector<std::string>& to,
+                  const std::vector<int>& shares, bool transposed, size_t which,
+                  const ReadTensor& read) {
+  std::vector<Tensor> parts;
+  for (const std::string& name : from) parts.push_back(read(name));
+  Tensor joined = parts.size() == 1 ? parts[0] : cat(parts, 0);
+  Tensor mine = part(joined, to, shares, which);
+  return (transposed ? permute(mine, {1, 0}) : mine).contiguous();
+}
+
+// A file under our names.
+class Renamed : public data::Weights {
+ public:
+  Renamed(std::shared_ptr<const data::Weights> file, Translation translation)
+      : file_(std::move(file)), translation_(std::move(translation)) {
+    std::map<std::string, data::TensorInfo> stored;
+    for (const data::TensorInfo& info : file_->list()) stored[info.name] = info;
+    for (const Translation::Entry& entry : translation_.entries) {
+      data::TensorInfo joined = stored.at(entry.theirs[0]);
+      for (size_t i = 1; i < entry.theirs.size(); i++)
+        joined.shape[0] += stored.at(entry.theirs[i]).shape[0];
+      int64_t all = 0;
+      for (size_t i = 0; i < entry.ours.size(); i++)
+        all += entry.shares.empty() ? 1 : entry.shares[i];
+      for (size_t i = 0; i < entry.ours.size(); i++) {
+        data::TensorInfo info = joined;
+        info.name = entry.ours[i];
+        if (entry.ours.size() > 1)
+          info.shape[0] = joined.shape[0] / all * (entry.shares.empty() ? 1 : entry.shares[i]);
+        if (entry.transposed) std::swap(info.shape[0], info.shape[1]);
+        places_[info.name] = {&entry, i};
+        list_.push_back(info);
+      }
+    }
+    for (const std::string& name : translation_.unknown) list_.push_back(stored.at(name));
+  }
+  const std::vector<data::TensorInfo>& list() const override { return list_; }
+  bool has(std::string_view name) const override {
+    return std::any_of(list_.begin(), list_.end(), [&](auto& info) { return info.name == name; });
+  }
+  Tensor read(std::string_view name, DType dtype) const override {
+    auto at = places_.find(name);
+    if (at == places_.end()) return file_->read(name, dtype);
+    return to_ours(*at->second.first, at->second.second,
+                   [&](const std::string& theirs) { return file_->read(theirs, dtype); });
+  }
+  std::span<const uint8_t> bytes(std::string_view name) const override {
+    auto at = places_.find(name);
+    if (at == places_.end()) return file_->bytes(name);
+    const Translation::Entry& entry = *at->second.first;
+    if (entry.ours.size() > 1 || entry.theirs.size() > 1 || entry.transposed) return {};
+    return file_->bytes(entry.theirs[0]);
+  }
+  const std::map<std::string, std::string>& metadata() const override { return file_->metadata(); }
+  const std::string& path() const override { return file_->path(); }
+  std::string container() const override { return file_->container(); }
+  std::string hash() const override { return file_->hash(); }
+
+ private:
+  std::shared_ptr<const data::Weights> file_;
+  Translation translation_;
+  std::vector<data::TensorInfo> list_;
+  std::map<std::string, std::pair<const Translation::Entry*, size_t>, std::less<>> places_;
+};
+
+std::vector<Rule> joined(std::vector<Rule> a, std::vector<Rule> b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+// transformers' ViT, DeiT and DINOv2 (modeling_vit.py, modeling_deit.py, modeling_dinov2.py).
+std::vector<Layout> hugging_face() {
+  const std::string block = "encoder.layer.*.";
+  std::vector<Rule> shared{
+      {{"cls_token"}, {"embeddings.cls_token"}},
+      {{"dist_token"}, {"embeddings.distillation_token"}},
+      {{"reg_token"}, {"embeddings.register_tokens"}},
+      {{"pos_embed"}, {"embeddings.position_embeddings"}},
+      {{"patch_embed.proj.@"}, {"embeddings.patch_embeddings.projection.@"}},
+      {{"blocks.*.attn.qkv.@"},
+       {block + "attention.attention.query.@", block + "attention.attention.key.@",
+        block + "attention.attention.value.@"}},
+      {{"blocks.*.attn.proj.@"}, {block + "attention.output.dense.@"}},
+      {{"norm.@"}, {"layernorm.@"}},
+      {{"pooler.@"}, {"pooler.dense.@"}}};
+  std::vector<Rule> vit{{{"blocks.*.norm1.@"}, {block + "layernorm_before.@"}},
+                        {{"blocks.*.norm2.@"}, {block + "layernorm_after.@"}},
+                        {{"blocks.*.mlp.fc1.@"}, {block + "intermediate.dense.@"}},
+                        {{"blocks.*.mlp.fc2.@"}, {block + "output.dense.@"}}};
+  std::vector<Rule> one_head{{{"head.@"}, {"classifier.@"}}};
+  std::vector<Rule> two_heads{{{"head.@"}, {"cls_classifier.@"}},
+                              {{"head_dist.@"}, {"distillation_classifier.@"}}};
+  std::vector<Rule> dino{{{"blocks.*.norm1.@"}, {block + "norm1.@"}},
+                         {{"blocks.*.norm2.@"}, {block + "norm2.@"}},
+                         {{"blocks.*.ls1.gamma"}, {block + "layer_scale1.lambda1"}},
+                         {{"blocks.*.ls2.gamma"}, {block + "layer_scale2.lambda1"}}};
+  std::vector<Rule> plain{{{"blocks.*.mlp.fc1.@"}, {block + "mlp.fc1.@"}},
+                          {{"blocks.*.mlp.fc2.@"}, {block + "mlp.fc2.@"}}};
+  std::vector<Rule> gated{{{"blocks.*.mlp.fc1.@"}, {block + "mlp.weights_in.@"}},
+                          {{"blocks.*.mlp.fc2.@"}, {block + "mlp.weights_out.@"}}};
+  const std::vector<std::string> vit_prefixes{"vit.", "deit."},
+      dino_prefixes{"dinov2.", "dinov2_with_registers."}, mask{"embeddings.mask_token"};
+
+  const std::string turned = "layer.*.";
+  std::vector<Rule> rotary{{{"cls_token"}, {"embeddings.cls_token"}},
+                           {{"reg_token"}, {"embeddings.register_tokens"}},
+                           {{"patch_embed.proj.@"}, {"embeddings.patch_embeddings.@"}},
+                           {{"blocks.*.norm1.@"}, {turned + "norm1.@"}},
+                           {{"blocks.*.attn.qkv.weight"},
+                            {turned + "attention.q_proj.weight", turned + "attention.k_proj.weight",
+                             turned + "attention.v_proj.weight"}},
+                           {{"blocks.*.attn.q_bias"}, {turned + "attention.q_proj.bias"}},
+                           {{"blocks.*.attn.k_bias"}, {turned + "attention.k_proj.bias"}},
+                           {{"blocks.*.attn.v_bias"}, {turned + "attention.v_proj.bias"}},
+                           {{"blocks.*.attn.proj.@"}, {turned + "attention.o_proj.@"}},
+                           {{"blocks.*.gamma_1"}, {turned + "layer_scale1.lambda1"}},
+                           {{"blocks.*.norm2.@"}, {turned + "norm2.@"}},
+                           {{"blocks.*.mlp.fc2.@"}, {turned + "mlp.down_proj.@"}},
+                           {{"blocks.*.gamma_2"}, {turned + "layer_scale2.lambda1"}},
+                           {{"norm.@"}, {"norm.@"}}};
+  std::vector<Rule> up{{{"blocks.*.mlp.fc1.@"}, {turned + "mlp.up_proj.@"}}};
+  std::vector<Rule> up_and_gate{{{"blocks.*.mlp.fc1_g.@"}, {turned + "mlp.gate_proj.@"}},
+                                {{"blocks.*.mlp.fc1_x.@"}, {turned + "mlp.up_proj.@"}}};
+  const std::vector<std::string> heads{"classifier", "cls_classifier", "distillation_classifier"};
+  return {{"hf_deit_with_teacher", "distillation_classifier.weight", vit_prefixes,
+           joined(joined(shared, vit), two_heads), heads, mask},
+          {"hf_vit", block + "layernorm_before.weight", vit_prefixes,
+           joined(joined(shared, vit), one_head), heads, mask},
+          {"hf_dinov2_swiglu", block + "mlp.weights_in.weight", dino_prefixes,
+           joined(joined(shared, dino), joined(gated, one_head)), heads, mask},
+          {"hf_dinov2", block + "layer_scale1.lambda1", dino_prefixes,
+           joined(joined(shared, dino), joined(plain, one_head)), heads, mask},
+          {"hf_dinov3_gated",
+           turned + "mlp.gate_proj.weight",
+           {"model."},
+           joined(rotary, up_and_gate),
+           {},
+           mask},
+          {"hf_dinov3", turned + "mlp.up_proj.weight", {"model."}, joined(rotary, up), {}, mask}};
+}
+
+}  // namespace
+
+const std::vector<Layout>& layouts() {
+  static const std::vector<Layout> all = hugging_face();
+  return all;
+}
+
+const Layout* layout_of(const std::vector<std::string>& names) {
+  for (const Layout& layout : layouts())
+    for (const std::string& name : names)
+      if (match(layout.mark, name.substr(prefix_of(layout, name).size()))) return &layout;
+  return nullptr;
+}
+
+Translation::Translation(const Layout& layout, const std::vector<std::string>& theirs) {
+  std::vector<std::string> taken;
+  for (const std::string& name : theirs) {
+    std::string prefix = prefix_of(layout, name), rest = name.substr(prefix.size());
+    if (std::find(layout.dropped.begin(), layout.dropped.end(), rest) != layout.dropped.end()) {
+      dropped.push_back(name);
+      continue;
+    }
+    for (const Rule& rule : layout.rules) {
+      std::optional<Captured> found = match(rule.theirs[0], rest);
+      if (!found) continue;
+      Entry entry{{}, {}, rule.shares, rule.transposed};
+      for (const std::string& ours : rule.ours) entry.ours.push_back(filled(ours, *found));
+      for (const std::string& other : rule.theirs)
+        entry.theirs.push_back(prefix + filled(other, *found));
+      bool whole = std::all_of(entry.theirs.begin(), entry.theirs.end(), [&](auto& other) {
+        return std::find(theirs.begin(), theirs.end(), other) != theirs.end();
+      });
+      if (!whole) continue;
+      taken.insert(taken.end(), entry.theirs.begin(), entry.theirs.end());
+      entries.push_back(std::move(entry));
+      break;
+    }
+  }
+  for (const std::string& name : theirs)
+    if (std::find(taken.begin(), taken.end(), name) == taken.end() &&
+        std::find(dropped.begin(), dropped.end(), name) == dropped.end())
+      unknown.push_back(name);
+}
+
+Translation Translation::from_ours(const Layout& layout, const std::vector<std::string>& ours,
+                                   const std::string& prefix) {
+  Translation result;
+  for (const std::string& name : ours) {
+    bool known = false;
+    for (const Rule& rule : layout.rules) {
+      for (size_t i = 0; i < rule.ours.size() && !known; i++) {
+        std::optional<Captured> found = match(rule.ours[i], name);
+        if (!found) continue;
+        known = true;
+        if (i) break;  // part of the entry of its first name
+        Entry entry{{}, {}, rule.shares, rule.transposed};
+        for (const std::string& part : rule.ours) entry.ours.push_back(filled(part, *found));
+        for (const std::string& other : rule.theirs) {
+          std::string full = filled(other, *found);
+          entry.theirs.push_back(begins_bare(layout, full) ? full : prefix + full);
+        }
+        result.entries.push_back(std::move(entry));
+      }
+      if (known) break;
+    }
+    if (!known) result.unknown.push_back(name);
+  }
+  return result;
+}
+
+Tensor to_ours(const Translation::Entry& entry, size_t which, const ReadTensor& theirs) {
+  return translated(entry.theirs, entry.ours, entry.shares, entry.transposed, which, theirs);
+}
+
+Tensor to_theirs(const Translation::Entry& entry, size_t which, const ReadTensor& ours) {
+  return translated(entry.ours, entry.theirs, entry.shares, entry.transposed, which, ours);
+}
+
+std::shared_ptr<const data::Weights> in_our_names(std::shared_ptr<const data::Weights> file) {
+  std::vector<std::string> names;
+  for (const data::TensorInfo& info : file->list()) names.push_back(info.name);
+  const Layout* layout = layout_of(names);
+  if (!layout) return file;
+  return std::make_shared<Renamed>(std::move(file), Translation(*layout, names));
+}
+
+}  // namespace pupil::models

@@ -1,0 +1,58 @@
+// The names that other libraries give to the parameters of our networks. Numbers stay what they
+// are: a rule joins or cuts rows and may transpose, so that gradients translate by the same rule.
+#pragma once
+#include "models.h"
+
+namespace pupil::models {
+
+// One side has one name; with several on the other, its rows are theirs one after the other. In
+// names `*` is the number of a block and `@` weight or bias.
+struct Rule {
+  std::vector<std::string> ours, theirs;
+  std::vector<int> shares{};  // of the rows, of the side with several names; empty: equal
+  bool transposed = false;
+};
+
+struct Layout {
+  std::string name;                   // "hf_vit"
+  std::string mark;                   // a name that only this layout has, without a prefix
+  std::vector<std::string> prefixes;  // that may stand in front of all names but `bare` ones
+  std::vector<Rule> rules;
+  std::vector<std::string> bare;     // beginnings of names that take no prefix: "classifier"
+  std::vector<std::string> dropped;  // names without a part in the network: "mask_token"
+};
+
+const std::vector<Layout>& layouts();
+// The layout of a file with these names, or null where they are our own (timm, torchvision).
+const Layout* layout_of(const std::vector<std::string>& names);
+
+// What a layout makes of the names in one file.
+class Translation {
+ public:
+  struct Entry {
+    std::vector<std::string> ours, theirs;  // names in full
+    std::vector<int> shares;
+    bool transposed;
+  };
+  // theirs: the names of a file. `unknown` gets those that no rule knows.
+  Translation(const Layout&, const std::vector<std::string>& theirs);
+  // The other way: ours -> the layout's, with this prefix.
+  static Translation from_ours(const Layout&, const std::vector<std::string>& ours,
+                               const std::string& prefix);
+
+  std::vector<Entry> entries;
+  std::vector<std::string> dropped, unknown;
+
+ private:
+  Translation() = default;
+};
+
+using ReadTensor = std::function<Tensor(const std::string& name)>;
+// One tensor of an entry, by its place among the names of its side, from those of the other side.
+Tensor to_ours(const Translation::Entry&, size_t which, const ReadTensor& theirs);
+Tensor to_theirs(const Translation::Entry&, size_t which, const ReadTensor& ours);
+
+// The file under our names, read as it is asked for; the file itself where its names are ours.
+std::shared_ptr<const data::Weights> in_our_names(std::shared_ptr<const data::Weights>);
+
+}  // namespace pupil::models

@@ -1,0 +1,204 @@
+// The transformer families: names, shapes and preprocessing of the public checkpoints, and the
+// translation of Hugging Face's names.
+#include "models/vit.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "models/eva.h"
+#include "models/layout.h"
+#include "models/mixer.h"
+#include "support.h"
+#include "tools/hf_config.h"
+
+namespace pupil::models {
+namespace {
+
+using nlohmann::json;
+
+json geometry() {
+  std::ifstream file(test::shared_folder() + "/reference/models/geometry.json");
+  return json::parse(file);
+}
+
+json sizes(const Shape& s) { return std::vector<int64_t>(s.dims, s.dims + s.rank); }
+
+json names_and_shapes(const nn::Store& store) {
+  json all = json::object();
+  for (const nn::Param& p : store.params()) all[p.name] = sizes(p.value.shape());
+  return all;
+}
+
+bool is_transformer(const std::string& timm) {
+  return timm.starts_with("vit_") || timm.starts_with("deit") || timm.starts_with("mixer");
+}
+
+TEST(Vit, PublicCheckpointsHaveTheseNamesShapesAndPreprocessing) {
+  PUPIL_NEEDS_SHARED();
+  int checked = 0;
+  const json published = geometry();
+  for (auto& [key, entry] : published.items()) {
+    if (!key.starts_with("timm/")) continue;
+    std::string name = key.substr(5);
+    name.resize(std::min(name.find('.'), name.size()));  // without the tag of the weights
+    if (!is_transformer(name)) continue;
+    nn::Store store = nn::Store::blueprint();
+    Model model =
+        make_model(name, nn::Scope(store), {.classes = entry.at("num_classes").get<int64_t>()});
+    EXPECT_EQ(names_and_shapes(store), entry.at("shapes")) << key;
+    EXPECT_EQ(store.count(), entry.at("parameters")) << key;
+    EXPECT_EQ(model.input.size, entry.at("input_size")[1]) << key;
+    EXPECT_EQ(model.input.crop_pct, entry.at("crop_pct")) << key;
+    EXPECT_EQ(model.input.filter, filter_named(entry.at("interpolation").get<std::string>()));
+    EXPECT_EQ(model.input.mean, entry.at("mean").get<std::vector<float>>()) << key;
+    EXPECT_EQ(model.input.std, entry.at("std").get<std::vector<float>>()) << key;
+    checked++;
+  }
+  EXPECT_GE(checked, 30);
+}
+
+TEST(Vit, EveryListedNetworkCanBeBuilt) {
+  for (auto family : {vits, evas, mixers})
+    for (const Entry& entry : family()) {
+      nn::Store store = nn::Store::blueprint();
+      Model model = make_model(entry.name, nn::Scope(store), {.classes = 7});
+      ASSERT_TRUE(store.find("head.weight")) << entry.name;
+      EXPECT_EQ(store.find("head.weight")->value.shape(), (Shape{7, model.width})) << entry.name;
+    }
+}
+
+// Class and fields of the published config.json.
+json published_config(const std::string& key, json config) {
+  for (auto [part, name] : {std::pair{"deit", "DeiTForImageClassificationWithTeacher"},
+                            {"with-registers", "Dinov2WithRegistersModel"},
+                            {"dinov2", "Dinov2Model"},
+                            {"dinov3", "DINOv3ViTModel"},
+                            {"google/vit", "ViTForImageClassification"}})
+    if (key.find(part) != key.npos) {
+      config["architectures"] = json::array({name});
+      break;
+    }
+  if (key.find("deit-tiny") != key.npos)
+    config.update({{"hidden_size", 192}, {"num_attention_heads", 3}, {"intermediate_size", 768}});
+  config["num_labels"] = 1000;
+  return config;
+}
+
+TEST(Layout, PublishedNamesOfHuggingFaceTranslateToOursAndBack) {
+  PUPIL_NEEDS_SHARED();
+  int checked = 0;
+  const json published = geometry();
+  for (auto& [key, entry] : published.items()) {
+    if (!key.starts_with("hf/") || key.find("clip") != key.npos || key.find("siglip") != key.npos)
+      continue;
+    std::vector<std::string> theirs;
+    for (auto& [name, shape] : entry.at("shapes").items()) theirs.push_back(name);
+    const Layout* layout = layout_of(theirs);
+    ASSERT_TRUE(layout) << key;
+    Translation translation(*layout, theirs);
+    EXPECT_TRUE(translation.unknown.empty()) << key << " " << translation.unknown[0];
+
+    nn::Store store = nn::Store::blueprint();
+    make_hf(published_config(key, entry.value("config", json::object())), key, nn::Scope(store),
+            false);
+    std::vector<std::string> ours;
+    std::map<std::string, Tensor> values;
+    for (const nn::Param& p : store.params()) {
+      ours.push_back(p.name);
+      values[p.name] = p.value;
+    }
+    std::string prefix;
+    for (const std::string& known : layout->prefixes)
+      for (const std::string& name : theirs)
+        if (name.starts_with(known)) prefix = known;
+    Translation back = Translation::from_ours(*layout, ours, prefix);
+    EXPECT_TRUE(back.unknown.empty()) << key << " " << back.unknown[0];
+    json written = json::object();
+    for (const std::string& name : translation.dropped) written[name] = entry.at("shapes").at(name);
+    bool small = entry.at("parameters") < 100000000;
+    for (const Translation::Entry& e : back.entries)
+      for (size_t i = 0; i < e.theirs.size(); i++)
+        written[e.theirs[i]] =
+            small
+                ? sizes(to_theirs(e, i, [&](const std::string& n) { return values.at(n); }).shape())
+                : entry.at("shapes").value(e.theirs[i], json());
+    EXPECT_EQ(written, entry.at("shapes")) << key;
+    checked++;
+  }
+  EXPECT_GE(checked, 6);
+}
+
+TEST(Layout, AFileIsReadUnderOurNamesAndRefusedWhereItDoesNotFit) {
+  test::TemporaryFolder folder;
+  json config = {{"architectures", json::array({"ViTForImageClassification"})},
+                 {"hidden_size", 8},
+                 {"intermediate_size", 16},
+                 {"num_attention_heads", 2},
+                 {"num_hidden_layers", 1},
+                 {"image_size", 8},
+                 {"patch_size", 4},
+                 {"num_labels", 3}};
+  nn::Store original(4);
+  Model model = make_hf(config, "config.json", nn::Scope(original), false);
+  std::vector<std::string> ours;
+  for (const nn::Param& p : original.params()) ours.push_back(p.name);
+  const Layout* layout = layout_of({"vit.encoder.layer.0.layernorm_before.weight"});
+  ASSERT_TRUE(layout);
+  std::vector<std::pair<std::string, Tensor>> written;
+  for (const Translation::Entry& e : Translation::from_ours(*layout, ours, "vit.").entries)
+    for (size_t i = 0; i < e.theirs.size(); i++)
+      written.emplace_back(e.theirs[i], to_theirs(e, i, [&](const std::string& name) {
+                             return original.find(name)->value;
+                           }));
+  data::save_safetensors(folder / "model.safetensors", written);
+  std::ofstream(folder / "config.json") << config;
+  ASSERT_TRUE(is_hf_folder(folder.path()));
+
+  HfFolder read = open_hf_folder(folder.path());
+  nn::Store store(5);
+  store.source(read.weights);
+  Model again = read.make(nn::Scope(store));
+  store.require_complete();
+  for (const nn::Param& p : original.params())
+    EXPECT_EQ(store.find(p.name)->value.values(), p.value.values()) << p.name;
+  EXPECT_EQ(again.classes, 3);
+  EXPECT_EQ(read.weights->bytes("blocks.0.attn.qkv.weight").size(), 0u);  // three in the file
+  EXPECT_EQ(read.weights->bytes("norm.weight").size(), 8 * sizeof(float));
+
+  written.emplace_back("vit.encoder.layer.0.extra", zeros({2}));
+  data::save_safetensors(folder / "model.safetensors", written);
+  nn::Store other(5);
+  read = open_hf_folder(folder.path());
+  other.source(read.weights);
+  read.make(nn::Scope(other));
+  test::expect_refused([&] { other.require_complete(); },
+                       {"unexpected", "vit.encoder.layer.0.extra"});
+
+  auto refused = [&](const char* field, const json& value, const std::string& word) {
+    json bad = config;
+    bad[field] = value;
+    nn::Store plan = nn::Store::blueprint();
+    test::expect_refused([&] { make_hf(bad, "config.json", nn::Scope(plan), false); },
+                         {"config.json", word});
+  };
+  refused("architectures", json::array({"BertModel"}), "BertModel");
+  refused("architectures", "ViTModel", "architectures");
+  refused("hidden_act", "relu6", "relu6");
+  refused("image_size", json::array({8, 16}), "squares");
+  refused("num_channels", 1, "num_channels");
+  refused("hidden_size", "wide", "hidden_size");
+  refused("num_hidden_layers", -1, "num_hidden_layers");
+  std::ofstream(folder / "config.json") << "[1, 2]";
+  test::expect_refused([&] { open_hf_folder(folder.path()); }, {"config.json", "JSON object"});
+}
+
+TEST(Mixer, OtherImageSizesAreRefused) {
+  nn::Store store(3);
+  Model model = make_mixer({.image = 8, .patch = 4, .dim = 4, .depth = 1}, nn::Scope(store));
+  test::expect_refused([&] { model.forward(zeros({1, 3, 8, 12}), {}); }, {"8x12", "8x8"});
+}
+
+}  // namespace
+}  // namespace pupil::models
