@@ -22,7 +22,7 @@ AuxiliaryStrategy auxiliary_strategy_named(const std::string& name) {
 namespace {
 
 struct Matrix {  // rows in f64
-  int64_t rows = 0, width = 0;
+  int64_t rows, width;
   std::vector<double> values;
   const double* row(int64_t i) const { return values.data() + i * width; }
   double* row(int64_t i) { return values.data() + i * width; }

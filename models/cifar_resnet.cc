@@ -35,7 +35,7 @@ struct Block {
   }
 
   Tensor shortcut(const Tensor& x, const nn::Call& call) {
-    if (projection) return (*projection_norm)((*projection)(x), call);
+    if (projection) return conv_norm(*projection, *projection_norm, x, call);
     return changes_shape ? shortcut_a(x, stride, out) : x;
   }
 
@@ -43,9 +43,10 @@ struct Block {
   // the last ReLU is announced; the two are one pass unless somebody asks for it.
   Tensor operator()(const Tensor& x, const nn::Call& call, const std::string& pre) {
     Tensor residual = shortcut(x, call);
-    Tensor y = conv2(bn1(conv1(x), call, true));
-    if (!call.taps || pre.empty() || !call.taps->wants(pre)) return bn2(y, call, true, residual);
-    Tensor sum = bn2(y, call, false, residual);
+    Tensor y = conv_norm(conv1, bn1, x, call, true);
+    if (!call.taps || pre.empty() || !call.taps->wants(pre))
+      return conv_norm(conv2, bn2, y, call, true, residual);
+    Tensor sum = conv_norm(conv2, bn2, y, call, false, residual);
     call.taps->see(pre, sum);
     return relu(sum);
   }
@@ -78,7 +79,7 @@ struct CifarResnet {
     auto see = [&](const std::string& name, const Tensor& value) {
       if (call.taps) call.taps->see(name, value);
     };
-    Tensor x = bn1(conv1(images), call, true);
+    Tensor x = conv_norm(conv1, bn1, images, call, true);
     see("f0", x);
     for (int stage = 0; stage < 3; stage++) {
       std::string number = std::to_string(stage + 1);

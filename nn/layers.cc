@@ -1,3 +1,5 @@
+#include "../tensor/ops/convolution.h"
+#include "../tensor/runtime.h"
 #include "nn.h"
 
 namespace pupil::nn {
@@ -36,6 +38,18 @@ Tensor BatchNorm::operator()(const Tensor& x, const Call& call, bool relu, const
   if (call.train) ++*num_batches_tracked.data<int64_t>();
   return batch_norm(x, weight, bias, running_mean, running_var,
                     {call.train, momentum, eps, relu, residual});
+}
+
+Tensor conv_norm(const Conv2d& conv, BatchNorm& norm, const Tensor& x, const Call& call, bool relu,
+                 const Tensor& residual) {
+  bool recorded = grad_enabled() &&
+                  (x.requires_grad() || conv.weight.requires_grad() || norm.weight.requires_grad());
+  if (call.train || recorded || plain_mode()) return norm(conv(x), call, relu, residual);
+  NoGrad unrecorded;
+  Tensor factor = div(norm.weight, sqrt(add_scalar(norm.running_var, norm.eps)));
+  Tensor weight = mul(conv.weight, view(factor, {factor.dim(0), 1, 1, 1}));
+  Tensor shift = conv.bias ? sub(norm.running_mean, conv.bias) : norm.running_mean;
+  return conv2d_tail(x, weight, sub(norm.bias, mul(shift, factor)), conv.options, residual, relu);
 }
 
 LayerNorm::LayerNorm(Scope scope, int64_t channels, double eps)

@@ -121,6 +121,11 @@ struct BatchNorm {
   double eps, momentum;
 };
 
+// relu(norm(conv(x)) + residual), the last two when asked for: the same as one after the other. In
+// evaluation, where no gradient is wanted, the norm is folded into the convolution.
+Tensor conv_norm(const Conv2d&, BatchNorm&, const Tensor& x, const Call&, bool relu = false,
+                 const Tensor& residual = {});
+
 struct LayerNorm {
   LayerNorm(Scope, int64_t channels, double eps = 1e-6);
   Tensor operator()(const Tensor& x) const { return layer_norm(x, weight, bias, eps); }

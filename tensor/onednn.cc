@@ -181,34 +181,49 @@ struct ConvDescs {
   }
 };
 
+constexpr int kResidual = DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1;
 // Where Winograd pays, ours is used (ops/winograd.h); newer versions of oneDNN have none.
 constexpr algorithm kDirect = algorithm::convolution_direct;
 using ForwardDesc = dnnl::convolution_forward::primitive_desc;
 using InputGradientDesc = dnnl::convolution_backward_data::primitive_desc;
 using WeightGradientDesc = dnnl::convolution_backward_weights::primitive_desc;
 
-ForwardDesc forward_desc(const ConvDescs& d, bool bias) {
+dnnl::primitive_attr attributes_of(const ConvDescs& d, const Tail& tail) {
+  dnnl::primitive_attr attr = attributes();
+  dnnl::post_ops ops;
+  if (tail.residual) ops.append_binary(algorithm::binary_add, d.y);
+#if DNNL_VERSION_MAJOR >= 3
+  if (tail.relu) ops.append_eltwise(algorithm::eltwise_relu, 0, 0);
+#else
+  if (tail.relu) ops.append_eltwise(1, algorithm::eltwise_relu, 0, 0);
+#endif
+  attr.set_post_ops(ops);
+  return attr;
+}
+
+ForwardDesc forward_desc(const ConvDescs& d, bool bias, const Tail& tail) {
   auto kind = dnnl::prop_kind::forward_training;
   const dnnl::engine& engine = context().engine;
+  dnnl::primitive_attr attr = attributes_of(d, tail);
   memory::desc b = bias ? d.bias : memory::desc();
 #if DNNL_VERSION_MAJOR >= 3
   return ForwardDesc(engine, kind, kDirect, d.x, d.weight_any, b, d.y, d.strides, d.dilations,
-                     d.padding, d.padding_end, attributes());
+                     d.padding, d.padding_end, attr);
 #else
   if (bias)
     return ForwardDesc({kind, kDirect, d.x, d.weight_any, b, d.y, d.strides, d.dilations, d.padding,
                         d.padding_end},
-                       attributes(), engine);
+                       attr, engine);
   return ForwardDesc(
       {kind, kDirect, d.x, d.weight_any, d.y, d.strides, d.dilations, d.padding, d.padding_end},
-      attributes(), engine);
+      attr, engine);
 #endif
 }
 
 template <class Desc>
 Desc backward_desc(const ConvDescs& d) {
   const dnnl::engine& engine = context().engine;
-  ForwardDesc hint = forward_desc(d, false);
+  ForwardDesc hint = forward_desc(d, false, {});
   // Data: gradient of x from weights; weights: gradient of the weights from x. Same order.
 #if DNNL_VERSION_MAJOR >= 3
   return Desc(engine, kDirect, d.x, d.weight_any, d.y, d.strides, d.dilations, d.padding,
@@ -219,7 +234,7 @@ Desc backward_desc(const ConvDescs& d) {
 #endif
 }
 
-Key conv_key(Kind kind, const Convolution& conv, bool extra) {
+Key conv_key(Kind kind, const Convolution& conv, int extra) {
   const ConvGeometry& s = conv.shape;
   return {kind,        s.batch,         s.channels,     s.height,         s.width,
           s.outputs,   s.kernel_height, s.kernel_width, s.groups,         s.stride_h,
@@ -227,16 +242,18 @@ Key conv_key(Kind kind, const Convolution& conv, bool extra) {
           int(conv.x), int(conv.y),     extra,          library_threads()};
 }
 
-Entry& forward_entry(const Convolution& conv, bool bias) {
-  return find(conv_key(kForward, conv, bias), [&](Entry& e) {
+Entry& forward_entry(const Convolution& conv, bool bias, const Tail& tail) {
+  int what = bias + 2 * (tail.residual != nullptr) + 4 * tail.relu;
+  return find(conv_key(kForward, conv, what), [&](Entry& e) {
     ConvDescs d(conv);
-    ForwardDesc desc = forward_desc(d, bias);
+    ForwardDesc desc = forward_desc(d, bias, tail);
     if (is_reference(desc)) throw dnnl::error(dnnl_unimplemented, "only a reference kernel");
     e.main = make_primitive(desc, dnnl::convolution_forward(desc));
     e.main.add(DNNL_ARG_SRC, d.x);
     e.main.add(DNNL_ARG_WEIGHTS, desc.weights_desc());
     e.main.add(DNNL_ARG_DST, d.y);
     if (bias) e.main.add(DNNL_ARG_BIAS, d.bias);
+    if (tail.residual) e.main.add(kResidual, d.y);
     e.packed_bytes = desc.weights_desc().get_size();
     e.reorder = make_reorder(d.weight_plain, desc.weights_desc(), false);
   });
@@ -254,18 +271,19 @@ void pack_weights(Entry& e, const float* weight) {
 
 bool has_convolution(const Convolution& conv) {
   Turn turn;
-  return forward_entry(conv, false).usable;
+  return forward_entry(conv, false, {}).usable;
 }
 
 bool convolution(const Convolution& conv, const float* x, const float* weight, const float* bias,
-                 float* y) {
+                 float* y, const Tail& tail) {
   Turn turn;
-  Entry& e = forward_entry(conv, bias);
+  Entry& e = forward_entry(conv, bias, tail);
   if (!e.usable) return false;
   pack_weights(e, weight);
   e.main.point(DNNL_ARG_SRC, x);
   e.main.point(DNNL_ARG_DST, y);
   if (bias) e.main.point(DNNL_ARG_BIAS, bias);
+  if (tail.residual) e.main.point(kResidual, tail.residual);
   e.main.run();
   return true;
 }

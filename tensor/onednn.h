@@ -34,8 +34,13 @@ struct Convolution {
   Layout x, y;
 };
 bool has_convolution(const Convolution&);  // an optimised kernel, not a reference loop
+// What follows a convolution in the same pass: + residual (laid out as y), then ReLU.
+struct Tail {
+  const float* residual = nullptr;
+  bool relu = false;
+};
 bool convolution(const Convolution&, const float* x, const float* weight, const float* bias,
-                 float* y);
+                 float* y, const Tail& = {});
 bool convolution_input_gradient(const Convolution&, const float* gy, const float* weight,
                                 float* gx);
 // gw (o, c / groups, kh, kw) = gradient + beta gw

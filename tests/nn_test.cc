@@ -602,6 +602,50 @@ TEST(Lora, OfAConvolution) {
   EXPECT_TRUE(contains(input_error([&] { LoraConv2d(other, dilated, 2, 1); }), "dilation 2"));
 }
 
+// Folded into the convolution or after it: Winograd's, one with a stride, one of a picture,
+// grouped, with a bias of its own.
+TEST(ConvNorm, IsTheConvolutionAndThenTheNorm) {
+  struct {
+    int64_t in, out;
+    int kernel;
+    ConvOptions options;
+  } cases[] = {{16, 32, 3, {1, 1}},
+               {32, 16, 3, {2, 1}},
+               {3, 16, 7, {2, 3}},
+               {16, 64, 1, {}},
+               {8, 8, 3, {1, 1, 1, 8}}};
+  for (DType dtype : {DType::f32, DType::f64})
+    for (auto [in, out, kernel, options] : cases) {
+      Store store(5, dtype);
+      Scope root(store);
+      Conv2d conv(root / "conv", in, out, kernel, options, kernel == 1, {Init::normal, 0.1});
+      BatchNorm norm(root / "norm", out);
+      for (Tensor* t : {&norm.weight, &norm.bias, &norm.running_mean})
+        copy_into(*t,
+                  root.buffer(concat("value", store.params().size()), {out}, {Init::normal, 1}));
+      copy_into(norm.running_var, add_scalar(square(norm.bias.detach()), 0.3));
+      Tensor x = root.buffer("x", {3, in, 16, 20}, {Init::normal, 1});
+      Tensor residual = root.buffer("residual", conv(x).shape(), {Init::normal, 1});
+      for (bool relu : {false, true})
+        for (const Tensor& added : {Tensor(), residual}) {
+          Tensor apart = norm(conv(x), {}, relu, added),
+                 recorded = conv_norm(conv, norm, x, {}, relu, added);
+          EXPECT_EQ(apart.values(), recorded.values());
+          NoGrad off;
+          std::vector<double> folded = conv_norm(conv, norm, x, {}, relu, added).values(),
+                              wanted = apart.values();
+          ASSERT_EQ(folded.size(), wanted.size());
+          double error = 0, size = 0;
+          for (size_t i = 0; i < wanted.size(); i++) {
+            error += std::pow(folded[i] - wanted[i], 2);
+            size += wanted[i] * wanted[i];
+          }
+          EXPECT_LT(std::sqrt(error / size), dtype == DType::f32 ? 3e-6 : 1e-14)
+              << in << " to " << out << ", relu " << relu << ", residual " << bool(added);
+        }
+    }
+}
+
 TEST(PatchEmbed, IsAConvolutionWithKernelEqualToStride) {
   Store store(0, DType::f64);
   Scope root(store);

@@ -1,7 +1,7 @@
 // The adjoint of conv2d: its forward is conv2d's input gradient, and the other way round.
 #include "../../autograd/samples.h"
 #include "broadcast.h"
-#include "conv2d.h"
+#include "convolution.h"
 
 namespace pupil {
 

@@ -253,6 +253,8 @@ PUPIL_SAMPLES(resample_pos_embed) {
   s.add("smaller", {{1, 30, 2}}, to(0, 6, 5, 3, 2));
   s.add("two prefix rows", {{1, 14, 3}}, to(2, 4, 3, 2, 7));
   s.add("the same grid", {{1, 5, 2}}, to(1, 2, 2, 2, 2));
+  s.add("the same width", {{1, 6, 2}}, to(0, 2, 3, 3, 3));
+  s.add("the same height", {{1, 6, 2}}, to(0, 2, 3, 2, 2));
   s.add("one cell", {{1, 1, 1}}, to(0, 1, 1, 2, 2));
   s.add("no width", {{1, 4, 0}}, to(0, 2, 2, 3, 3));
   s.add_error("grid", {{1, 10, 2}}, to(0, 3, 3, 5, 5));

@@ -89,6 +89,13 @@ PUPIL_SAMPLES(unfold) {
     return unfold(permute(v[0], {0, 3, 1, 2}), {.kernel = 2});
   });
   s.add_error("window", {{1, 1, 2, 2}}, with({.kernel = 3}));
+  for (Pair wrong : {Pair{0, 1}, Pair{1, 0}}) {
+    s.add_error("no kernel", {{1, 1, 4, 4}}, with({.kernel = wrong}));
+    s.add_error("no stride", {{1, 1, 4, 4}}, with({.kernel = 1, .stride = wrong}));
+    s.add_error("no dilation", {{1, 1, 4, 4}}, with({.kernel = 1, .dilation = wrong}));
+  }
+  for (Pair wrong : {Pair{-1, 0}, Pair{0, -1}})
+    s.add_error("negative padding", {{1, 1, 4, 4}}, with({.kernel = 1, .padding = wrong}));
   s.add_error("rank", {{2, 2}}, with({.kernel = 1}));
 }
 PUPIL_SAMPLES(fold) {

@@ -155,7 +155,7 @@ int64_t tiles_at_once(int64_t channels, int64_t outputs, int64_t tiles) {
 // M = U V of 16 or 32 outputs for all frequencies, then the results into the image.
 void finish_tiles(const Side& in, const Side& out, const Chunk& chunk, int64_t first_output,
                   int64_t outputs, const float* v, const float* u, int64_t u_stride,
-                  const float* bias, float* m, float* y) {
+                  const float* bias, const onednn::Tail& tail, float* m, float* y) {
   int64_t v_stride = in.blocks * chunk.room * kLanes, m_stride = outputs * chunk.room;
   for (int64_t f = 0; f < kFrequencies; f++)
     for (int64_t t = 0; t < chunk.count; t += kRows) {
@@ -169,14 +169,15 @@ void finish_tiles(const Side& in, const Side& out, const Chunk& chunk, int64_t f
   for (int64_t o = 0; o < outputs; o += kLanes) {
     Lanes b = bias ? load(bias + first_output + o) : _mm512_setzero_ps();
     for (int64_t t = 0; t < chunk.count; t++)
-      write_tile(m + place(t, o / kLanes, outputs / kLanes), m_stride, b, out, y,
+      write_tile(m + place(t, o / kLanes, outputs / kLanes), m_stride, b, tail, out, y,
                  (first_output + o) / kLanes, chunk.tiles.at(chunk.first + t));
   }
 }
 
 // One convolution with 3x3 kernels: images `in` to images `out`.
 void convolve(const Side& in, const Side& out, int64_t batch, const Kernels& kernels,
-              const float* x, const float* weight, const float* bias, float* y, float* scratch) {
+              const float* x, const float* weight, const float* bias, const onednn::Tail& tail,
+              float* y, float* scratch) {
   int64_t channels = kernels.channels, outputs = kernels.outputs;
   Tiles tiles{batch, (out.height + 3) / 4, (out.width + 3) / 4};
   int64_t room = tiles_at_once(channels, outputs, tiles.count());
@@ -197,7 +198,7 @@ void convolve(const Side& in, const Side& out, int64_t batch, const Kernels& ker
         tiles_to_frequencies<6>(in, x, chunk, 0, in.blocks, in.blocks, v);
         for (int64_t o = 0; o < outputs; o += 32)
           finish_tiles(in, out, chunk, o, outputs_at_once(kernels, o), v, u + o * channels,
-                       u_stride, bias, m, y);
+                       u_stride, bias, tail, m, y);
       }
     }
     return;
@@ -216,7 +217,7 @@ void convolve(const Side& in, const Side& out, int64_t batch, const Kernels& ker
     for (int64_t o = 0; o < outputs; o += 32) {
       int64_t some = outputs_at_once(kernels, o);
       transform_weights(kernels, weight, o, some, u_stride, u);
-      finish_tiles(in, out, chunk, o, some, v, u, u_stride, bias, m, y);
+      finish_tiles(in, out, chunk, o, some, v, u, u_stride, bias, tail, m, y);
     }
   }
 }
@@ -285,17 +286,17 @@ int64_t scratch(const ConvGeometry& s) {
 }
 
 void forward(const ConvGeometry& s, const float* x, const float* weight, const float* bias,
-             float* y, float* scratch) {
+             float* y, float* scratch, const onednn::Tail& tail) {
   convolve(side(s.channels, s.height, s.width, s.padding_h, s.padding_w),
            side(s.outputs, s.out_height, s.out_width, 0, 0), s.batch,
-           {s.outputs, s.channels, s.channels * 9, 9, false}, x, weight, bias, y, scratch);
+           {s.outputs, s.channels, s.channels * 9, 9, false}, x, weight, bias, tail, y, scratch);
 }
 
 void input_gradient(const ConvGeometry& s, const float* gy, const float* weight, float* gx,
                     float* scratch) {
   convolve(side(s.outputs, s.out_height, s.out_width, 2 - s.padding_h, 2 - s.padding_w),
            side(s.channels, s.height, s.width, 0, 0), s.batch,
-           {s.channels, s.outputs, 9, s.channels * 9, true}, gy, weight, nullptr, gx, scratch);
+           {s.channels, s.outputs, 9, s.channels * 9, true}, gy, weight, nullptr, {}, gx, scratch);
 }
 
 void weight_gradient(const ConvGeometry& s, const float* x, const float* gy, float* gw, float beta,
@@ -356,7 +357,8 @@ void weight_gradient(const ConvGeometry& s, const float* x, const float* gy, flo
 }
 #else
 int64_t scratch(const ConvGeometry&) { return 0; }
-void forward(const ConvGeometry&, const float*, const float*, const float*, float*, float*) {}
+void forward(const ConvGeometry&, const float*, const float*, const float*, float*, float*,
+             const onednn::Tail&) {}
 void input_gradient(const ConvGeometry&, const float*, const float*, float*, float*) {}
 void weight_gradient(const ConvGeometry&, const float*, const float*, float*, float, float*) {}
 #endif

@@ -14,7 +14,7 @@ int64_t scratch(const ConvGeometry&);
 
 // x (n, c, h, w), weight (o, c, 3, 3) row-major, bias (o) or null, y (n, o, oh, ow).
 void forward(const ConvGeometry&, const float* x, const float* weight, const float* bias, float* y,
-             float* scratch);
+             float* scratch, const onednn::Tail& = {});
 void input_gradient(const ConvGeometry&, const float* gy, const float* weight, float* gx,
                     float* scratch);
 // gw = gradient + beta gw. The bits depend on the number of threads.

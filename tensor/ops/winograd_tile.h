@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "../onednn.h"
+
 namespace pupil::winograd {
 namespace {
 
@@ -113,20 +115,26 @@ inline void read_tile(const Side& s, const float* image, int64_t block, const Ti
   }
 }
 
-// A' M A of one tile, cut at the image's border.
-inline void write_tile(const float* m, int64_t stride, Lanes bias, const Side& s, float* image,
-                       int64_t block, const Tile& tile) {
+// A' M A + bias of one tile, cut at the image's border; then + residual, ReLU, as the tail says.
+inline void write_tile(const float* m, int64_t stride, Lanes bias, const onednn::Tail& tail,
+                       const Side& s, float* image, int64_t block, const Tile& tile) {
   Lanes half[6][4], in[6], out[4];
   for (int x = 0; x < 6; x++) {
     for (int y = 0; y < 6; y++) in[y] = load(m + (6 * y + x) * stride);
     output_transform(in, half[x]);
   }
-  float* corner = image + s.offset(tile.image, block, tile.top, tile.left);
+  int64_t corner = s.offset(tile.image, block, tile.top, tile.left);
   for (int y = 0; y < 4 && tile.top + y < s.height; y++) {
     for (int x = 0; x < 6; x++) in[x] = half[x][y];
     output_transform(in, out);
-    for (int x = 0; x < 4 && tile.left + x < s.width; x++)
-      store(corner + (y * s.width + x) * kLanes, out[x] + bias);
+    for (int x = 0; x < 4 && tile.left + x < s.width; x++) {
+      int64_t at = corner + (y * s.width + x) * kLanes;
+      Lanes result = out[x] + bias;
+      if (tail.residual) result += load(tail.residual + at);
+      if (tail.relu)  // a NaN is not less than 0 and stays
+        result = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(result, all(0), _CMP_NLT_UQ), result);
+      store(image + at, result);
+    }
   }
 }
 
