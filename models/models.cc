@@ -8,7 +8,9 @@
 #include "eva.h"
 #include "inverted_residual.h"
 #include "mixer.h"
+#include "postnorm_vit.h"
 #include "resnet.h"
+#include "tiniest.h"
 #include "vit.h"
 
 namespace pupil::models {
@@ -18,7 +20,8 @@ namespace {
 const std::vector<Entry>& entries() {
   static const std::vector<Entry> all = [] {
     std::vector<Entry> joined;
-    for (auto family : {cifar_resnets, resnets, inverted_residuals, clips, vits, evas, mixers})
+    for (auto family : {cifar_resnets, resnets, inverted_residuals, clips, vits, evas, mixers,
+                        tiniests, postnorm_vits})
       for (Entry& entry : family()) joined.push_back(std::move(entry));
     return joined;
   }();
@@ -195,6 +198,9 @@ Preprocessing preprocessing_of(const Model& model, const data::Weights* weights)
   } else if (std::sscanf(text.c_str(), "RGB/255, mean %f%*[, ]std %f%n", mean, std, &end) == 2) {
     p.mean.assign(3, mean[0]);
     p.std.assign(3, std[0]);
+  } else if (std::sscanf(text.c_str(), "RGB/255 - %f%n", mean, &end) == 1) {
+    p.mean.assign(3, mean[0]);
+    p.std.assign(3, 1);
   } else {
     refuse();
   }

@@ -330,6 +330,7 @@ TEST(Models, PreprocessingIsReadFromTheCheckpoint) {
   EXPECT_EQ(describe(again), describe(p));
   EXPECT_EQ(p.filter, Filter::bilinear);
   EXPECT_EQ(p.crop_pct, 1);
+  EXPECT_EQ(describe(read("RGB/255 - 0.5")), describe(read("RGB/255, mean 0.5 std 1")));
   p = read("RGB/255, mean 0.5, std 0.25, 64x64, lanczos, crop 0.875");
   EXPECT_EQ(p.filter, Filter::lanczos);
   EXPECT_EQ(p.crop_pct, 0.875);
@@ -367,8 +368,9 @@ struct Loaded {
   }
 };
 
+// Of the first `count` test images.
 void check_cifar10(const std::string& name, const std::string& file, const std::string& logits,
-                   int right) {
+                   int right, int64_t count = 10000) {
   Loaded net(name, file, {});
   data::Dataset test = data::open_dataset("cifar10:" + shared("cifar10") + ":test");
   ASSERT_EQ(test.size(), 10000);
@@ -380,7 +382,7 @@ void check_cifar10(const std::string& name, const std::string& file, const std::
   double worst = 0;
   data::Batch batch;
   loader.start(0);
-  while (loader.next(batch)) {
+  while (row < count && loader.next(batch)) {
     StepScope step;
     Tensor out = net.model.forward(batch.x[0], {}).logits;
     const float* got = out.data<float>();
@@ -394,7 +396,7 @@ void check_cifar10(const std::string& name, const std::string& file, const std::
     }
     row += out.dim(0);
   }
-  EXPECT_EQ(row, 10000);
+  EXPECT_EQ(row, count);
   EXPECT_EQ(correct, right) << name;
   EXPECT_LE(worst, 1) << name << ": logits, in units of the tolerance";
 }
@@ -407,6 +409,17 @@ TEST(PublicCheckpoints, ResNet20Cifar10) {
 TEST(PublicCheckpoints, ResNet56Cifar10FromLegacyPickle) {
   PUPIL_NEEDS_SHARED();
   check_cifar10("resnet56_cifar", "resnet56-4bfd9763.th", "test_logits_resnet56.npy", 9339);
+}
+
+TEST(PublicCheckpoints, TiniestCifar10) {
+  PUPIL_NEEDS_SHARED();
+  check_cifar10("tiniest", "cifar10_tiniest.safetensors", "test_logits_tiniest.npy", 942, 1000);
+}
+
+TEST(PublicCheckpoints, PostNormVitCifar10) {
+  PUPIL_NEEDS_SHARED();
+  check_cifar10("vit_postnorm_cifar", "cifar10_vit_small_postnorm.safetensors",
+                "test_logits_vit_small_postnorm.npy", 7372);
 }
 
 TEST(PublicCheckpoints, ANewClassifierOnATrainedTrunk) {
