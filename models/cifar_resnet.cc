@@ -105,10 +105,9 @@ Model make_cifar_resnet(const CifarResnetConfig& config, const nn::Scope& scope)
   model.width = config.widths[3];
   model.head = config.option_a ? "linear" : "fc";
   // ImageNet's in akamaster's training code, CIFAR-100's in RepDistiller's.
-  model.input =
-      config.option_a
-          ? Preprocessing{32, 3, {0.485f, 0.456f, 0.406f}, {0.229f, 0.224f, 0.225f}}
-          : Preprocessing{32, 3, {0.5071f, 0.4867f, 0.4408f}, {0.2675f, 0.2565f, 0.2761f}};
+  model.input = config.option_a
+                    ? Preprocessing{32, 3, {0.485f, 0.456f, 0.406f}, {0.229f, 0.224f, 0.225f}}
+                    : cifar100_preprocessing();
   model.taps = {"f0", "pre1", "f1", "pre2", "f2", "pre3", "f3", "pooled"};
   model.forward = [net](const Tensor& x, const nn::Call& call) { return (*net)(x, call); };
   return model;

@@ -4,12 +4,19 @@
 #include <cstdio>
 
 #include "cifar_resnet.h"
+#include "cifar_vgg.h"
+#include "cifar_wide_resnet.h"
 #include "clip.h"
+#include "convnext.h"
 #include "eva.h"
 #include "inverted_residual.h"
 #include "mixer.h"
 #include "postnorm_vit.h"
+#include "regnet.h"
 #include "resnet.h"
+#include "resnetv2.h"
+#include "shufflenet.h"
+#include "squeezenet.h"
 #include "tiniest.h"
 #include "vit.h"
 
@@ -20,8 +27,9 @@ namespace {
 const std::vector<Entry>& entries() {
   static const std::vector<Entry> all = [] {
     std::vector<Entry> joined;
-    for (auto family : {cifar_resnets, resnets, inverted_residuals, clips, vits, evas, mixers,
-                        tiniests, postnorm_vits})
+    for (auto family : {cifar_resnets, cifar_vggs, cifar_wide_resnets, resnets, resnetv2s, regnets,
+                        convnexts, inverted_residuals, shufflenets, squeezenets, clips, vits, evas,
+                        mixers, tiniests, postnorm_vits})
       for (Entry& entry : family()) joined.push_back(std::move(entry));
     return joined;
   }();
@@ -162,6 +170,10 @@ Preprocessing imagenet_preprocessing() {
   return {224, 3, {0.485f, 0.456f, 0.406f}, {0.229f, 0.224f, 0.225f}, Filter::bilinear, 0.875};
 }
 
+Preprocessing cifar100_preprocessing() {
+  return {32, 3, {0.5071f, 0.4867f, 0.4408f}, {0.2675f, 0.2565f, 0.2761f}};
+}
+
 std::string describe(const Preprocessing& p) {
   auto number = [](auto v) {
     char digits[32];  // the shortest that reads back
@@ -189,28 +201,37 @@ Preprocessing preprocessing_of(const Model& model, const data::Weights* weights)
                "\"; expected \"", describe(p), "\"");
   };
   float mean[3], std[3];
-  int end = 0;
+  int height = 0, width = 0, begin = 0, end = 0;
+  std::sscanf(text.c_str(), "%dx%d, %n", &height, &width, &begin);  // the size may come first
+  const char* at = text.c_str() + begin;
   // One number per channel, or one for all.
-  if (std::sscanf(text.c_str(), "RGB/255, mean %f %f %f%*[, ]std %f %f %f%n", mean, mean + 1,
-                  mean + 2, std, std + 1, std + 2, &end) == 6) {
+  if (std::sscanf(at, "RGB/255, mean %f %f %f%*[, ]std %f %f %f%n", mean, mean + 1, mean + 2, std,
+                  std + 1, std + 2, &end) == 6) {
     p.mean.assign(mean, mean + 3);
     p.std.assign(std, std + 3);
-  } else if (std::sscanf(text.c_str(), "RGB/255, mean %f%*[, ]std %f%n", mean, std, &end) == 2) {
+  } else if (std::sscanf(at, "RGB/255, mean %f%*[, ]std %f%n", mean, std, &end) == 2) {
     p.mean.assign(3, mean[0]);
     p.std.assign(3, std[0]);
-  } else if (std::sscanf(text.c_str(), "RGB/255 - %f%n", mean, &end) == 1) {
+  } else if (std::sscanf(at, "RGB/255 - %f%n", mean, &end) == 1) {
     p.mean.assign(3, mean[0]);
     p.std.assign(3, 1);
+  } else if (model.input.std[0] == kCaffeScale &&
+             std::sscanf(at, "BGR 0..255 minus %f,%f,%f%n", mean + 2, mean + 1, mean, &end) == 3) {
+    for (size_t c = 0; c < 3; c++) p.mean[c] = mean[c] * kCaffeScale;
   } else {
     refuse();
   }
-  std::string rest = text.substr(size_t(end));
+  std::string rest = at + end;
+  if (begin) {
+    if (height != width || height < 1) refuse();
+    p.size = height;
+  }
   if (rest.empty()) return p;
-  int height = 0, width = 0, used = 0;
+  int used = 0;
   char filter[16] = "";
   double crop = 0;
-  int fields = std::sscanf(rest.c_str(), ", %dx%d%n, %15[a-z], crop %lf%n", &height, &width, &used,
-                           filter, &crop, &used);
+  int fields = std::sscanf(rest.c_str(), "%*[,;] %dx%d%n, %15[a-z], crop %lf%n", &height, &width,
+                           &used, filter, &crop, &used);
   if (size_t(used) != rest.size() || height != width || height < 1) refuse();
   p.size = height;
   if (fields > 2) {

@@ -1,60 +1,78 @@
 // The residual networks of He et al. 2015 (arXiv 1512.03385) and their relatives of wider or
-// grouped bottlenecks, as torchvision has them: a bottleneck's stride is that of its 3x3
-// convolution.
+// grouped bottlenecks: a bottleneck's stride is that of its 3x3 convolution.
 #include "resnet.h"
+
+#include "conv_norm.h"
 
 namespace pupil::models {
 namespace {
 
-struct Unit {  // a convolution and its batch norm
-  nn::Conv2d conv;
-  nn::BatchNorm norm;
-
-  Unit(const nn::Scope& conv_scope, const nn::Scope& norm_scope, int64_t in, int64_t out,
-       int kernel, int stride, int groups = 1)
-      : conv(conv_scope, in, out, kernel, {stride, (kernel - 1) / 2, 1, groups}, false,
-             nn::kaiming_normal(int64_t(kernel) * kernel * out / groups)),
-        norm(norm_scope, out) {}
-  Unit(const nn::Scope& scope, int number, int64_t in, int64_t out, int kernel, int stride,
-       int groups = 1)
-      : Unit(scope / concat("conv", number), scope / concat("bn", number), in, out, kernel, stride,
-             groups) {}
-  Tensor operator()(const Tensor& x, const nn::Call& call, bool relu, const Tensor& residual = {}) {
-    return norm(conv(x), call, relu, residual);
-  }
-};
+ConvNormOptions options(const ResnetConfig& c, int kernel, int stride, Activation activation,
+                        int groups = 1) {
+  return {.kernel = kernel,
+          .stride = stride,
+          .groups = groups,
+          .activation = activation,
+          .eps = c.bn_eps,
+          .momentum = c.bn_momentum};
+}
 
 struct Block {
-  std::vector<Unit> units;
-  std::optional<Unit> projection;
+  std::vector<ConvNorm> units;
+  std::optional<ConvNorm> projection;
+  bool pooled_projection;
 
-  Block(const ResnetConfig& c, const nn::Scope& scope, int64_t in, int64_t planes, int stride) {
+  Block(const ResnetConfig& c, const nn::Scope& scope, int64_t in, int64_t planes, int stride)
+      : pooled_projection(c.avg_down && stride > 1) {
     int64_t out = c.bottleneck ? 4 * planes : planes;
+    auto add = [&](int64_t from, int64_t to, int kernel, int step, int groups, bool last) {
+      std::string number = std::to_string(units.size() + 1);
+      ConvNormOptions o = options(c, kernel, step, Activation::relu, groups);
+      o.zero_scale = last && c.zero_last_scale;
+      units.emplace_back(scope / ("conv" + number), scope / ("bn" + number), from, to, o);
+    };
     if (c.bottleneck) {
       int64_t width = planes * c.width_per_group / 64 * c.groups;
-      units = {Unit(scope, 1, in, width, 1, 1), Unit(scope, 2, width, width, 3, stride, c.groups),
-               Unit(scope, 3, width, out, 1, 1)};
+      add(in, width, 1, 1, 1, false);
+      add(width, width, 3, stride, c.groups, false);
+      add(width, out, 1, 1, 1, true);
     } else {
-      units = {Unit(scope, 1, in, out, 3, stride), Unit(scope, 2, out, out, 3, 1)};
+      add(in, out, 3, stride, 1, false);
+      add(out, out, 3, 1, 1, true);
     }
+    if (stride == 1 && in == out) return;
     nn::Scope down = scope / "downsample";
-    if (stride != 1 || in != out) projection.emplace(down / 0, down / 1, in, out, 1, stride);
+    int first = c.avg_down ? 1 : 0;  // 0 is the pooling
+    projection.emplace(down / first, down / (first + 1), in, out,
+                       options(c, 1, pooled_projection ? 1 : stride, Activation::none));
   }
 
   Tensor operator()(const Tensor& input, const nn::Call& call) {
-    Tensor residual = projection ? (*projection)(input, call, false) : input, x = input;
-    for (Unit& unit : units) x = unit(x, call, true, &unit == &units.back() ? residual : Tensor());
+    Tensor residual = input, x = input;
+    if (pooled_projection)
+      residual = avg_pool2d(input, {.ceil_mode = true, .count_include_pad = false});
+    if (projection) residual = (*projection)(residual, call);
+    for (ConvNorm& unit : units) x = unit(x, call, &unit == &units.back() ? residual : Tensor());
     return x;
   }
 };
 
 struct Resnet {
-  Unit stem;
+  std::vector<ConvNorm> stem;
   std::vector<std::pair<std::string, Block>> blocks;
   std::optional<nn::Linear> fc;
 
-  Resnet(const ResnetConfig& c, const nn::Scope& scope) : stem(scope, 1, 3, c.planes[0], 7, 2) {
-    int64_t in = c.planes[0];
+  Resnet(const ResnetConfig& c, const nn::Scope& scope) {
+    nn::Scope conv = scope / "conv1", norm = scope / "bn1";
+    if (c.deep_stem) {
+      int64_t half = c.stem / 2;
+      stem.emplace_back(conv / 0, conv / 1, 3, half, options(c, 3, 2, Activation::relu));
+      stem.emplace_back(conv / 3, conv / 4, half, half, options(c, 3, 1, Activation::relu));
+      stem.emplace_back(conv / 6, norm, half, c.stem, options(c, 3, 1, Activation::relu));
+    } else {
+      stem.emplace_back(conv, norm, 3, c.stem, options(c, 7, 2, Activation::relu));
+    }
+    int64_t in = c.stem;
     for (size_t stage = 0; stage < 4; stage++)
       for (int i = 0; i < c.layers[stage]; i++) {
         std::string name = concat("layer", stage + 1, ".", i);
@@ -69,7 +87,9 @@ struct Resnet {
     auto see = [&](const std::string& name, const Tensor& value) {
       if (call.taps) call.taps->see(name, value);
     };
-    Tensor x = max_pool2d(stem(images, call, true), {3, 2, 1});
+    Tensor x = images;
+    for (ConvNorm& unit : stem) x = unit(x, call);
+    x = max_pool2d(x, {3, 2, 1});
     see("stem", x);
     for (auto& [name, block] : blocks) {
       x = block(x, call);
@@ -99,12 +119,15 @@ Model make_resnet(const ResnetConfig& config, const nn::Scope& scope) {
 
 std::vector<Entry> resnets() {
   std::vector<Entry> all;
-  auto add = [&](const char* name, const char* title, const ResnetConfig& config) {
-    all.push_back({{name, concat(title, ", 224x224 images")},
-                   [config](const nn::Scope& scope, const Options& options) {
+  auto add = [&](const char* name, const char* title, const ResnetConfig& config,
+                 const Preprocessing& input = imagenet_preprocessing()) {
+    all.push_back({{name, concat(title, ", ", input.size, "x", input.size, " images")},
+                   [config, input](const nn::Scope& scope, const Options& options) {
                      ResnetConfig own = config;
                      own.classes = options.classes;
-                     return make_resnet(own, scope);
+                     Model model = make_resnet(own, scope);
+                     model.input = input;
+                     return model;
                    }});
   };
   add("resnet18", "ResNet-18", {.layers = {2, 2, 2, 2}});
@@ -116,6 +139,20 @@ std::vector<Entry> resnets() {
       {.bottleneck = true, .layers = {3, 4, 6, 3}, .groups = 32, .width_per_group = 4});
   add("wide_resnet50_2", "ResNet-50, twice as wide inside",
       {.bottleneck = true, .layers = {3, 4, 6, 3}, .width_per_group = 128});
+  Preprocessing timm = imagenet_preprocessing();
+  timm.filter = Filter::bicubic;
+  add("resnet50d", "ResNet-50-D of timm",
+      {.bottleneck = true,
+       .layers = {3, 4, 6, 3},
+       .deep_stem = true,
+       .avg_down = true,
+       .zero_last_scale = true},
+      timm);
+  timm.crop_pct = 0.95;
+  add("resnet18.a1_in1k", "ResNet-18 of timm", {.layers = {2, 2, 2, 2}, .zero_last_scale = true},
+      timm);
+  add("resnet50.a1_in1k", "ResNet-50 of timm",
+      {.bottleneck = true, .layers = {3, 4, 6, 3}, .zero_last_scale = true}, timm);
   return all;
 }
 

@@ -3,12 +3,6 @@
 namespace pupil::models {
 namespace {
 
-constexpr std::pair<const char*, Activation> kActivations[] = {
-    {"gelu", Activation::gelu},
-    {"gelu_tanh", Activation::gelu_tanh},
-    {"quick_gelu", Activation::quick_gelu},
-    {"silu", Activation::silu}};
-
 Tensor drop(const Tensor& x, double rate, const nn::Call& call) {
   return call.train && rate > 0 ? dropout(x, rate, call.rng->next()) : x;
 }
@@ -19,26 +13,6 @@ nn::Linear layer(const nn::Scope& scope, int64_t in, int64_t out, const BlockOpt
 }
 
 }  // namespace
-
-std::optional<Activation> activation_named(std::string_view name) {
-  for (auto& [known, activation] : kActivations)
-    if (name == known) return activation;
-  return std::nullopt;
-}
-
-Tensor activate(const Tensor& x, Activation activation) {
-  switch (activation) {
-    case Activation::gelu:
-      return gelu(x);
-    case Activation::gelu_tanh:
-      return gelu(x, true);
-    case Activation::quick_gelu:
-      return quick_gelu(x);
-    case Activation::silu:
-      return silu(x);
-  }
-  PUPIL_CHECK(false, "activate: no such activation");
-}
 
 BlockNames openai_names() {
   return {.norm1 = "ln_1",

@@ -3,13 +3,9 @@
 // Vaswani et al. 2017 (arXiv 1706.03762), norms first; scales (LayerScale): Touvron et al. 2021
 // (arXiv 2103.17239).
 #pragma once
-#include "../nn/nn.h"
+#include "activation.h"
 
 namespace pupil::models {
-
-enum class Activation { gelu, gelu_tanh, quick_gelu, silu };
-std::optional<Activation> activation_named(std::string_view name);  // "gelu_tanh"
-Tensor activate(const Tensor& x, Activation);
 
 // Gated layers (Shazeer 2020, arXiv 2002.05202): fc2(act(g) * v), g and v the halves of one layer
 // fc1 (packed), or two layers fc1_g and fc1_x (apart).

@@ -25,8 +25,8 @@ Conv2d::Conv2d(Scope scope, int64_t in, int64_t out, int kernel, ConvOptions o, 
   if (has_bias) bias = scope.param("bias", {out}, fan_in_uniform(in / o.groups * kernel * kernel));
 }
 
-BatchNorm::BatchNorm(Scope scope, int64_t channels, double eps, double momentum)
-    : weight(scope.param("weight", {channels}, {Init::ones})),
+BatchNorm::BatchNorm(Scope scope, int64_t channels, double eps, double momentum, Init init)
+    : weight(scope.param("weight", {channels}, init)),
       bias(scope.param("bias", {channels}, {Init::zeros})),
       running_mean(scope.buffer("running_mean", {channels}, {Init::zeros})),
       running_var(scope.buffer("running_var", {channels}, {Init::ones})),

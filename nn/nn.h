@@ -114,7 +114,8 @@ struct Conv2d {
 };
 
 struct BatchNorm {
-  BatchNorm(Scope, int64_t channels, double eps = 1e-5, double momentum = 0.1);
+  BatchNorm(Scope, int64_t channels, double eps = 1e-5, double momentum = 0.1,
+            Init weight = {Init::ones});
   // relu(batch_norm(x) + residual), the last two when asked for
   Tensor operator()(const Tensor& x, const Call&, bool relu = false, const Tensor& residual = {});
   Tensor weight, bias, running_mean, running_var, num_batches_tracked;

@@ -19,6 +19,7 @@ Tensor abs(const Tensor& x);  // gradient 0 at 0
 Tensor erf(const Tensor& x);
 Tensor silu(const Tensor& x);                               // x sigmoid(x)
 Tensor quick_gelu(const Tensor& x);                         // x sigmoid(1.702 x)
+Tensor hard_swish(const Tensor& x);                         // x min(max(x + 3, 0), 6) / 6
 Tensor softplus(const Tensor& x);                           // log(1 + e^x) without overflow
 Tensor leaky_relu(const Tensor& x, double negative_slope);  // gradient negative_slope at 0
 Tensor pow(const Tensor& x, double exponent);

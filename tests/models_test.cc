@@ -7,6 +7,10 @@
 #include <nlohmann/json.hpp>
 
 #include "data/data.h"
+#include "models/convnext.h"
+#include "models/inverted_residual.h"
+#include "models/resnet.h"
+#include "models/resnetv2.h"
 #include "nn/optim.h"
 #include "support.h"
 #include "tensor/memory.h"
@@ -68,7 +72,40 @@ TEST(Models, ParameterCountsOfTheirSources) {
                {"resnet152", 1000, 60192808},
                {"resnext50_32x4d", 1000, 25028904},
                {"wide_resnet50_2", 1000, 68883240},
+               {"resnet50d", 1000, 25576264},
+               {"resnet18.a1_in1k", 1000, 11689512},
+               {"resnet50.a1_in1k", 1000, 25557032},
+               {"resnetv2_50x1_bit", 1000, 25549352},
+               {"resnetv2_152x2_bit", 1000, 236335208},
+               {"regnet_y_400mf", 1000, 4344144},
+               {"regnety_004", 1000, 4344144},
+               {"convnext_tiny", 1000, 28589128},
+               {"convnextv2_tiny", 1000, 28635496},
                {"mobilenet_v2", 1000, 3504872},
+               {"mobilenetv2_100", 1000, 3504872},
+               {"mobilenet_v3_small", 1000, 2542856},
+               {"mobilenet_v3_large", 1000, 5483032},
+               {"mobilenetv3_small_100", 1000, 2542856},
+               {"mobilenetv3_large_100", 1000, 5483032},
+               {"efficientnet_b0", 1000, 5288548},
+               {"efficientnet_b0.ra_in1k", 1000, 5288548},
+               {"tf_efficientnet_lite0", 1000, 4652008},
+               {"tf_efficientnet_lite1", 1000, 5416680},
+               {"tf_efficientnet_lite2", 1000, 6092072},
+               {"tf_efficientnet_lite3", 1000, 8197096},
+               {"tf_efficientnet_lite4", 1000, 13006568},
+               {"shufflenet_v2_x1_0", 1000, 2278604},
+               {"squeezenet1_1", 1000, 1235496},
+               {"squeezenet1_1.caffe", 1000, 1235496},
+               {"mobilenetv2_kd", 100, 812836},
+               {"shufflev1_kd", 100, 949258},
+               {"shufflev2_kd", 100, 1355528},
+               {"vgg8_kd", 100, 3965028},
+               {"vgg13_kd", 100, 9462180},
+               {"wrn_16_1_kd", 100, 180916},
+               {"wrn_16_2_kd", 100, 703284},
+               {"wrn_40_1_kd", 100, 569780},
+               {"wrn_40_2_kd", 100, 2255156},
                {"vit_tiny_patch16_224", 1000, 5717416},
                {"vit_small_patch16_224", 1000, 22050664},
                {"vit_base_patch16_224", 1000, 86567656},
@@ -130,22 +167,46 @@ TEST(Models, NamesAndShapesOfTheKdBenchmark) {
         << info.name;
     checked++;
   }
-  EXPECT_EQ(checked, 8);
+  EXPECT_EQ(checked, 17);
 }
 
-TEST(Models, NamesAndShapesOfPublicCheckpoints) {
+// What a library does with images before this model, as far as its entry says.
+void expect_input(const std::string& name, const nlohmann::json& entry) {
+  nn::Store store = nn::Store::blueprint();
+  Preprocessing input = make_model(name, nn::Scope(store)).input;
+  nlohmann::json said = entry.contains("weights") ? entry["weights"]["IMAGENET1K_V1"] : entry;
+  if (!said.contains("crop_pct") && !said.contains("crop")) return;
+  double crop = said.contains("crop_pct")
+                    ? said["crop_pct"].get<double>()
+                    : said["crop"].get<double>() / said["resize"].get<double>();
+  EXPECT_EQ(input.size, said.contains("crop") ? said["crop"] : said["input_size"][1]) << name;
+  EXPECT_NEAR(input.crop_pct, crop, 1e-9) << name;
+  EXPECT_EQ(input.filter, filter_named(said["interpolation"].get<std::string>())) << name;
+  EXPECT_EQ(input.mean, said["mean"].get<std::vector<float>>()) << name;
+  EXPECT_EQ(input.std, said["std"].get<std::vector<float>>()) << name;
+}
+
+// "resnet18" is torchvision's where both have it, "resnet18.a1_in1k" timm's with its tag.
+TEST(Models, NamesShapesAndPreprocessingOfPublicCheckpoints) {
   PUPIL_NEEDS_SHARED();
   nlohmann::json published = read_reference("models/geometry.json");
   int checked = 0;
-  for (const ModelInfo& info : list_models())
-    for (const char* library : {"torchvision/", "timm/", "open_clip/"}) {
-      auto entry = published.find(library + info.name);
+  for (const ModelInfo& info : list_models()) {
+    size_t dot = info.name.find('.');
+    auto entry = published.find("torchvision/" + info.name);
+    if (entry == published.end()) entry = published.find("open_clip/" + info.name);
+    if (entry == published.end()) entry = published.find("timm/" + info.name);
+    if (entry == published.end()) {
+      entry = published.find("timm/" + info.name.substr(0, dot));
       if (entry == published.end()) continue;
-      EXPECT_EQ(names_and_shapes(info.name, entry->value("num_classes", 0)), entry->at("shapes"))
-          << library << info.name;
-      checked++;
+      EXPECT_EQ(info.name.substr(dot + 1), entry->at("tag"));
     }
-  EXPECT_GE(checked, 30);
+    EXPECT_EQ(names_and_shapes(info.name, entry->value("num_classes", 0)), entry->at("shapes"))
+        << info.name;
+    expect_input(info.name, *entry);
+    checked++;
+  }
+  EXPECT_GE(checked, 50);
 }
 
 TEST(Models, UnknownNamesAndKeysNameTheNearest) {
@@ -170,22 +231,76 @@ TEST(Models, UnknownNamesAndKeysNameTheNearest) {
 
 // --- numerics of small networks, without reference files ---
 
+using Make = std::function<Model(const nn::Scope&)>;
 struct Small {
   std::string name;
   Shape images;
+  Make own{};  // else a network of that name
+  Model make(const nn::Scope& scope) const { return own ? own(scope) : make_model(name, scope); }
 };
+using Block = InvertedResidual;
 const Small kSmall[] = {
     {"resnet8_kd", {3, 3, 8, 8}},
     {"resnet20_cifar", {2, 3, 8, 8}},
     {"vit(dim=12,depth=2,heads=2,patch=4,image=8)", {2, 3, 8, 8}},
     {"vit(dim=12,depth=2,heads=3,patch=2,image=4,class_token=0,pool=avg,qkv_bias=0)", {2, 3, 4, 4}},
+    {"inverted residuals",
+     {3, 3, 9, 12},
+     [](auto& scope) {
+       return make_inverted_residual(
+           {.stem = 4,
+            .stages = {{{Block::separable, 3, 1, 4, 4, 4, 2, Activation::silu, true}},
+                       {{Block::inverted, 5, 2, 4, 8, 6, 0, Activation::hard_swish, false},
+                        {Block::plain, 1, 1, 6, 0, 6, 0, Activation::silu, true}}},
+            .head = 0,
+            .hidden = 5,
+            .squeeze_activation = Activation::silu,
+            .hard_gate = true,
+            .same_padding = true,
+            .classes = 10},
+           scope);
+     }},
+    {"resnet-d",
+     {2, 3, 33, 32},
+     [](auto& scope) {
+       return make_resnet({.layers = {1, 1, 1, 1},
+                           .planes = {4, 4, 6, 6},
+                           .stem = 4,
+                           .deep_stem = true,
+                           .avg_down = true,
+                           .classes = 10},
+                          scope);
+     }},
+    {"bit",
+     {2, 3, 32, 32},
+     [](auto& scope) {
+       return make_resnetv2({.layers = {2, 1},
+                             .channels = {8, 12},
+                             .inner = {4, 4},
+                             .stem = 4,
+                             .groups = 2,
+                             .weight_eps = 0.01,  // filters that are zero at first bend less
+                             .classes = 10},
+                            scope);
+     }},
+    {"convnext",
+     {2, 3, 17, 16},
+     [](auto& scope) {
+       return make_convnext({.depths = {1, 1},
+                             .widths = {4, 6},
+                             .layer_scale = 0.5,
+                             .response_norm = true,
+                             .classes = 10},
+                            scope);
+     }},
+    {"wrn_16_1_kd", {2, 3, 8, 8}},
     {"vit(dim=12,depth=1,heads=3,patch=2,image=4,pool=avg)", {2, 3, 6, 4}}};  // resampled
 
 TEST(Models, GradientsOfWholeNetworksMatchFiniteDifferences) {
   for (const Small& small : kSmall)
     for (bool train : {false, true}) {
       nn::Store store(5, DType::f64);
-      Model model = make_model(small.name, nn::Scope(store));
+      Model model = small.make(nn::Scope(store));
       Tensor x = random_images(small.images, DType::f64),
              labels = zeros({small.images[0]}, DType::i64);
       auto loss = [&] { return cross_entropy(model.forward(x, {.train = train}).logits, labels); };
@@ -223,7 +338,7 @@ TEST(Models, EveryTapIsSeenAndChangesNothing) {
   NoGrad no_grad;
   for (const Small& small : kSmall) {
     nn::Store store(5);
-    Model model = make_model(small.name, nn::Scope(store));
+    Model model = small.make(nn::Scope(store));
     Tensor x = random_images(small.images);
     Output plain = model.forward(x, {});
     nn::Taps taps(model.taps);
@@ -231,7 +346,7 @@ TEST(Models, EveryTapIsSeenAndChangesNothing) {
     EXPECT_LE(largest_difference(plain.logits, tapped.logits), 1e-5) << small.name;
     EXPECT_EQ(plain.features.shape(), (Shape{small.images[0], model.width}));
     for (const std::string& name : model.taps) EXPECT_EQ(taps[name].layout(), Layout::strided);
-    if (!small.name.starts_with("vit"))
+    if (small.name.starts_with("resnet") && !small.own)
       for (std::string stage : {"1", "2", "3"}) {
         EXPECT_EQ(largest_difference(relu(taps["pre" + stage]), taps["f" + stage]), 0);
         std::vector<double> sums = taps["pre" + stage].values();
@@ -331,6 +446,7 @@ TEST(Models, PreprocessingIsReadFromTheCheckpoint) {
   EXPECT_EQ(p.filter, Filter::bilinear);
   EXPECT_EQ(p.crop_pct, 1);
   EXPECT_EQ(describe(read("RGB/255 - 0.5")), describe(read("RGB/255, mean 0.5 std 1")));
+  EXPECT_EQ(describe(read("64x64, RGB/255, mean 0.5, std 0.25")), describe(p));
   p = read("RGB/255, mean 0.5, std 0.25, 64x64, lanczos, crop 0.875");
   EXPECT_EQ(p.filter, Filter::lanczos);
   EXPECT_EQ(p.crop_pct, 0.875);
@@ -344,7 +460,8 @@ TEST(Models, PreprocessingIsReadFromTheCheckpoint) {
     EXPECT_EQ(vit.crop_pct, crop);
   }
   for (const char* bad :
-       {"BGR 0..255", "RGB/255, mean .1 .2", "RGB/255, mean .1 std .2, 3x4",
+       {"BGR 0..255", "BGR 0..255 minus 104,117,123; 227x227", "RGB/255, mean .1 .2",
+        "3x4, RGB/255, mean .1 std .2", "RGB/255, mean .1 std .2, 3x4",
         "RGB/255, mean .1 std .2, 32x32 and more", "RGB/255, mean .1 std .2, 32x32, bicubic",
         "RGB/255, mean .1 std .2, 32x32, cubic, crop 1",
         "RGB/255, mean .1 std .2, 32x32, bicubic, crop 0",
@@ -436,20 +553,84 @@ TEST(PublicCheckpoints, ANewClassifierOnATrainedTrunk) {
   EXPECT_EQ(build({"linear.*"}), "");
 }
 
-// 24 photographs of 227 x 227 pixels; the middle 224 x 224.
-Tensor photographs(const Preprocessing& input, int64_t count) {
+// 24 photographs of 227 x 227 pixels; the middle `side` x `side`.
+Tensor photographs(const Preprocessing& input, int64_t count, int side = 224) {
   Tensor pixels = data::read_npy(shared("reference/imagenet_models/inputs227_u8.npy"));
-  Tensor x = empty({count, 3, 224, 224});
+  Tensor x = empty({count, 3, side, side});
   const uint8_t* from = pixels.data<uint8_t>();
   float* to = x.data<float>();
+  int begin = (227 - side) / 2;
   for (int64_t n = 0; n < count; n++)
     for (int c = 0; c < 3; c++)
-      for (int row = 0; row < 224; row++)
-        for (int column = 0; column < 224; column++)
-          *to++ = (float(from[((n * 227 + row + 1) * 227 + column + 1) * 3 + c]) / 255 -
+      for (int row = begin; row < begin + side; row++)
+        for (int column = begin; column < begin + side; column++)
+          *to++ = (float(from[((n * 227 + row) * 227 + column) * 3 + c]) / 255 -
                    input.mean[size_t(c)]) /
                   input.std[size_t(c)];
   return x;
+}
+
+// Within atol + 1e-5 of the value.
+void expect_close(const Tensor& got, const Tensor& expected, const std::string& what,
+                  double atol = 1e-4) {
+  ASSERT_EQ(got.shape(), expected.shape()) << what;
+  std::vector<double> a = got.values(), b = expected.values();
+  double worst = 0;
+  for (size_t i = 0; i < a.size(); i++)
+    worst = std::max(worst, std::abs(a[i] - b[i]) / (atol + 1e-5 * std::abs(b[i])));
+  EXPECT_LE(worst, 1) << what << ": the difference, in units of the tolerance";
+}
+
+TEST(PublicCheckpoints, SqueezenetImageNet) {
+  PUPIL_NEEDS_SHARED();
+  Loaded net("squeezenet1_1.caffe", "squeezenet1_1_in1k.safetensors", {.classes = 1000});
+  EXPECT_EQ(net.input.size, 227);
+  EXPECT_NEAR(net.input.mean[0] * 255, 123, 1e-4);
+  NoGrad no_grad;
+  Output out = net.model.forward(photographs(net.input, 24, 227), {});
+  std::string folder = "reference/imagenet_models/squeezenet_";
+  expect_close(out.logits, data::read_npy(shared(folder + "logits.npy")), "logits");
+  expect_close(out.features, data::read_npy(shared(folder + "fire9_gap.npy")), "features");
+}
+
+// Files of mixed f16 and f32; `taps` and how they are called in the reference.
+void check_features(const std::string& name, const std::string& file, const std::string& reference,
+                    int64_t classes, const std::map<std::string, std::string>& taps) {
+  Loaded net(name, file, {.classes = classes});
+  auto expected = data::open_safetensors(shared("reference/" + reference));
+  std::vector<std::string> wanted;
+  for (auto& [tap, stored] : taps) wanted.push_back(tap);
+  nn::Taps seen(wanted);
+  NoGrad no_grad;
+  Output out = net.model.forward(photographs(net.input, 8), {.taps = &seen});
+  auto stored = [&](const std::string& key) { return expected->read("out." + key, DType::f32); };
+  expect_close(out.features, stored("feature"), name + " features");
+  if (classes) expect_close(out.logits, stored("logits"), name + " logits");
+  for (auto& [tap, key] : taps) {
+    Tensor want = stored(key);
+    // The stored maps are as far as 2e-4 from those in f64.
+    expect_close(slice(seen[tap], 0, 0, want.dim(0)), want, name + " " + tap, 2e-4);
+  }
+}
+
+TEST(PublicCheckpoints, EfficientNetLite) {
+  PUPIL_NEEDS_SHARED();
+  for (std::string number : {"0", "2"})
+    check_features("tf_efficientnet_lite" + number,
+                   "efficientnet_lite" + number + "_in1k_f16.safetensors",
+                   "efficientnet_lite" + number + "_features.safetensors", 1000,
+                   {{"blocks.1", "stage1_first1"},
+                    {"blocks.3", "stage3_first2"},
+                    {"blocks.6", "stage6_first2"}});
+}
+
+TEST(PublicCheckpoints, MobileNetV2WithoutClassifier) {
+  PUPIL_NEEDS_SHARED();
+  check_features("mobilenet_v2", "mobilenetv2_in1k_features_f16.safetensors",
+                 "mobilenetv2_features.safetensors", 0,
+                 {{"features.3", "features3_first1"},
+                  {"features.6", "features6_first2"},
+                  {"features.17", "features17_first2"}});
 }
 
 TEST(PublicCheckpoints, VitTinyImageNet) {

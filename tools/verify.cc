@@ -25,9 +25,9 @@ const Adapters& adapters() {
     add_kd(list);
     add_linalg(list);
     add_losses(list);
-    add_models(list);
     add_clip(list);
     add_vit(list);
+    add_convolutional(list);
     add_transmiter(list);
     return list;
   }();

@@ -193,6 +193,18 @@ struct AddScalar {
   }
 };
 
+struct HardSwish {  // Howard et al. 2019 (arXiv 1905.02244), section 5.2
+  static constexpr bool saves_x = true, saves_y = false;
+  template <class A>
+  PUPIL_HD A fwd(A x) const {
+    return x < A(-3) ? A(0) : x > A(3) ? x : x * (x + A(3)) * A(1.0 / 6);
+  }
+  template <class A>
+  PUPIL_HD A bwd(A x, A, A gy) const {
+    return x < A(-3) ? A(0) : x > A(3) ? gy : gy * (x * A(1.0 / 3) + A(0.5));
+  }
+};
+
 struct Clamp {
   static constexpr bool saves_x = true, saves_y = false;
   double low, high;
@@ -224,6 +236,7 @@ Tensor scale(const Tensor& x, double factor) { return unary("scale", x, Scale{fa
 Tensor add_scalar(const Tensor& x, double summand) {
   return unary("add_scalar", x, AddScalar{summand});
 }
+Tensor hard_swish(const Tensor& x) { return unary<HardSwish>("hard_swish", x); }
 Tensor clamp(const Tensor& x, double low, double high) {
   PUPIL_CHECK(low <= high, "clamp: low ", low, " is above high ", high, " for ", x.shape());
   return unary("clamp", x, Clamp{.low = low, .high = high});
@@ -257,6 +270,11 @@ PUPIL_SAMPLES(scale) {
 PUPIL_SAMPLES(add_scalar) {
   unary_samples(
       s, [](const Tensor& x) { return add_scalar(x, 0.25); }, -2, 2);
+}
+PUPIL_SAMPLES(hard_swish) {
+  unary_samples(s, hard_swish, -2.9, 2.9);
+  s.add("zero", {{9}}, [](auto& v) { return hard_swish(v[0]); }, {-4, -3.1});
+  s.add("identity", {{9}}, [](auto& v) { return hard_swish(v[0]); }, {3.1, 4});
 }
 PUPIL_SAMPLES(clamp) {
   unary_samples(

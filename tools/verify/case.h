@@ -118,9 +118,9 @@ void add_lora(Adapters&);
 void add_aft(Adapters&);
 void add_kd(Adapters&);
 void add_linalg(Adapters&);
-void add_models(Adapters&);
 void add_clip(Adapters&);
 void add_vit(Adapters&);
+void add_convolutional(Adapters&);
 void add_image(Adapters&);
 void add_transmiter(Adapters&);
 

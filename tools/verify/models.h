@@ -8,4 +8,10 @@ namespace pupil::verify {
 // Hands back the updated buffers and lets the gradients of the parameters be compared.
 void finish(Case&, nn::Store&);
 
+// Builds a network on the parameters of the case, runs in.x through it (attribute train) and hands
+// back logits, pre_logits, buffers, gradients, the taps pooled and features, and those that the
+// case wants: `prefix` + NAME is the tap NAME, NAME.mean_c and NAME.mean_hw are means of it.
+void run_network(Case&, const std::function<models::Model(const nn::Scope&)>& make,
+                 const std::string& prefix = "tap.");
+
 }  // namespace pupil::verify
