@@ -1,9 +1,9 @@
-// Random geometry and mixing. Every draw is element (row * 64 + k) of a stream that (seed, epoch)
-// name, so it depends neither on the order of the samples nor on the threads that make them.
+// What is drawn at random for samples and batches. Every draw is element (row * 64 + k) of a stream
+// that (seed, epoch) name, so it depends neither on the order of the samples nor on the threads
+// that make them.
 #include "augment.h"
 
 #include <algorithm>
-#include <set>
 
 namespace pupil::data {
 namespace {
@@ -87,29 +87,6 @@ View draw_view(const Augmentation& a, uint64_t seed, int64_t epoch, int64_t row,
   return view;
 }
 
-void shift(const Image& from, int shift_y, int shift_x, Image& to) {
-  to.height = from.height;
-  to.width = from.width;
-  to.channels = from.channels;
-  to.pixels.resize(from.pixels.size());
-  size_t channels = size_t(from.channels), row = size_t(from.width) * channels;
-  // Of each row the columns that show something: x + shift_x in 0 ... width - 1.
-  int begin = std::clamp(-shift_x, 0, from.width);
-  int end = std::clamp(from.width - shift_x, begin, from.width);
-  for (int y = 0; y < to.height; y++) {
-    uint8_t* out = to.pixels.data() + size_t(y) * row;
-    int source = y + shift_y;
-    if (source < 0 || source >= from.height || begin == end) {
-      std::fill_n(out, row, uint8_t(0));
-      continue;
-    }
-    std::fill_n(out, size_t(begin) * channels, uint8_t(0));
-    std::copy_n(from.pixels.data() + size_t(source) * row + size_t(begin + shift_x) * channels,
-                size_t(end - begin) * channels, out + size_t(begin) * channels);
-    std::fill(out + size_t(end) * channels, out + row, uint8_t(0));
-  }
-}
-
 std::vector<int64_t> epoch_order(int64_t n, bool shuffle, uint64_t seed, int64_t epoch) {
   std::vector<int64_t> order(static_cast<size_t>(n));
   for (size_t i = 0; i < order.size(); i++) order[i] = int64_t(i);
@@ -128,58 +105,6 @@ Mix draw_mix(const Augmentation& a, uint64_t seed, int64_t epoch, int64_t batch)
   mix.y = draws.uniform();
   mix.x = draws.uniform();
   return mix;
-}
-
-Box cut_box(const Mix& mix, int height, int width) {
-  // Yun et al. 2019 (arXiv 1905.04899), eq. 2: a box with the share 1 - lambda of the area.
-  double side = std::sqrt(1 - mix.lambda);
-  int cut_height = int(height * side), cut_width = int(width * side);
-  int y = int(mix.y * height), x = int(mix.x * width);
-  int top = std::max(y - cut_height / 2, 0), left = std::max(x - cut_width / 2, 0);
-  int bottom = std::min(y + (cut_height + 1) / 2, height);
-  int right = std::min(x + (cut_width + 1) / 2, width);
-  return {top, left, bottom - top, right - left};
-}
-
-void apply_mix(const Mix& mix, int64_t n, const Tensor& labels, std::vector<Tensor>& x,
-               Tensor& targets) {
-  double lambda = mix.lambda;
-  if (mix.cut) {  // of what is left after clipping
-    int height = int(x[0].dim(2)), width = int(x[0].dim(3));
-    Box box = cut_box(mix, height, width);
-    lambda = 1 - double(box.height) * box.width / (double(height) * width);
-  }
-  std::set<const void*> seen;
-  for (Tensor& t : x) {
-    if (!seen.insert(t.raw()).second) continue;
-    int64_t per_sample = t.numel() / t.dim(0);
-    for (int64_t k = 0; k < n / 2; k++) {
-      float *a = t.data<float>() + k * per_sample, *b = t.data<float>() + (n - 1 - k) * per_sample;
-      if (mix.cut) {
-        Box box = cut_box(mix, int(t.dim(2)), int(t.dim(3)));
-        for (int64_t c = 0; c < t.dim(1); c++)
-          for (int y = box.top; y < box.top + box.height; y++) {
-            int64_t row = (c * t.dim(2) + y) * t.dim(3) + box.left;
-            std::swap_ranges(a + row, a + row + box.width, b + row);
-          }
-      } else {
-        // Zhang et al. 2018 (arXiv 1710.09412), eq. 1
-        float own = float(lambda), other = float(1 - lambda);
-        for (int64_t i = 0; i < per_sample; i++) {
-          float u = a[i], v = b[i];
-          a[i] = own * u + other * v;
-          b[i] = own * v + other * u;
-        }
-      }
-    }
-  }
-  int64_t classes = targets.dim(1);
-  std::fill_n(targets.data<float>(), n * classes, 0.0f);
-  for (int64_t k = 0; k < n; k++) {
-    float* row = targets.data<float>() + k * classes;
-    row[labels.data<int64_t>()[k]] += float(lambda);
-    row[labels.data<int64_t>()[n - 1 - k]] += float(1 - lambda);
-  }
 }
 
 void check_augmentation(const Augmentation& a, const Dataset& set) {

@@ -1,15 +1,10 @@
 // Files in, batches out. Order, subsets and augmentation are functions of (seed, epoch, index),
 // never of thread timing. Bad files throw InputError with path, what is wrong and what to do.
 #pragma once
-#include "../models/models.h"
 #include "../tensor/random.h"
+#include "image.h"
 
 namespace pupil::data {
-
-struct Image {  // 8-bit pixels, rows of interleaved channels
-  int height = 0, width = 0, channels = 0;
-  std::vector<uint8_t> pixels;
-};
 
 // A labelled collection. Images are decoded on demand by `image`, which is safe to call from any
 // thread; float arrays (features, already normalised pixels) are given by `values` instead.
@@ -54,15 +49,6 @@ std::pair<std::string, std::string> train_and_test(const std::string& spec);
 Dataset stratified_subset(const Dataset& whole, int64_t n, uint64_t seed);
 // (the rest, a stratified share for validation): disjoint, together everything.
 std::pair<Dataset, Dataset> split_validation(const Dataset& whole, double fraction, uint64_t seed);
-
-// A PNG or JPEG file, known by its content, as RGB: grey becomes three equal channels, alpha is
-// dropped, 16-bit PNG keeps its high byte, an EXIF orientation is not applied (as in Pillow).
-// Throws InputError that names `path`.
-Image decode_image(std::span<const uint8_t> file, const std::string& path);
-
-// Pillow's resize, bit for bit on 8-bit images.
-using models::Filter;
-Image resize(const Image&, int height, int width, Filter);
 
 struct Augmentation {
   int crop_padding = 0;            // pad with zeros on all sides, then crop to the old size

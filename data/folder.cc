@@ -120,7 +120,7 @@ Dataset open_folder(const Spec& spec, bool strict) {
   number_rows(set);
   set.image = [files](int64_t i, Image& out) {
     MappedFile file((*files)[size_t(i)]);
-    decode_image({file.data(), file.size()}, file.path(), out);
+    decode_image({file.data(), file.size()}, file.path(), false, out);
   };
   return set;
 }

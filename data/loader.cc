@@ -159,7 +159,8 @@ struct Loader::State {
       View view =
           draw_view(options.augment, options.seed, epoch, row, source->height, source->width);
       if (options.augment.crop_padding) {
-        shift(*source, view.shift_y, view.shift_x, scratch.cropped);
+        crop(*source, {view.shift_y, view.shift_x, source->height, source->width}, {0},
+             scratch.cropped);
         source = &scratch.cropped;
       }
       for (size_t j = 0; j < networks.size(); j++) {
@@ -172,9 +173,12 @@ struct Loader::State {
                      slot.x[j].data<float>() + k * per_sample);
       }
     }
-    if (slot.targets)
-      apply_mix(draw_mix(options.augment, options.seed, epoch, batch), n, slot.labels, slot.x,
+    if (slot.targets) {
+      std::vector<int64_t> partner(static_cast<size_t>(n));  // as in timm
+      for (int64_t k = 0; k < n; k++) partner[size_t(k)] = n - 1 - k;
+      apply_mix(draw_mix(options.augment, options.seed, epoch, batch), partner, slot.labels, slot.x,
                 slot.targets);
+    }
   }
 
   void work_loop() {

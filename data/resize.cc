@@ -19,6 +19,10 @@ double support_of(Filter filter) {
       return 2;
     case Filter::lanczos:
       return 3;
+    case Filter::hamming:
+      return 1;
+    case Filter::nearest:
+      break;
   }
   return 0;
 }
@@ -41,6 +45,10 @@ double value_of(Filter filter, double x) {
     }
     case Filter::lanczos:
       return x >= -3 && x < 3 ? sinc(x) * sinc(x / 3) : 0;
+    case Filter::hamming:  // with Pillow's constants in single precision
+      return std::fabs(x) < 1 ? sinc(x) * double(0.54f + 0.46f * std::cos(M_PI * x)) : 0;
+    case Filter::nearest:
+      break;
   }
   return 0;
 }
@@ -75,27 +83,67 @@ void Resizer::make_weights(int in_size, double from, double to, int out_size, Fi
   }
 }
 
+struct Resizer::Source {
+  const uint8_t* first;
+  int height, width;
+  size_t channels, row;  // bytes of a pixel, and from one row to the next
+};
+
 void Resizer::resize(const Image& image, const Box* box, int height, int width, Filter filter,
                      Image& out) {
   Box all{0, 0, image.height, image.width};
   if (!box) box = &all;
-  size_t channels = size_t(image.channels), in_row = size_t(image.width) * channels;
-  const uint8_t* source =
-      image.pixels.data() + size_t(box->top) * in_row + size_t(box->left) * channels;
-  size_t source_row = in_row;
+  size_t channels = size_t(image.channels), row = size_t(image.width) * channels;
+  const uint8_t* first =
+      image.pixels.data() + size_t(box->top) * row + size_t(box->left) * channels;
+  resample({first, box->height, box->width, channels, row},
+           {0, 0, double(box->height), double(box->width)}, height, width, filter, out);
+}
+
+void Resizer::resize(const Image& image, const Region& region, int height, int width, Filter filter,
+                     Image& out) {
+  size_t channels = size_t(image.channels);
+  resample(
+      {image.pixels.data(), image.height, image.width, channels, size_t(image.width) * channels},
+      region, height, width, filter, out);
+}
+
+void Resizer::resample(Source source, const Region& from, int height, int width, Filter filter,
+                       Image& out) {
+  size_t channels = source.channels;
   auto prepare = [&](Image& i, int h, int w) {
     i.height = h;
     i.width = w;
-    i.channels = image.channels;
+    i.channels = int(channels);
     i.pixels.resize(size_t(h) * size_t(w) * channels);
   };
-  bool across = width != box->width, down = height != box->height;
+  bool across = width != source.width || from.left != 0 || from.right != width;
+  bool down = height != source.height || from.top != 0 || from.bottom != height;
+  if (filter == Filter::nearest) {
+    // The place of a pixel is a running sum, as in Pillow: its rounding decides between neighbours.
+    std::vector<size_t> columns(static_cast<size_t>(width));
+    double step = (from.right - from.left) / width, at = from.left + step * 0.5;
+    for (size_t& column : columns) {
+      column = size_t(std::min(int(at), source.width - 1)) * channels;
+      at += step;
+    }
+    prepare(out, height, width);
+    uint8_t* to = out.pixels.data();
+    step = (from.bottom - from.top) / height;
+    at = from.top + step * 0.5;
+    for (int y = 0; y < height; y++, at += step) {
+      const uint8_t* line =
+          source.first + size_t(std::min(int(at), source.height - 1)) * source.row;
+      for (size_t column : columns) to = std::copy_n(line + column, channels, to);
+    }
+    return;
+  }
   if (across) {
-    make_weights(box->width, 0, box->width, width, filter, weights_);
+    make_weights(source.width, from.left, from.right, width, filter, weights_);
     Image& target = down ? between_ : out;
-    prepare(target, box->height, width);
-    for (int y = 0; y < box->height; y++) {
-      const uint8_t* in = source + size_t(y) * source_row;
+    prepare(target, source.height, width);
+    for (int y = 0; y < source.height; y++) {
+      const uint8_t* in = source.first + size_t(y) * source.row;
       uint8_t* to = target.pixels.data() + size_t(y) * size_t(width) * channels;
       for (int x = 0; x < width; x++) {
         const int32_t* weight = weights_.values.data() + size_t(x) * size_t(weights_.stride);
@@ -108,28 +156,28 @@ void Resizer::resize(const Image& image, const Box* box, int height, int width, 
         }
       }
     }
-    source = target.pixels.data();
-    source_row = size_t(width) * channels;
+    source.first = target.pixels.data();
+    source.row = size_t(width) * channels;
   }
   if (down) {
-    make_weights(box->height, 0, box->height, height, filter, weights_);
+    make_weights(source.height, from.top, from.bottom, height, filter, weights_);
     prepare(out, height, width);
     size_t row = size_t(width) * channels;
     for (int y = 0; y < height; y++) {
       const int32_t* weight = weights_.values.data() + size_t(y) * size_t(weights_.stride);
-      const uint8_t* first = source + size_t(weights_.first[size_t(y)]) * source_row;
+      const uint8_t* first = source.first + size_t(weights_.first[size_t(y)]) * source.row;
       int count = weights_.count[size_t(y)];
       uint8_t* to = out.pixels.data() + size_t(y) * row;
       for (size_t x = 0; x < row; x++) {
         int32_t sum = 1 << (kFraction - 1);
-        for (int k = 0; k < count; k++) sum += first[size_t(k) * source_row + x] * weight[k];
+        for (int k = 0; k < count; k++) sum += first[size_t(k) * source.row + x] * weight[k];
         to[x] = to_byte(sum);
       }
     }
   } else if (!across) {
     prepare(out, height, width);
     for (int y = 0; y < height; y++)
-      std::copy_n(source + size_t(y) * source_row, size_t(width) * channels,
+      std::copy_n(source.first + size_t(y) * source.row, size_t(width) * channels,
                   out.pixels.data() + size_t(y) * size_t(width) * channels);
   }
 }
@@ -150,18 +198,22 @@ const Image& Resizer::fit(const Image& image, const Box* box, const models::Prep
   bool cropped = height != p.size || width != p.size;
   if (resized) resize(image, nullptr, height, width, p.filter, cropped ? whole_ : out);
   if (!cropped) return resized ? out : image;
-  // Half a pixel goes to the even side, as Python rounds.
-  Box centre{int(std::nearbyint((height - p.size) / 2.0)),
-             int(std::nearbyint((width - p.size) / 2.0)), p.size, p.size};
-  resize(resized ? whole_ : image, &centre, p.size, p.size, p.filter, out);
+  crop(resized ? whole_ : image, center_box(resized ? whole_ : image, p.size, p.size), {0}, out);
   return out;
 }
 
-Image resize(const Image& image, int height, int width, Filter filter) {
+Image resize(const Image& image, int height, int width, Filter filter,
+             const std::optional<Region>& region) {
   PUPIL_CHECK(height > 0 && width > 0 && image.height > 0 && image.width > 0,
               "resize: ", image.height, " x ", image.width, " to ", height, " x ", width);
+  Region from = region.value_or(Region{0, 0, double(image.height), double(image.width)});
+  if (!(from.top >= 0 && from.left >= 0 && from.bottom <= image.height &&
+        from.right <= image.width && from.top < from.bottom && from.left < from.right))
+    fail_input("resize: the region of rows ", from.top, " to ", from.bottom, ", columns ",
+               from.left, " to ", from.right, " is no part of an image of ", image.height, " x ",
+               image.width);
   Image out;
-  Resizer().resize(image, nullptr, height, width, filter, out);
+  Resizer().resize(image, from, height, width, filter, out);
   return out;
 }
 

@@ -24,7 +24,7 @@ void say_once(const std::string& line);
 using Bytes = std::vector<uint8_t>;
 
 // decode_image into memory that is kept from call to call.
-void decode_image(std::span<const uint8_t> file, const std::string& path, Image& out);
+void decode_image(std::span<const uint8_t> file, const std::string& path, bool upright, Image& out);
 // Why this file cannot be an image, "" when its structure is whole: the header is sound and nothing
 // is cut off. Costs a pass over the bytes, not a decoding.
 std::string image_defect(std::span<const uint8_t> file);

@@ -133,10 +133,9 @@ Model build(const std::string& name, const nn::Scope& scope, const Options& opti
              " (`pupil models` lists all)");
 }
 
-constexpr std::pair<const char*, Filter> kFilters[] = {{"box", Filter::box},
-                                                       {"bilinear", Filter::bilinear},
-                                                       {"bicubic", Filter::bicubic},
-                                                       {"lanczos", Filter::lanczos}};
+constexpr std::pair<const char*, Filter> kFilters[] = {
+    {"nearest", Filter::nearest}, {"box", Filter::box},         {"bilinear", Filter::bilinear},
+    {"hamming", Filter::hamming}, {"bicubic", Filter::bicubic}, {"lanczos", Filter::lanczos}};
 
 }  // namespace
 

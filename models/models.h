@@ -10,8 +10,8 @@ struct Output {
   Tensor features;  // (n, width): the vector that enters the final linear layer
 };
 
-enum class Filter { box, bilinear, bicubic, lanczos };      // Pillow's
-std::optional<Filter> filter_named(std::string_view name);  // "bicubic"
+enum class Filter { nearest, box, bilinear, hamming, bicubic, lanczos };  // Pillow's
+std::optional<Filter> filter_named(std::string_view name);                // "bicubic"
 
 // What a model expects of its input images; from the checkpoint's metadata or the family's default.
 struct Preprocessing {

@@ -352,7 +352,7 @@ TEST(Augmentation, MixesSamplesAndTargetsAlike) {
     std::vector<Tensor> x{large, small, large};  // the same memory twice is mixed once
     Tensor targets = full({n, 6}, 7);
     Mix mix{cut, 0.7, 0.4, 0.6};
-    apply_mix(mix, n, from(std::span<const int64_t>(labels), {n}), x, targets);
+    apply_mix(mix, {4, 3, 2, 1, 0}, from(std::span<const int64_t>(labels), {n}), x, targets);
     Box box = cut_box(mix, side, side);
     EXPECT_EQ(box.height, 8);  // int(16 sqrt(0.3))
     double lambda = cut ? 1 - double(box.height * box.width) / (side * side) : 0.7;
