@@ -1,8 +1,13 @@
 // NumPy's .npy: "\x93NUMPY", version, header length, a Python dict literal, the values.
 // https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+#include <zlib.h>
+
+#include <algorithm>
 #include <charconv>
+#include <filesystem>
 
 #include "stored.h"
+#include "zip.h"
 
 namespace pupil::data {
 namespace {
@@ -110,10 +115,10 @@ constexpr Type kTypes[] = {{"f8", Stored::F64, DType::f64}, {"f4", Stored::F32, 
 
 }  // namespace
 
-Tensor read_npy(const std::string& path) {
-  MappedFile file(path);
-  const std::string where = concat("npy: ", printable(path), ": ");
-  std::string_view bytes(reinterpret_cast<const char*>(file.data()), file.size());
+namespace {
+
+// The array and the type as which read_npy gives it.
+std::pair<StoredTensor, DType> parse_npy(std::string_view bytes, const std::string& where) {
   if (!bytes.starts_with("\x93NUMPY") || bytes.size() < 12)
     fail_input(where, "not a .npy file (save it with numpy.save)");
   int version = uint8_t(bytes[6]);
@@ -147,7 +152,48 @@ Tensor read_npy(const std::string& path) {
       step *= shape.dims[d];
     }
   }
-  return convert({"", type->stored, shape, strides, file.data() + begin}, type->read_as, where);
+  const uint8_t* first = reinterpret_cast<const uint8_t*>(bytes.data()) + begin;
+  return {{"", type->stored, shape, strides, first}, type->read_as};
+}
+
+std::string_view text_of(const MappedFile& file) {
+  return {reinterpret_cast<const char*>(file.data()), file.size()};
+}
+
+}  // namespace
+
+StoredTensor npy_tensor(std::string_view bytes, const std::string& where) {
+  return parse_npy(bytes, where).first;
+}
+
+Tensor read_npy(const std::string& path) {
+  MappedFile file(path);
+  const std::string where = concat("npy: ", printable(path), ": ");
+  auto [array, read_as] = parse_npy(text_of(file), where);
+  return convert(array, read_as, where);
+}
+
+Contents read_npy_file(const std::string& path) {
+  auto file = std::make_shared<MappedFile>(path);
+  StoredTensor array = npy_tensor(text_of(*file), concat("npy: ", printable(path), ": "));
+  array.name = std::filesystem::path(path).stem().string();
+  return {{std::move(file)}, {std::move(array)}, {}, "npy"};
+}
+
+// A zip archive of .npy files, as numpy.savez and savez_compressed write it.
+Contents read_npz(const std::string& path) {
+  auto file = std::make_shared<MappedFile>(path);
+  auto zip = std::make_shared<ZipFile>(*file, concat("npz: ", printable(path), ": "));
+  Contents all{{}, {}, {}, "npz"};
+  for (const std::string& name : zip->names()) {
+    if (!name.ends_with(".npy")) continue;
+    StoredTensor array = npy_tensor(
+        zip->content(name), concat("npz: ", printable(path), ": '", printable(name), "': "));
+    array.name = name.substr(0, name.size() - 4);
+    all.tensors.push_back(std::move(array));
+  }
+  all.owners = {std::move(file), std::move(zip)};
+  return all;
 }
 
 Tensor read_npy_rows(const std::string& name) {
@@ -174,6 +220,31 @@ Tensor read_npy_rows(const std::string& name) {
   return chosen;
 }
 
+namespace {
+
+// All before the values, which begin at a multiple of 64 bytes.
+std::string npy_head(std::string_view descr, const Shape& shape) {
+  std::string dims;
+  for (int d = 0; d < shape.rank; d++)
+    dims += concat(shape.dims[d], d + 1 < shape.rank ? ", " : "");
+  if (shape.rank == 1) dims += ',';
+  std::string header =
+      concat("{'descr': '", descr, "', 'fortran_order': False, 'shape': (", dims, "), }");
+  header.resize((10 + header.size() + 1 + 63) / 64 * 64 - 10 - 1, ' ');
+  header += '\n';
+  std::string head("\x93NUMPY\x01\x00", 8);
+  head += char(header.size() & 0xff);
+  head += char(header.size() >> 8);
+  return head + header;
+}
+
+template <class T>
+void put(std::string& out, T value) {
+  out.append(reinterpret_cast<const char*>(&value), sizeof value);
+}
+
+}  // namespace
+
 void save_npy(const std::string& path, const Tensor& tensor) {
   Tensor t = tensor.dtype() == DType::bf16 ? tensor.to(DType::f32) : tensor;
   t = t.contiguous().to(Device{});
@@ -183,19 +254,85 @@ void save_npy(const std::string& path, const Tensor& tensor) {
                       : t.dtype() == DType::i64 ? "<i8"
                       : t.dtype() == DType::i32 ? "<i4"
                                                 : "|u1";
-  std::string shape;
-  for (int d = 0; d < t.rank(); d++) shape += concat(t.dim(d), d + 1 < t.rank() ? ", " : "");
-  if (t.rank() == 1) shape += ',';
-  std::string header =
-      concat("{'descr': '", descr, "', 'fortran_order': False, 'shape': (", shape, "), }");
-  header.resize((10 + header.size() + 1 + 63) / 64 * 64 - 10 - 1, ' ');  // values at 64 bytes
-  header += '\n';
-  uint16_t length = uint16_t(header.size());
   FileWriter file(path);
-  file.write(std::string_view("\x93NUMPY\x01\x00", 8));
-  file.write(&length, 2);
-  file.write(header);
+  file.write(npy_head(descr, t.shape()));
   file.write(t.raw(), t.bytes());
+  file.commit();
+}
+
+// Stored records, with sizes and offsets of 64 bits in all of them (APPNOTE.TXT, 4.5.3).
+void write_npz(const std::string& path, const std::vector<Described>& tensors,
+               const ValuesOf& values) {
+  std::vector<std::string> descriptions;
+  for (const Described& t : tensors) {
+    const Type* type = std::find_if(std::begin(kTypes), std::end(kTypes),
+                                    [&](const Type& known) { return known.stored == t.type; });
+    if (type == std::end(kTypes))
+      fail_input(printable(path), ": tensor '", printable(t.name), "' is ", name_of(t.type),
+                 ", which .npz does not have; convert it with --dtype f32");
+    if (t.name.size() > 60000)
+      fail_input(printable(path), ": a tensor's name is too long for .npz");
+    descriptions.push_back(concat(size_of(t.type) > 1 ? "<" : "|", type->descr));
+  }
+  FileWriter file(path);
+  std::string directory;
+  uint64_t at = 0;
+  for (size_t i = 0; i < tensors.size(); i++) {
+    std::string name = tensors[i].name + ".npy", head = npy_head(descriptions[i], tensors[i].shape);
+    Values v = values(i);
+    uint64_t size = head.size() + v.bytes.size();
+    auto checksum = crc32_z(0, reinterpret_cast<const Bytef*>(head.data()), head.size());
+    if (!v.bytes.empty()) checksum = crc32_z(checksum, v.bytes.data(), v.bytes.size());
+    // Version, flags (names in UTF-8), method, time and day (1 January 1980), checksum, sizes.
+    std::string common;
+    for (int value : {45, 0x800, 0, 0, 0x21}) put(common, uint16_t(value));
+    put(common, uint32_t(checksum));
+    put(common, ~0u);
+    put(common, ~0u);
+    put(common, uint16_t(name.size()));
+    std::string local;
+    put(local, uint32_t(0x04034b50));
+    local += common;
+    put(local, uint16_t(20));
+    local += name;
+    put(local, uint32_t(1 | 16 << 16));
+    put(local, size);
+    put(local, size);
+    file.write(local);
+    file.write(head);
+    file.write(v.bytes.data(), v.bytes.size());
+
+    put(directory, uint32_t(0x02014b50));
+    put(directory, uint16_t(45));
+    directory += common;
+    put(directory, uint16_t(28));
+    directory.append(10, '\0');
+    put(directory, ~0u);
+    directory += name;
+    put(directory, uint32_t(1 | 24 << 16));
+    for (uint64_t value : {size, size, at}) put(directory, value);
+    at += local.size() + size;
+  }
+  uint64_t begin = at, n = tensors.size();
+  std::string end = directory;
+  put(end, uint32_t(0x06064b50));
+  put(end, uint64_t(44));
+  put(end, uint16_t(45));
+  put(end, uint16_t(45));
+  put(end, uint64_t(0));
+  for (uint64_t value : {n, n, uint64_t(directory.size()), begin}) put(end, value);
+  put(end, uint32_t(0x07064b50));
+  put(end, uint32_t(0));
+  put(end, uint64_t(begin + directory.size()));
+  put(end, uint32_t(1));
+  put(end, uint32_t(0x06054b50));
+  put(end, uint32_t(0));
+  put(end, uint16_t(0xffff));
+  put(end, uint16_t(0xffff));
+  put(end, ~0u);
+  put(end, ~0u);
+  put(end, uint16_t(0));
+  file.write(end);
   file.commit();
 }
 

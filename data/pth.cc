@@ -2,6 +2,7 @@
 // torch._utils._rebuild_tensor_v2 on storages that lie outside it: records of a zip archive (since
 // version 1.6), or behind the pickle (legacy). torch/serialization.py, torch/_utils.py.
 #include <algorithm>
+#include <deque>
 
 #include "pickle.h"
 #include "stored.h"
@@ -13,21 +14,34 @@ namespace {
 using Value = PickleValue;
 
 constexpr std::string_view kZipStart = "PK\x03\x04", kPickleStart = "\x80";
-// The legacy container begins with a pickle of this number.
-constexpr std::string_view kLegacyMagic = "\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
 
-bool is_legacy(std::string_view bytes) {
-  return bytes.starts_with(kPickleStart) && bytes.substr(0, 32).find(kLegacyMagic) != bytes.npos;
-}
-
-enum Global : int64_t { kOrderedDict, kRebuildTensor, kRebuildParameter, kSize, kStorage };
+enum Global : int64_t {
+  kOrderedDict,
+  kRebuildTensor,
+  kRebuildParameter,
+  kSize,
+  kNamespace,
+  kScriptList,
+  kScriptModule,
+  kStorage  // and the types behind it
+};
 
 constexpr std::pair<std::string_view, Global> kGlobals[] = {
     {"collections.OrderedDict", kOrderedDict},
     {"torch._utils._rebuild_tensor_v2", kRebuildTensor},
     {"torch._utils._rebuild_tensor", kRebuildTensor},
     {"torch._utils._rebuild_parameter", kRebuildParameter},
-    {"torch.Size", kSize}};
+    {"torch.Size", kSize},
+    {"argparse.Namespace", kNamespace}};
+
+// What else the pickle of a TorchScript archive names: its own classes, and lists of one type.
+std::optional<int64_t> allowed_in_script(std::string_view name) {
+  if (name.starts_with("__torch__.")) return kScriptModule;
+  for (std::string_view list : {"intlist", "doublelist", "boollist", "tensorlist"})
+    if (name == concat("torch.jit._pickle.build_", list)) return kScriptList;
+  if (name == "torch.jit._pickle.restore_type_tag") return kScriptList;
+  return std::nullopt;
+}
 
 constexpr std::pair<std::string_view, Stored> kStorages[] = {
     {"DoubleStorage", Stored::F64},    {"FloatStorage", Stored::F32}, {"HalfStorage", Stored::F16},
@@ -64,18 +78,22 @@ class PthReader {
       : file_(std::make_shared<MappedFile>(path)),
         where_(concat("weights: ", printable(path), ": ")),
         bytes_(reinterpret_cast<const char*>(file_->data()), file_->size()),
-        pickle_({.global = allowed,
+        pickle_({.global =
+                     [this](std::string_view name) {
+                       std::optional<int64_t> known = allowed(name);
+                       return known || !script_ ? known : allowed_in_script(name);
+                     },
                  .call = [this](Pickle&, int64_t g, auto args) { return call(g, args); },
-                 .build = nullptr,
+                 .build = [this](Pickle&, Value v, Value state) { build(v, state); },
                  .persistent = [this](Pickle&, Value id) { return storage(id); },
                  .advice = "Save only model.state_dict(), or convert the file to safetensors"},
                 where_) {}
 
-  std::shared_ptr<const Weights> read() {
+  Contents read() {
     Value root;
     if (bytes_.starts_with(kZipStart))
       root = read_zip_file();
-    else if (is_legacy(bytes_))
+    else if (is_legacy_pth(bytes_))
       root = read_legacy_file();
     else if (bytes_.starts_with(kPickleStart)) {  // say what it would have called, if anything
       pickle_.read(bytes_);
@@ -87,8 +105,8 @@ class PthReader {
   }
 
  private:
-  // Objects of the pickle by number: tensors from 0, storages from here.
-  static constexpr int64_t kFirstStorage = int64_t(1) << 40;
+  // Objects of the pickle by number: tensors from 0, storages and modules from here.
+  static constexpr int64_t kFirstStorage = int64_t(1) << 40, kFirstModule = int64_t(1) << 41;
 
   // --- the pickle's calls ---
 
@@ -143,9 +161,24 @@ class PthReader {
         if (args.size() != 1 || (!args[0].is(Value::tuple) && !args[0].is(Value::list)))
           pickle_.refuse("a torch.Size that is no tuple");
         return args[0];
+      case kNamespace:  // options of a training script, which nothing here asks for
+        return pickle_.make(Value::dict);
+      case kScriptList:
+        if (args.empty()) pickle_.refuse("a damaged list");
+        return args[0];
+      case kScriptModule:
+        modules_.emplace_back();
+        return Value::of(Value::object, kFirstModule + int64_t(modules_.size() - 1));
       default:
         pickle_.refuse("calls the type of a storage");
     }
+  }
+
+  // A TorchScript module gets its attributes as a dictionary.
+  void build(Value module, Value attributes) {
+    if (!is_module(module) || !attributes.is(Value::dict))
+      pickle_.refuse("sets the state of an object");
+    modules_[size_t(module.number - kFirstModule)] = attributes;
   }
 
   // () or, in files of Python 2, ([[key, value], ...],)
@@ -166,7 +199,8 @@ class PthReader {
 
   // (storage, offset, size, stride, ...); everything in elements.
   Value tensor(std::span<const Value> args) {
-    if (args.size() < 4 || !args[0].is(Value::object) || args[0].number < kFirstStorage)
+    if (args.size() < 4 || !args[0].is(Value::object) || args[0].number < kFirstStorage ||
+        args[0].number >= kFirstModule)
       pickle_.refuse("a tensor without a storage");
     View v;
     v.storage = size_t(args[0].number - kFirstStorage);
@@ -205,30 +239,30 @@ class PthReader {
   }
 
   Value read_zip_file() {
-    std::map<std::string, std::string_view> records = read_zip(*file_, where_);
+    zip_ = std::make_shared<ZipFile>(*file_, where_);
     const std::string kName = "/data.pkl";
     std::string folder;
     int found = 0;
-    for (auto& [name, bytes] : records)
+    for (const std::string& name : zip_->names())
       if (name.ends_with(kName) && name.find('/') == name.size() - kName.size()) {
         folder = name.substr(0, name.size() - kName.size());
         found++;
       }
     if (found != 1)
       pickle_.refuse("a zip archive, but not of torch.save (it needs one record NAME/data.pkl)");
-    if (records.contains(folder + "/constants.pkl"))
-      pickle_.refuse("a TorchScript program; save only its state_dict()");
-    auto order = records.find(folder + "/byteorder");
-    if (order != records.end() && order->second != "little")
+    // A TorchScript archive holds its program beside the values; it is not looked at.
+    script_ = zip_->has(folder + "/constants.pkl");
+    if (zip_->has(folder + "/byteorder") && zip_->content(folder + "/byteorder") != "little")
       pickle_.refuse("written on a big-endian machine; save it again on a little-endian one");
-    Value root = pickle_.read(records.at(folder + kName));
+    std::string_view pickle = zip_->content(folder + kName);
+    Value root = pickle_.read(pickle);
     for (Storage& s : storages_) {
-      auto record = records.find(concat(folder, "/data/", s.key));
-      if (record == records.end())
+      std::string record = concat(folder, "/data/", s.key);
+      if (!zip_->has(record))
         pickle_.refuse(concat("the record of storage '", printable(s.key), "' is missing"));
-      place(s, record->second);
+      place(s, zip_->content(record));
     }
-    container_ = "PyTorch zip";
+    container_ = script_ ? "TorchScript" : "PyTorch zip";
     return root;
   }
 
@@ -276,10 +310,50 @@ class PthReader {
     return false;
   }
 
-  std::shared_ptr<const Weights> weights(Value root) {
+  bool is_module(Value v) const { return v.is(Value::object) && v.number >= kFirstModule; }
+
+  // The tensors of a TorchScript module and of those in it as a dictionary of full names.
+  Value flattened(Value root) {
+    std::vector<Value> named;
+    std::vector<bool> seen(modules_.size());
+    std::vector<std::pair<std::string, Value>> open{{"", root}};
+    while (!open.empty()) {
+      auto [prefix, module] = open.back();
+      open.pop_back();
+      size_t number = size_t(module.number - kFirstModule);
+      if (seen[number] || modules_[number].is(Value::none)) continue;
+      seen[number] = true;
+      const std::vector<Value>& attributes = pickle_.items(modules_[number]);
+      size_t first_inner = open.size();
+      for (size_t i = 0; i + 1 < attributes.size(); i += 2) {
+        Value key = attributes[i], value = attributes[i + 1];
+        if (!key.is(Value::text) || !(is_tensor(value) || is_module(value))) continue;
+        script_bytes_ += prefix.size() + key.length + 1;
+        if (script_bytes_ > file_->size() + (uint64_t(1) << 24))
+          pickle_.refuse("names longer than the file justifies");
+        std::string name = concat(prefix, key.view());
+        if (is_module(value)) {
+          open.emplace_back(name + ".", value);
+        } else {
+          script_names_.push_back(std::move(name));
+          Value text;
+          text.kind = Value::text;
+          text.data = script_names_.back().data();
+          text.length = uint32_t(script_names_.back().size());
+          named.insert(named.end(), {text, value});
+        }
+      }
+      std::reverse(open.begin() + int64_t(first_inner), open.end());  // the first is next
+    }
+    return pickle_.make(Value::dict, std::move(named));
+  }
+
+  Contents weights(Value root) {
+    if (is_module(root)) root = flattened(root);
     if (!root.is(Value::dict)) pickle_.refuse("holds no dictionary of tensors");
     Value chosen = root;
-    for (const char* key : {"state_dict_ema", "model_ema", "state_dict", "model"}) {
+    for (const char* key : {"state_dict_ema", "model_ema", "state_dict", "model",
+                            "model_state_dict", "teacher", "student"}) {
       const Value* inner = pickle_.find(root, key);
       if (inner && holds_tensors(*inner)) {
         chosen = *inner;
@@ -310,7 +384,7 @@ class PthReader {
       tensors.push_back(std::move(t));
     }
     if (tensors.empty()) pickle_.refuse(concat("holds no tensors by name; ", keys_of(root)));
-    return make_weights(file_, std::move(tensors), std::move(metadata), container_);
+    return {{file_, zip_}, std::move(tensors), std::move(metadata), container_};
   }
 
   // Scalars beside the tensors: epoch, accuracy, architecture.
@@ -340,27 +414,20 @@ class PthReader {
   std::vector<Storage> storages_;
   std::map<std::string_view, size_t> by_key_;
   std::vector<View> views_;
+  // Of TorchScript: the attributes of each module, none until it has them.
+  bool script_ = false;
+  std::shared_ptr<ZipFile> zip_;
+  std::vector<Value> modules_;
+  std::deque<std::string> script_names_;
+  uint64_t script_bytes_ = 0;
 };
 
 }  // namespace
 
-std::shared_ptr<const Weights> open_pth(const std::string& path) { return PthReader(path).read(); }
+Contents read_pth(const std::string& path) { return PthReader(path).read(); }
 
-std::shared_ptr<const Weights> open_weights(const std::string& path) {
-  std::string start;
-  {
-    MappedFile file(path);
-    start.assign(reinterpret_cast<const char*>(file.data()), std::min<size_t>(file.size(), 32));
-  }
-  // The length of a safetensors header can begin with the same bytes, but then '{' follows it.
-  bool header_follows = start.size() > 8 && start[8] == '{' && !is_legacy(start);
-  if (!header_follows && (start.starts_with(kZipStart) || start.starts_with(kPickleStart)))
-    return open_pth(path);
-  if (start.starts_with('{'))
-    fail_input("weights: ", printable(path),
-               ": a JSON file (the index of a sharded checkpoint?); only whole checkpoints in one "
-               "file are read, for example model.safetensors");
-  return open_safetensors(path);
+std::shared_ptr<const Weights> open_pth(const std::string& path) {
+  return make_weights(path, read_pth(path));
 }
 
 }  // namespace pupil::data

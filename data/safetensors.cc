@@ -131,7 +131,7 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
 
 }  // namespace
 
-std::shared_ptr<const Weights> open_safetensors(const std::string& path) {
+Contents read_safetensors(const std::string& path) {
   auto file = std::make_shared<MappedFile>(path);
   const std::string where = concat("weights: ", printable(path), ": ");
   if (file->size() < 8) fail_input(where, "not a safetensors file: only ", file->size(), " bytes");
@@ -178,60 +178,48 @@ std::shared_ptr<const Weights> open_safetensors(const std::string& path) {
   }
   if (at != value_bytes)
     fail_input(where, value_bytes - at, " bytes after the last tensor belong to no tensor");
-  return make_weights(std::move(file), std::move(tensors), std::move(reader.metadata),
-                      "safetensors");
+  return {{std::move(file)}, std::move(tensors), std::move(reader.metadata), "safetensors"};
 }
 
-void save_safetensors(const std::string& path,
-                      const std::vector<std::pair<std::string, Tensor>>& tensors,
-                      const std::map<std::string, std::string>& metadata) {
-  auto stored_name = [](DType dtype) {
-    switch (dtype) {
-      case DType::f64:
-        return "F64";
-      case DType::f32:
-        return "F32";
-      case DType::bf16:
-        return "BF16";
-      case DType::f16:
-        return "F16";
-      case DType::i64:
-        return "I64";
-      case DType::i32:
-        return "I32";
-      case DType::u8:
-        return "U8";
-    }
-    return "?";
-  };
+std::shared_ptr<const Weights> open_safetensors(const std::string& path) {
+  return make_weights(path, read_safetensors(path));
+}
+
+void write_safetensors(const std::string& path, const std::vector<Described>& tensors,
+                       const ValuesOf& values, const std::map<std::string, std::string>& metadata) {
   // Values in order of falling element size, so that every tensor is aligned in the mapped file.
   std::vector<size_t> order;
   for (size_t i = 0; i < tensors.size(); i++) order.push_back(i);
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return size_of(tensors[a].second.dtype()) > size_of(tensors[b].second.dtype());
+    return size_of(tensors[a].type) > size_of(tensors[b].type);
   });
   std::vector<uint64_t> begin(tensors.size());
   uint64_t at = 0;
   for (size_t i : order) {
     begin[i] = at;
-    at += tensors[i].second.bytes();
+    at += tensors[i].bytes();
   }
 
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
   std::map<std::string_view, int> seen;
   for (size_t i = 0; i < tensors.size(); i++) {
-    const auto& [name, t] = tensors[i];
-    PUPIL_CHECK(!seen[name]++ && name != "__metadata__", "save: ", path, ": the name '", name,
+    const Described& t = tensors[i];
+    PUPIL_CHECK(!seen[t.name]++ && t.name != "__metadata__", "save: ", path, ": the name '", t.name,
                 "' cannot be used twice");
-    std::vector<int64_t> dims(t.shape().dims, t.shape().dims + t.rank());
+    std::vector<int64_t> dims(t.shape.dims, t.shape.dims + t.shape.rank);
     nlohmann::ordered_json entry;
-    entry["dtype"] = stored_name(t.dtype());
+    entry["dtype"] = name_of(t.type);
     entry["shape"] = dims;
     entry["data_offsets"] = {begin[i], begin[i] + t.bytes()};
-    header.push_back({name, entry});
+    header.push_back({t.name, entry});
   }
-  std::string text = header.dump();
+  std::string text;
+  try {
+    text = header.dump();
+  } catch (const Json::type_error&) {
+    fail_input(printable(path), ": a name or note that is not UTF-8 cannot be written");
+  }
   text.resize((text.size() + 7) / 8 * 8, ' ');
 
   FileWriter file(path);
@@ -239,10 +227,41 @@ void save_safetensors(const std::string& path,
   file.write(&length, 8);
   file.write(text);
   for (size_t i : order) {
-    Tensor t = tensors[i].second.contiguous().to(Device{});
-    file.write(t.raw(), t.bytes());
+    Values v = values(i);
+    file.write(v.bytes.data(), v.bytes.size());
   }
   file.commit();
+}
+
+void save_safetensors(const std::string& path,
+                      const std::vector<std::pair<std::string, Tensor>>& tensors,
+                      const std::map<std::string, std::string>& metadata) {
+  auto stored = [](DType dtype) {
+    switch (dtype) {
+      case DType::f64:
+        return Stored::F64;
+      case DType::f32:
+        return Stored::F32;
+      case DType::bf16:
+        return Stored::BF16;
+      case DType::f16:
+        return Stored::F16;
+      case DType::i64:
+        return Stored::I64;
+      case DType::i32:
+        return Stored::I32;
+      case DType::u8:
+        break;
+    }
+    return Stored::U8;
+  };
+  std::vector<Described> list;
+  for (const auto& [name, t] : tensors) list.push_back({name, stored(t.dtype()), t.shape()});
+  auto values = [&](size_t i) -> Values {
+    auto t = std::make_shared<Tensor>(tensors[i].second.contiguous().to(Device{}));
+    return {{static_cast<const uint8_t*>(t->raw()), t->bytes()}, t};
+  };
+  write_safetensors(path, list, values, metadata);
 }
 
 }  // namespace pupil::data

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "sha256.h"
 
@@ -130,18 +131,16 @@ Tensor convert_to(const StoredTensor& t, const std::string& what) {
 
 class StoredWeights final : public Weights {
  public:
-  StoredWeights(std::shared_ptr<const MappedFile> file, std::vector<StoredTensor> tensors,
-                std::map<std::string, std::string> metadata, std::string container)
-      : file_(std::move(file)),
-        tensors_(std::move(tensors)),
-        metadata_(std::move(metadata)),
-        container_(std::move(container)) {
-    constexpr std::string_view kPrefix = "module.";
-    bool shared = !tensors_.empty();
-    for (const StoredTensor& t : tensors_) shared &= t.name.starts_with(kPrefix);
+  StoredWeights(const std::string& path, Contents contents)
+      : path_(path),
+        owners_(std::move(contents.owners)),
+        tensors_(std::move(contents.tensors)),
+        metadata_(std::move(contents.metadata)),
+        container_(std::move(contents.container)) {
+    remove_prefix("module.", true);
+    remove_prefix("backbone.", false);
     list_.reserve(tensors_.size());
     for (StoredTensor& t : tensors_) {
-      if (shared) t.name.erase(0, kPrefix.size());
       if (!index_.emplace(t.name, list_.size()).second)
         fail_input(where(), "the name '", printable(t.name), "' occurs twice");
       list_.push_back({t.name, t.shape, name_of(t.type)});
@@ -151,8 +150,7 @@ class StoredWeights final : public Weights {
   const std::vector<TensorInfo>& list() const override { return list_; }
   bool has(std::string_view name) const override { return index_.contains(std::string(name)); }
   const std::map<std::string, std::string>& metadata() const override { return metadata_; }
-  const std::string& path() const override { return file_->path(); }
-
+  const std::string& path() const override { return path_; }
   std::string container() const override { return container_; }
 
   Tensor read(std::string_view name, DType dtype) const override {
@@ -191,6 +189,16 @@ class StoredWeights final : public Weights {
   }
 
  private:
+  void remove_prefix(std::string_view prefix, bool only_from_all) {
+    std::unordered_set<std::string> names;
+    for (const StoredTensor& t : tensors_) {
+      bool has = t.name.starts_with(prefix);
+      if (only_from_all && !has) return;
+      if (!names.insert(has ? t.name.substr(prefix.size()) : t.name).second) return;
+    }
+    for (StoredTensor& t : tensors_)
+      if (t.name.starts_with(prefix)) t.name.erase(0, prefix.size());
+  }
   std::string where() const { return concat("weights: ", printable(path()), ": "); }
   const StoredTensor& find(std::string_view name) const {
     auto found = index_.find(std::string(name));
@@ -198,7 +206,8 @@ class StoredWeights final : public Weights {
     return tensors_[found->second];
   }
 
-  std::shared_ptr<const MappedFile> file_;
+  std::string path_;
+  std::vector<std::shared_ptr<const void>> owners_;
   std::vector<StoredTensor> tensors_;
   std::vector<TensorInfo> list_;
   std::unordered_map<std::string, size_t> index_;
@@ -257,12 +266,8 @@ Tensor convert(const StoredTensor& t, DType dtype, const std::string& what) {
   }
 }
 
-std::shared_ptr<const Weights> make_weights(std::shared_ptr<const MappedFile> file,
-                                            std::vector<StoredTensor> tensors,
-                                            std::map<std::string, std::string> metadata,
-                                            std::string container) {
-  return std::make_shared<StoredWeights>(std::move(file), std::move(tensors), std::move(metadata),
-                                         std::move(container));
+std::shared_ptr<const Weights> make_weights(const std::string& path, Contents contents) {
+  return std::make_shared<StoredWeights>(path, std::move(contents));
 }
 
 }  // namespace pupil::data

@@ -30,11 +30,45 @@ uint64_t checked_bytes(const Shape&, size_t element, const std::string& what);
 // from the same type (u8 also from bool). InputError otherwise, and for U64 values beyond int64.
 Tensor convert(const StoredTensor&, DType dtype, const std::string& what);
 
-// Names unique and without a "module." that all share; hash, read and list over the tensors.
-// `file` keeps the memory that they point into alive.
-std::shared_ptr<const Weights> make_weights(std::shared_ptr<const MappedFile> file,
-                                            std::vector<StoredTensor> tensors,
-                                            std::map<std::string, std::string> metadata,
-                                            std::string container);
+// What one file holds; `owners` keep the memory that the tensors point into alive.
+struct Contents {
+  std::vector<std::shared_ptr<const void>> owners;
+  std::vector<StoredTensor> tensors;
+  std::map<std::string, std::string> metadata;
+  std::string container;
+};
+Contents read_safetensors(const std::string& path);
+Contents read_pth(const std::string& path);
+Contents read_npz(const std::string& path);
+Contents read_npy_file(const std::string& path);  // one tensor, named like the file
+Contents read_contents(const std::string& path);  // whichever it is
+// model.safetensors.index.json and the like, which map names of tensors to files beside them.
+Contents read_sharded(const std::string& index_path);
+
+// What a writer is told of a tensor before it asks for the values: row-major, of the stored type.
+struct Described {
+  std::string name;
+  Stored type = Stored::F32;
+  Shape shape;
+  uint64_t bytes() const { return uint64_t(shape.numel()) * size_of(type); }
+};
+struct Values {
+  std::span<const uint8_t> bytes;
+  std::shared_ptr<const void> owner;  // of memory made for them; empty: they lie in a mapped file
+};
+using ValuesOf = std::function<Values(size_t)>;  // of tensor i; may be asked more than once
+void write_safetensors(const std::string& path, const std::vector<Described>&, const ValuesOf&,
+                       const std::map<std::string, std::string>& metadata);
+// InputError for BF16, which NumPy does not have.
+void write_npz(const std::string& path, const std::vector<Described>&, const ValuesOf&);
+
+bool is_legacy_pth(std::string_view start);  // of the file's first 32 bytes or more
+
+// The values of a .npy file, `bytes`, where they lie.
+StoredTensor npy_tensor(std::string_view bytes, const std::string& where);
+
+// Hash, read and list over the tensors. Of their names "module." is removed where all share it, and
+// "backbone." where that leaves every name unique.
+std::shared_ptr<const Weights> make_weights(const std::string& path, Contents);
 
 }  // namespace pupil::data

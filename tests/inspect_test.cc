@@ -59,15 +59,55 @@ TEST(Inspect, SaysWhatAFileHolds) {
   EXPECT_EQ(json["tensors"][0]["name"], "w\x1b[31m");
   EXPECT_EQ(json["tensors"][0]["shape"], nlohmann::json::array({2, 3}));
   EXPECT_EQ(json["values"], 7);
+  EXPECT_EQ(json["tensors"][0]["mean"], 1);
+  EXPECT_EQ(json["tensors"][0]["std"], 0);
   EXPECT_EQ(json["metadata"]["model"], "resnet20_cifar");
   EXPECT_EQ(json["sha256"], data::open_weights(path)->hash());
 
   data::save_npy(folder / "a.npy", full({3, 4}, 2));
   Answer array = run_inspect({folder / "a.npy"});
   EXPECT_NE(array.out.find("(3,4)"), std::string::npos) << array.out;
-  EXPECT_EQ(nlohmann::json::parse(run_inspect({folder / "a.npy", "--json"}).out)["read_as"], "f32");
+  auto only = nlohmann::json::parse(run_inspect({folder / "a.npy", "--json"}).out)["tensors"][0];
+  EXPECT_EQ(only["dtype"], "F32");
+  EXPECT_EQ(only["name"], "a");
   EXPECT_EQ(run_inspect({folder / "none"}).code, 2);
   EXPECT_EQ(run_inspect({folder.path()}).code, 2);
+}
+
+TEST(Inspect, NamesWhatIsWrongWithATensor) {
+  test::TemporaryFolder folder;
+  std::vector<double> values{1, NAN, 3, INFINITY}, spread{-1, 0, 1, 4};
+  data::save_safetensors(folder / "a.safetensors",
+                         {{"broken", from(std::span<const double>(values), {4})},
+                          {"dead", zeros({3})},
+                          {"flat", full({3}, 2)},
+                          {"fine", from(std::span<const double>(spread), {4}).to(DType::bf16)}});
+  Answer text = run_inspect({folder / "a.safetensors"});
+  for (const char* part : {"1 NaN, 1 infinite", "all zero", "constant", "not finite in 1 tensor"})
+    EXPECT_NE(text.out.find(part), std::string::npos) << part << " in " << text.out;
+  auto tensors =
+      nlohmann::json::parse(run_inspect({folder / "a.safetensors", "--json"}).out)["tensors"];
+  EXPECT_EQ(tensors[0]["nan"], 1);
+  EXPECT_EQ(tensors[0]["mean"], 2);
+  EXPECT_EQ(tensors[1]["zero"], 3);
+  EXPECT_EQ(tensors[3]["min"], -1);
+  EXPECT_EQ(tensors[3]["max"], 4);
+  EXPECT_NEAR(tensors[3]["std"], std::sqrt(3.5), 1e-12);
+}
+
+TEST(Inspect, HashOfAFile) {
+  test::TemporaryFolder folder;
+  std::ofstream(folder / "abc") << "abc";
+  const std::string hash = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+  EXPECT_EQ(run_inspect({folder / "abc", "--hash"}).out, hash + "  " + (folder / "abc") + "\n");
+  EXPECT_EQ(run_inspect({folder / "abc", "--hash", hash}).code, 0);
+  EXPECT_EQ(run_inspect({folder / "abc", "--hash", "BA7816BF"}).code, 0);
+  for (const char* wrong : {"ca7816bf", "ba7", "no hash!"}) {
+    Answer refused = run_inspect({folder / "abc", "--hash", wrong});
+    EXPECT_EQ(refused.code, 2) << wrong;
+    EXPECT_EQ(refused.out, "");
+    EXPECT_EQ(std::count(refused.err.begin(), refused.err.end(), '\n'), 1) << refused.err;
+  }
 }
 
 }  // namespace

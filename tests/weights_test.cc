@@ -7,11 +7,13 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include <csignal>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "data/convert.h"
 #include "data/file.h"
 #include "data/sha256.h"
 #include "tensor/random.h"
@@ -97,13 +99,19 @@ TEST(Safetensors, RoundTrip) {
   EXPECT_NE(open_weights(folder / "b.safetensors")->hash(), w->hash());
 }
 
-TEST(Safetensors, SharedModulePrefixIsRemoved) {
+TEST(Safetensors, PrefixesAreRemoved) {
   Folder folder;
   std::string path = folder / "a.safetensors";
   save_safetensors(path, {{"module.a", zeros({1})}, {"module.b", zeros({1})}});
   EXPECT_TRUE(open_weights(path)->has("a"));
   save_safetensors(path, {{"module.a", zeros({1})}, {"b", zeros({1})}});
   EXPECT_TRUE(open_weights(path)->has("module.a"));
+  // As in checkpoints of DINO, where a head lies beside the backbone.
+  save_safetensors(path, {{"module.backbone.a", zeros({1})}, {"module.head.b", zeros({1})}});
+  EXPECT_TRUE(open_weights(path)->has("a"));
+  EXPECT_TRUE(open_weights(path)->has("head.b"));
+  save_safetensors(path, {{"backbone.a", zeros({1})}, {"a", zeros({1})}});
+  EXPECT_TRUE(open_weights(path)->has("backbone.a"));
 }
 
 TEST(FileWriter, OldFileUntilCommit) {
@@ -258,6 +266,14 @@ TEST(Containers, EveryFileGivesTheSameModel) {
     EXPECT_EQ(open_weights(folder / name)->hash(), plain->hash()) << name;
   EXPECT_EQ(open_weights(folder / "training_state.pth")->container(),
             "PyTorch zip, entry model_ema");
+  for (const char* name : {"sharded", "sharded/model.safetensors.index.json"}) {
+    auto w = open_weights(folder / name);
+    EXPECT_EQ(w->hash(), plain->hash());
+    EXPECT_EQ(w->container().find("sharded, 3 files"), 0u) << w->container();
+  }
+  auto hugging = open_weights(folder / "hf_folder");
+  EXPECT_EQ(hugging->hash(), open_weights(folder / "hf_folder/model.safetensors")->hash());
+  EXPECT_EQ(hugging->metadata().at("config.json"), content(folder / "hf_folder/config.json"));
 }
 
 TEST(Containers, Kinds) {
@@ -485,7 +501,8 @@ TEST(PyTorch, TrainingCheckpointsByPreference) {
     return "X"s + char(key.size()) + "\0\0\0"s + key + inner + "s";
   };
   std::string all = "\x80\2}";
-  for (const char* key : {"model", "state_dict", "model_ema", "state_dict_ema"}) {
+  for (const char* key : {"student", "teacher", "model_state_dict", "model", "state_dict",
+                          "model_ema", "state_dict_ema"}) {
     all += entry(key);
     overwrite(path, zip_archive(
                         {{"a/data.pkl", all + "X\5\0\0\0epochK\7s."s}, {"a/data/0", four_floats()}},
@@ -495,6 +512,191 @@ TEST(PyTorch, TrainingCheckpointsByPreference) {
     EXPECT_EQ(w->metadata().at("epoch"), "7");
     EXPECT_TRUE(w->has("w"));
   }
+}
+
+// TorchScript as torch.jit.save writes it: a module with a tensor and a module with the same one, a
+// list of numbers, and the program, which need not even be readable.
+std::string script_pickle() {
+  std::string tensor = tensor_pickle();
+  tensor = tensor.substr(tensor.find('c'), tensor.rfind("s.") - tensor.find('c'));
+  auto name = [](const std::string& s) { return "X"s + char(s.size()) + "\0\0\0"s + s; };
+  auto object = [&](const std::string& attributes) {
+    return "c__torch__.net\nNet\n)\x81}("s + attributes + "ub"s;
+  };
+  return "\x80\2"s +
+         object(name("weight") + tensor + name("training") + "\x89"s + name("size") +
+                "ctorch.jit._pickle\nbuild_intlist\n](K\1K\2e\x85R"s + name("inner") +
+                object(name("proj") + tensor)) +
+         "."s;
+}
+
+TEST(PyTorch, TorchScriptGivesItsTensors) {
+  Folder folder;
+  std::string path = folder / "a.pt";
+  auto archive = [&](const std::string& pickle) {
+    overwrite(path, zip_archive({{"a/data.pkl", pickle},
+                                 {"a/constants.pkl", "\x80\2)."s},
+                                 {"a/code/__torch__/net.py", "import os; os.system('rm')"},
+                                 {"a/data/0", four_floats()}},
+                                false));
+    return path;
+  };
+  auto w = open_weights(archive(script_pickle()));
+  ASSERT_EQ(w->list().size(), 2u);
+  EXPECT_EQ(w->list()[0].name, "weight");
+  EXPECT_EQ(w->list()[1].name, "inner.proj");
+  EXPECT_EQ(w->read("inner.proj", DType::f32).values(), (std::vector<double>{1, 3, 2, 4}));
+  EXPECT_EQ(w->container(), "TorchScript");
+  auto message = [&](const std::string& pickle) {
+    return refusal([&] { open_weights(archive(pickle)); });
+  };
+  EXPECT_NE(message("\x80\2cos\nsystem\n."s).find("os.system"), std::string::npos);
+  EXPECT_NE(message("\x80\2ctorch.jit._pickle\nbuild_other\n."s).find("build_other"),
+            std::string::npos);
+  EXPECT_NE(message("\x80\2c__torch__.net\nNet\n)\x81K\1b."s).find("state"), std::string::npos);
+  EXPECT_NE(message("\x80\2c__torch__.net\nNet\n)\x81."s).find("no tensors"), std::string::npos);
+  // A module that holds itself.
+  EXPECT_NE(message("\x80\2c__torch__.net\nNet\n)\x81q\0}X\1\0\0\0ah\0sb."s), "");
+  // Outside of such an archive its classes are strangers.
+  overwrite(path,
+            zip_archive({{"a/data.pkl", script_pickle()}, {"a/data/0", four_floats()}}, false));
+  EXPECT_NE(refusal([&] { open_weights(path); }).find("__torch__.net.Net"), std::string::npos);
+}
+
+// --- checkpoints of several files ---
+
+TEST(Sharded, WhatAnIndexMayNotSay) {
+  Folder folder;
+  std::string path = folder / "model.safetensors.index.json";
+  save_safetensors(folder / "a.safetensors", {{"w", full({2}, 3)}, {"unused", zeros({1})}});
+  save_safetensors(folder / "b.safetensors", {{"v", full({1}, 4)}});
+  auto index = [&](const std::string& map) {
+    overwrite(path, R"({"metadata": {}, "weight_map": )" + map + "}");
+    return refusal([&] { open_weights(path); });
+  };
+  EXPECT_EQ(index(R"({"w": "a.safetensors", "v": "b.safetensors"})"), "");
+  EXPECT_EQ(open_weights(folder.path())->list().size(), 2u);
+  EXPECT_EQ(open_weights(folder.path())->read("v", DType::f32).values(), std::vector<double>{4});
+  for (const char* name : {"../a.safetensors", "", "..", "/etc/passwd", "x\\\\y"})
+    EXPECT_NE(index(concat("{\"w\": \"", name, "\"}")).find("plain file name"), std::string::npos)
+        << name;
+  EXPECT_NE(index(R"({"w": "c.safetensors"})").find("c.safetensors that it names is missing"),
+            std::string::npos);
+  EXPECT_NE(index(R"({"nothing": "a.safetensors"})").find("only 0 of the 1"), std::string::npos);
+  EXPECT_NE(index(R"({"w": 3})").find("plain file name"), std::string::npos);
+  EXPECT_NE(index(R"({"w": "model.safetensors.index.json"})"), "");
+  EXPECT_NE(index("[]").find("no weight_map"), std::string::npos);
+  EXPECT_NE(index(std::string(1 << 20, '[')).find("no weight_map"), std::string::npos);
+  Folder empty;
+  EXPECT_NE(refusal([&] { open_weights(empty.path()); }).find("without weights"),
+            std::string::npos);
+}
+
+// --- other containers ---
+
+TEST(Convert, EveryTypeKeepsItsBytes) {
+  PUPIL_NEEDS_SHARED();
+  Folder folder;
+  for (std::string source : {"/reference/models/containers/kinds.pth",
+                             "/reference/hostile/valid_every_dtype.safetensors",
+                             "/reference/hostile/valid_nan_inf.safetensors",
+                             "/reference/models/containers/strided.pth"}) {
+    auto original = open_weights(test::shared_folder() + source);
+    convert_weights(*original, folder / "a.safetensors");
+    EXPECT_EQ(open_weights(folder / "a.safetensors")->hash(), original->hash()) << source;
+    convert_weights(*original, folder / "hf");
+    EXPECT_EQ(open_weights(folder / "hf")->hash(), original->hash()) << source;
+    EXPECT_EQ(open_weights(folder / "hf")->metadata().at("format"), "pt");
+    fs::remove_all(folder / "hf");
+    bool has_bf16 = source.find("every_dtype") != std::string::npos;
+    std::string refused = refusal([&] { convert_weights(*original, folder / "a.npz"); });
+    EXPECT_EQ(refused.find("BF16") != std::string::npos, has_bf16) << refused;
+    if (has_bf16) {
+      EXPECT_FALSE(fs::exists(folder / "a.npz"));
+    } else {
+      EXPECT_EQ(open_weights(folder / "a.npz")->hash(), original->hash()) << source;
+      fs::remove(folder / "a.npz");
+    }
+  }
+}
+
+TEST(Convert, OtherPrecision) {
+  Folder folder;
+  std::vector<double> values{1.0 / 3, -65504, 1e-8, INFINITY, NAN, 0.1};
+  save_safetensors(folder / "a.safetensors", {{"x", from(std::span<const double>(values), {2, 3})},
+                                              {"n", full({2}, 1 << 20, DType::i64)}});
+  auto source = open_weights(folder / "a.safetensors");
+  for (const char* dtype : {"F64", "F32", "F16", "BF16"}) {
+    convert_weights(*source, folder / "b.safetensors", dtype);
+    auto w = open_weights(folder / "b.safetensors");
+    EXPECT_EQ(w->list()[0].dtype, dtype);
+    EXPECT_EQ(w->list()[1].dtype, "I64");
+    std::vector<double> got = w->read("x", DType::f64).values();
+    double relative = dtype == "F64"s ? 0 : dtype == "F32"s ? 6e-8 : dtype == "F16"s ? 5e-4 : 4e-3;
+    for (size_t i : {0u, 1u, 5u}) EXPECT_NEAR(got[i], values[i], std::abs(values[i]) * relative);
+    EXPECT_EQ(got[3], INFINITY);
+    EXPECT_TRUE(std::isnan(got[4]));
+  }
+  save_safetensors(folder / "a.safetensors", {{"x", full({1}, 65520)}});
+  source = open_weights(folder / "a.safetensors");
+  EXPECT_NE(refusal([&] { convert_weights(*source, folder / "c.safetensors", "F16"); }).find("'x'"),
+            std::string::npos);
+  EXPECT_FALSE(fs::exists(folder / "c.safetensors"));
+  EXPECT_FALSE(fs::exists(folder / "c.safetensors.tmp"));
+}
+
+TEST(Convert, AFolderIsNewAndKeepsItsSettings) {
+  Folder folder;
+  fs::create_directory(folder / "in");
+  overwrite(folder / "in/config.json", R"({"model_type": "vit"})");
+  save_safetensors(folder / "in/model.safetensors", {{"x", zeros({2})}});
+  auto source = open_weights(folder / "in");
+  convert_weights(*source, folder / "out/");
+  EXPECT_EQ(content(folder / "out/config.json"), R"({"model_type": "vit"})");
+  EXPECT_FALSE(open_safetensors(folder / "out/model.safetensors")->metadata().count("config.json"));
+  EXPECT_NE(refusal([&] { convert_weights(*source, folder / "out"); }).find("exists"),
+            std::string::npos);
+  EXPECT_FALSE(fs::exists(folder / "out.tmp"));
+  EXPECT_NE(refusal([&] { convert_weights(*source, folder / "no/out"); }), "");
+  // A file keeps them as a note, and gives them back to a folder.
+  convert_weights(*source, folder / "a.safetensors");
+  convert_weights(*open_weights(folder / "a.safetensors"), folder / "again");
+  EXPECT_EQ(content(folder / "again/config.json"), R"({"model_type": "vit"})");
+}
+
+// An archive with one deflated record that claims `size` bytes.
+std::string deflated(const std::string& name, const std::string& text, uint32_t size) {
+  uLongf length = compressBound(text.size());
+  std::string packed(length, '\0');
+  compress(reinterpret_cast<Bytef*>(packed.data()), &length,
+           reinterpret_cast<const Bytef*>(text.data()), text.size());
+  packed = packed.substr(2, length - 6);  // without zlib's frame
+  std::string archive = zip_archive({{name, packed}}, false);
+  size_t directory = archive.rfind("PK\1\2"s);
+  archive[directory + 10] = 8;
+  uint32_t sum = uint32_t(crc32(0, reinterpret_cast<const Bytef*>(text.data()), uInt(text.size())));
+  memcpy(&archive[directory + 16], &sum, 4);
+  memcpy(&archive[directory + 24], &size, 4);
+  return archive;
+}
+
+TEST(Npz, DeflatedArraysAndBombs) {
+  Folder folder;
+  save_npy(folder / "a.npy", full({100, 10}, 7));
+  std::string array = content(folder / "a.npy"), path = folder / "a.npz";
+  uint32_t size = uint32_t(array.size());
+  overwrite(path, deflated("x.npy", array, size));
+  EXPECT_EQ(open_weights(path)->read("x", DType::f32).values(), std::vector<double>(1000, 7));
+  auto message = [&](const std::string& bytes) {
+    overwrite(path, bytes);
+    return refusal([&] { open_weights(path); });
+  };
+  EXPECT_NE(message(deflated("x.npy", array, size + 1)).find("unpacked"), std::string::npos);
+  EXPECT_NE(message(deflated("x.npy", array, size - 1)).find("unpacked"), std::string::npos);
+  EXPECT_NE(message(deflated("x.npy", array, 1u << 31)).find("justifies"), std::string::npos);
+  std::string damaged = deflated("x.npy", array, size);
+  damaged[damaged.rfind("PK\1\2"s) + 16] ^= 1;  // the checksum
+  EXPECT_NE(message(damaged).find("unpacked"), std::string::npos);
 }
 
 // --- fuzzing: any damage is answered with InputError or with tensors, never with anything else ---
@@ -601,6 +803,26 @@ TEST(Fuzz, PyTorch) {
   fuzz(seeds({test::shared_folder() + "/reference/hostile",
               test::shared_folder() + "/reference/models/containers"},
              ".pth", 36000),
+       20000, path, [&] { read_all(path); });
+}
+
+TEST(Fuzz, Npz) {
+  Folder folder;
+  std::string path = folder / "a.npz";
+  save_safetensors(folder / "a", {{"x", full({2, 3}, 1)}, {"n", full({2}, 5, DType::i64)}});
+  convert_weights(*open_weights(folder / "a"), path);
+  save_npy(folder / "a.npy", full({100}, 1));
+  std::string array = content(folder / "a.npy");
+  fuzz({content(path), deflated("x.npy", array, uint32_t(array.size()))}, 20000, path,
+       [&] { read_all(path); });
+}
+
+TEST(Fuzz, IndexOfShards) {
+  Folder folder;
+  std::string path = folder / "model.safetensors.index.json";
+  save_safetensors(folder / "a", {{"w", full({2}, 3)}});
+  fuzz({R"({"metadata": {"total_size": 8}, "weight_map": {"w": "a"}})",
+        R"({"weight_map": {"w": "a", "v": "b"}})", R"({"weight_map": {"w": "a"}, "x": [[1, 2]]})"},
        20000, path, [&] { read_all(path); });
 }
 

@@ -37,13 +37,6 @@ std::string class_name(const data::Dataset& set, int64_t c) {
   return set.class_names.empty() ? std::to_string(c) : set.class_names[size_t(c)];
 }
 
-std::string quoted(const std::string& text) {  // RFC 4180
-  if (text.find_first_of(",\"\n") == std::string::npos) return text;
-  std::string out = "\"";
-  for (char c : text) out += c == '"' ? "\"\"" : std::string(1, c);
-  return out + "\"";
-}
-
 void eval(const EvalArguments& a) {
   use_threads(a.threads);
   bool is_run = std::filesystem::is_directory(a.what);
@@ -60,9 +53,9 @@ void eval(const EvalArguments& a) {
   }
   if (!a.confusion.empty()) {
     std::string csv = "true\\answer";
-    for (int64_t c = 0; c < scores.classes; c++) csv += "," + quoted(class_name(set, c));
+    for (int64_t c = 0; c < scores.classes; c++) csv += "," + csv_field(class_name(set, c));
     for (int64_t c = 0; c < scores.classes; c++) {
-      csv += "\n" + quoted(class_name(set, c));
+      csv += "\n" + csv_field(class_name(set, c));
       for (int64_t answer = 0; answer < scores.classes; answer++)
         csv += "," + std::to_string(scores.count(c, answer));
     }

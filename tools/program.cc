@@ -5,6 +5,7 @@
 
 #include "../tensor/runtime.h"
 #include "bench.h"
+#include "convert.h"
 #include "diff.h"
 #include "eval.h"
 #include "explain.h"
@@ -14,6 +15,7 @@
 #include "init.h"
 #include "inspect.h"
 #include "models.h"
+#include "predict.h"
 #include "report.h"
 #include "reproduce.h"
 #include "tokenize.h"
@@ -46,7 +48,9 @@ void add_commands(CLI::App& app) {
   add_init_command(app);
   add_train_command(app);
   add_eval_command(app);
+  add_predict_command(app);
   add_inspect_command(app);
+  add_convert_command(app);
   add_models_command(app);
   add_tokenize_command(app);
   add_verify_command(app);

@@ -45,6 +45,13 @@ inline std::string percent(double share) {  // 0.9133 -> "91.33 %"
   return out.str();
 }
 
+inline std::string csv_field(const std::string& text) {  // RFC 4180
+  if (text.find_first_of(",\"\n") == std::string::npos) return text;
+  std::string out = "\"";
+  for (char c : text) out += c == '"' ? "\"\"" : std::string(1, c);
+  return out + "\"";
+}
+
 inline std::string counted(int64_t n, const std::string& what) {  // "1 case", "2 cases"
   return concat(n, " ", what, n == 1 ? "" : "s");
 }

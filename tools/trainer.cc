@@ -708,7 +708,12 @@ void Trainer::save_student(const std::string& path) {
   std::vector<std::pair<std::string, Tensor>> tensors;
   for (const nn::Param& p : store().params())
     if (!p.name.starts_with("loss.")) tensors.emplace_back(p.name, p.value);
-  with_averages([&] { data::save_safetensors(path, tensors, network_metadata(model())); });
+  auto metadata = network_metadata(model());
+  std::string labels;
+  for (const std::string& name : state_->train.class_names)
+    labels += (labels.empty() ? "" : "\n") + name;
+  if (!labels.empty()) metadata["labels"] = labels;  // for pupil predict
+  with_averages([&] { data::save_safetensors(path, tensors, metadata); });
 }
 
 void Trainer::with_averages(const std::function<void()>& f) {
