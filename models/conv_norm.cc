@@ -14,8 +14,9 @@ ConvNorm::ConvNorm(const nn::Scope& conv_scope, const nn::Scope& norm_scope, int
 
 Tensor ConvNorm::operator()(const Tensor& image, const nn::Call& call, const Tensor& residual) {
   Tensor x = image;
-  ConvOptions options = conv.options;
+  nn::Conv2d padded = conv;
   if (same_padding) {
+    ConvOptions& options = padded.options;
     int64_t kernel = conv.weight.dim(2);
     auto total = [&](int64_t side, int stride) {
       return std::max<int64_t>((side - 1) / stride * stride + kernel - side, 0);
@@ -27,7 +28,7 @@ Tensor ConvNorm::operator()(const Tensor& image, const nn::Call& call, const Ten
   }
   // ReLU within the norm's pass, which passes no gradient at 0.
   bool rectified = activation == Activation::relu || activation == Activation::relu6;
-  Tensor y = norm(conv2d(x, conv.weight, {}, options), call, rectified, residual);
+  Tensor y = nn::conv_norm(padded, norm, x, call, rectified, residual);
   return activation == Activation::relu ? y : activate(y, activation);
 }
 
