@@ -23,6 +23,8 @@ Tensor class_text_features(const models::Clip& clip, const data::ClipTokenizer& 
                            std::span<const std::string> templates) {
   if (names.empty()) fail_input("zero-shot: no class names");
   if (templates.empty()) fail_input("zero-shot: no template such as \"a photo of a {}.\"");
+  if (clip.logit_bias)
+    fail_input("zero-shot: SigLIP reads the ids of another tokenizer, which is not here");
   NoGrad no_grad;
   std::vector<Tensor> classes;
   for (const std::string& name : names) {

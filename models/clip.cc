@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "vit.h"
+
 namespace pupil::models {
 namespace {
 
@@ -67,23 +69,28 @@ struct ClipText {
   Tensor positions;
   std::vector<Block> blocks;
   nn::LayerNorm ln_final;
-  Tensor projection;
+  Tensor projection;               // of CLIP, (width, embed_dim)
+  std::optional<nn::Linear> head;  // of SigLIP instead
 
   ClipText(const ClipConfig& c, const nn::Scope& scope)
       : tokens(scope / "token_embedding", c.vocabulary, c.text.width, {nn::Init::normal, 0.02}),
         positions(scope.param("positional_embedding", {c.context, c.text.width},
                               {nn::Init::normal, 0.01})),
         blocks(make_blocks(scope / "transformer" / "resblocks", c.text.layers,
-                           block_options(c.text, true))),
-        ln_final(scope / "ln_final", c.text.width, c.text.norm_eps),
-        projection(scope.param("text_projection", {c.text.width, c.embed_dim},
-                               scaled_normal(c.text.width))) {}
+                           block_options(c.text, !c.siglip))),
+        ln_final(scope / "ln_final", c.text.width, c.text.norm_eps) {
+    if (c.siglip)
+      head.emplace(scope / "text_projection", c.text.width, c.embed_dim);
+    else
+      projection =
+          scope.param("text_projection", {c.text.width, c.embed_dim}, scaled_normal(c.text.width));
+  }
 
   Tensor operator()(const Tensor& ids, const nn::Call& call) const {
     PUPIL_CHECK(ids.rank() == 2 && ids.dtype() == DType::i64 && ids.dim(1) > 0 &&
                     ids.dim(1) <= positions.dim(0),
                 "clip: ids i64 (n, up to ", positions.dim(0), " tokens), got ", ids.shape());
-    int64_t n = ids.dim(0), length = ids.dim(1), width = projection.dim(0);
+    int64_t n = ids.dim(0), length = ids.dim(1), width = positions.dim(1);
     Tensor x = add(tokens(ids), slice(positions, 0, 0, length));
     x = run_blocks(blocks, x, "text", call);
     if (call.taps && call.taps->wants("text.ln_final"))
@@ -92,45 +99,79 @@ struct ClipText {
     Tensor rows = ids.contiguous();
     for (int64_t i = 0; i < n; i++) {
       const int64_t* row = rows.data<int64_t>() + i * length;
-      ends.push_back(i * length + (std::max_element(row, row + length) - row));
+      ends.push_back(i * length + (head ? length - 1 : std::max_element(row, row + length) - row));
     }
     Tensor pooled = index_select(view(x, {n * length, width}), from(ends, {n}).to(x.device()));
-    return matmul(ln_final(pooled), projection);
+    return head ? (*head)(ln_final(pooled)) : matmul(ln_final(pooled), projection);
   }
 };
+
+// SigLIP's image tower.
+Model make_trunk(const ClipConfig& c, const nn::Scope& scope) {
+  VitConfig vit;
+  vit.image = c.image;
+  vit.patch = c.patch;
+  vit.dim = int(c.vision.width);
+  vit.depth = c.vision.layers;
+  vit.heads = c.vision.heads;
+  vit.hidden = c.vision.hidden;
+  vit.classes = 0;
+  vit.class_token = false;
+  vit.pool = VitPool::map;
+  vit.activation = c.vision.activation;
+  vit.norm_eps = c.vision.norm_eps;
+  return make_vit(vit, scope);
+}
+
+// SigLIP's scale and bias have the shape (1) at Hugging Face and () in open_clip.
+Tensor scalar(const nn::Scope& scope, const char* name, double value, bool siglip) {
+  return scope.param(
+      name, siglip ? Shape{1} : Shape{}, {nn::Init::constant, value},
+      [](const Tensor& stored) { return stored.numel() == 1 ? view(stored, {1}) : Tensor(); });
+}
 
 }  // namespace
 
 Tensor Clip::logits(const Tensor& image_features, const Tensor& text_features) const {
-  return mul(matmul(normalize(image_features), normalize(text_features), false, true),
-             exp(logit_scale));
+  Tensor cosines = matmul(normalize(image_features), normalize(text_features), false, true);
+  Tensor scaled = mul(cosines, exp(logit_scale));
+  return logit_bias ? add(scaled, logit_bias) : scaled;
 }
 
 Clip make_clip(const ClipConfig& c, const nn::Scope& scope) {
-  PUPIL_CHECK(c.resnet.empty() ? c.patch > 0 && c.image % c.patch == 0 : c.image % 32 == 0,
+  PUPIL_CHECK(c.resnet.empty() ? c.patch > 0 && c.image >= c.patch : c.image % 32 == 0,
               "clip: images of side ", c.image, " with patches of side ", c.patch);
-  std::function<Tensor(const Tensor&, const nn::Call&)> tower;
-  std::optional<nn::Linear> head;
   Clip clip;
   Model& image = clip.image;
-  if (c.resnet.empty()) {
-    tower = [net = std::make_shared<const ClipVit>(c, scope / "visual")](
+  std::function<Tensor(const Tensor&, const nn::Call&)> tower;
+  nn::Scope visual = scope / "visual";
+  if (c.siglip) {
+    image = make_trunk(c, visual / "trunk");
+    tower = [trunk = image.forward](const Tensor& x, const nn::Call& call) {
+      return trunk(x, call).features;
+    };
+  } else if (c.resnet.empty()) {
+    tower = [net = std::make_shared<const ClipVit>(c, visual)](
                 const Tensor& x, const nn::Call& call) { return (*net)(x, call); };
     image.taps = {"ln_pre"};
     for (int i = 0; i < c.vision.layers; i++) image.taps.push_back(concat("visual.", i));
   } else {
-    tower = make_clip_resnet(c, scope / "visual");
+    tower = make_clip_resnet(c, visual);
     image.taps = {"stem", "layer1", "layer2", "layer3", "layer4"};
   }
+  if (c.siglip)
+    image.input.filter = Filter::bicubic;
+  else
+    image.input = {c.image,
+                   3,
+                   {0.48145466f, 0.4578275f, 0.40821073f},
+                   {0.26862954f, 0.26130258f, 0.27577711f},
+                   Filter::bicubic};
+  std::optional<nn::Linear> head;
   if (c.classes) head.emplace(scope / "head", c.embed_dim, c.classes);
   image.classes = c.classes;
   image.width = c.embed_dim;
   image.head = "head";
-  image.input = {c.image,
-                 3,
-                 {0.48145466f, 0.4578275f, 0.40821073f},
-                 {0.26862954f, 0.26130258f, 0.27577711f},
-                 Filter::bicubic};
   image.forward = [tower, head, side = c.image](const Tensor& x, const nn::Call& call) -> Output {
     PUPIL_CHECK(x.rank() == 4 && x.dim(1) == 3, "clip: images (n,3,h,w), got ", x.shape());
     if (x.dim(2) != side || x.dim(3) != side)
@@ -139,10 +180,12 @@ Clip make_clip(const ClipConfig& c, const nn::Scope& scope) {
     Tensor features = tower(x, call);
     return {head ? (*head)(features) : features, features};
   };
-  clip.text = [net = std::make_shared<const ClipText>(c, c.custom_text ? scope / "text" : scope)](
+  clip.text = [net = std::make_shared<const ClipText>(
+                   c, c.custom_text || c.siglip ? scope / "text" : scope)](
                   const Tensor& ids, const nn::Call& call) { return (*net)(ids, call); };
   clip.context = c.context;
-  clip.logit_scale = scope.param("logit_scale", {}, {nn::Init::constant, std::log(1 / 0.07)});
+  clip.logit_scale = scalar(scope, "logit_scale", std::log(c.siglip ? 10 : 1 / 0.07), c.siglip);
+  if (c.siglip) clip.logit_bias = scalar(scope, "logit_bias", -10, true);
   return clip;
 }
 
@@ -199,6 +242,13 @@ const std::vector<NamedClip>& named_clips() {
       list.push_back(quick);
     }
     list.push_back({"ViT-g-14", vit(224, 14, transformer(1408, 16, 40, 4.3637), large_text, 1024)});
+    ClipConfig siglip = vit(224, 16, base, base, 768);
+    siglip.siglip = true;
+    siglip.vision.norm_eps = siglip.text.norm_eps = 1e-6;
+    siglip.vision.activation = siglip.text.activation = Activation::gelu_tanh;
+    siglip.context = 64;
+    siglip.vocabulary = 32000;
+    list.push_back({"ViT-B-16-SigLIP", siglip});
     return list;
   }();
   return all;
@@ -215,8 +265,9 @@ std::optional<ClipConfig> clip_named(std::string_view name) {
 std::vector<Entry> clips() {
   std::vector<Entry> all;
   for (const auto& [name, config] : named_clips())
-    all.push_back({{name, concat("CLIP, ", config.resnet.empty() ? "ViT" : "ResNet",
-                                 " and text tower, ", config.image, "x", config.image, " images")},
+    all.push_back({{name, concat(config.siglip ? "SigLIP, " : "CLIP, ",
+                                 config.resnet.empty() ? "ViT" : "ResNet", " and text tower, ",
+                                 config.image, "x", config.image, " images")},
                    [config](const nn::Scope& scope, const Options& options) {
                      ClipConfig own = config;
                      own.classes = options.classes;

@@ -1,5 +1,6 @@
-// Two towers that put images and texts into one space: CLIP (Radford et al. 2021, arXiv
-// 2103.00020) with the parameter names of OpenAI and open_clip.
+// Two towers that put images and texts into one space, with the parameter names of open_clip: CLIP
+// (Radford et al. 2021, arXiv 2103.00020; OpenAI's names are the same) and SigLIP (Zhai et al.
+// 2023, arXiv 2303.15343).
 #pragma once
 #include "models.h"
 #include "transformer.h"
@@ -23,20 +24,24 @@ struct ClipConfig {
   ClipTransformer text{.width = 512, .hidden = 2048, .heads = 8};
   int64_t embed_dim = 512;
   bool custom_text = false;  // the names of the text tower begin with "text."
-  int64_t classes = 0;       // of a linear layer `head` on image embeddings; 0: none
+  // SigLIP: the image tower is timm's ViT with attention pooling; the text tower has custom names,
+  // sees all of a text and ends with a linear layer on its last token; cosines get a bias.
+  bool siglip = false;
+  int64_t classes = 0;  // of a linear layer `head` on image embeddings; 0: none
 };
 
 struct Clip {
   // features: image embeddings (n, embed_dim), not normalised. Taps: ln_pre, visual.0 and so on;
-  // with a ResNet stem (after its pooling), layer1 to layer4.
+  // with a ResNet stem (after its pooling), layer1 to layer4; SigLIP's are those of make_vit.
   Model image;
   // ids i64 (n, tokens), at most `context` tokens -> (n, embed_dim), not normalised, taken at the
-  // first of the largest ids of a row. Taps: text.0 and so on, text.ln_final (all tokens).
+  // first of the largest ids of a row (SigLIP: at the last one). Taps: text.0 and so on,
+  // text.ln_final (all tokens).
   std::function<Tensor(const Tensor& ids, const nn::Call&)> text;
   int64_t context = 0;
-  Tensor logit_scale;  // its logarithm, ()
+  Tensor logit_scale, logit_bias;  // the logarithm of the scale, (); SigLIP: (1), else no bias
 
-  // (images, texts): cosines times exp(logit_scale).
+  // (images, texts): cosines times exp(logit_scale), plus the bias.
   Tensor logits(const Tensor& image_features, const Tensor& text_features) const;
 };
 Clip make_clip(const ClipConfig&, const nn::Scope&);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "transformer.h"
+
 namespace pupil::models {
 namespace {
 
@@ -208,10 +210,81 @@ std::vector<Layout> hugging_face() {
           {"hf_dinov3", turned + "mlp.up_proj.weight", {"model."}, joined(rotary, up), {}, mask}};
 }
 
+// transformers' CLIP and SigLIP (modeling_clip.py, modeling_siglip.py); ours are open_clip's names.
+std::vector<Layout> hugging_face_towers() {
+  const std::string vision = "vision_model.", text = "text_model.";
+  auto blocks = [](const std::string& ours, const BlockNames& n, const std::string& model) {
+    const std::string theirs = model + "encoder.layers.*.", attention = theirs + "self_attn.";
+    std::vector<Rule> rules{{{ours + n.norm1 + ".@"}, {theirs + "layer_norm1.@"}},
+                            {{ours + n.proj + ".@"}, {attention + "out_proj.@"}},
+                            {{ours + n.norm2 + ".@"}, {theirs + "layer_norm2.@"}},
+                            {{ours + n.fc1 + ".@"}, {theirs + "mlp.fc1.@"}},
+                            {{ours + n.fc2 + ".@"}, {theirs + "mlp.fc2.@"}}};
+    for (const std::string kind : {"weight", "bias"})
+      rules.push_back({{ours + n.qkv + kind},
+                       {attention + "q_proj." + kind, attention + "k_proj." + kind,
+                        attention + "v_proj." + kind}});
+    return rules;
+  };
+  auto text_tower = [&](const std::string& ours) {
+    return joined(
+        blocks(ours + "transformer.resblocks.*.", openai_names(), text),
+        {{{ours + "token_embedding.weight"}, {text + "embeddings.token_embedding.weight"}},
+         {{ours + "positional_embedding"}, {text + "embeddings.position_embedding.weight"}},
+         {{ours + "ln_final.@"}, {text + "final_layer_norm.@"}},
+         {{"logit_scale"}, {"logit_scale"}}});
+  };
+  const std::string embeddings = vision + "embeddings.";
+  std::vector<Rule> clip{
+      {{"visual.class_embedding"}, {embeddings + "class_embedding"}},
+      {{"visual.positional_embedding"}, {embeddings + "position_embedding.weight"}},
+      {{"visual.conv1.weight"}, {embeddings + "patch_embedding.weight"}},
+      {{"visual.ln_pre.@"}, {vision + "pre_layrnorm.@"}},
+      {{"visual.ln_post.@"}, {vision + "post_layernorm.@"}},
+      {{"visual.proj"}, {"visual_projection.weight"}, {}, true},
+      {{"text_projection"}, {"text_projection.weight"}, {}, true}};
+  const std::string trunk = "visual.trunk.", head = vision + "head.";
+  std::vector<Rule> siglip{{{trunk + "pos_embed"}, {embeddings + "position_embedding.weight"}},
+                           {{trunk + "patch_embed.proj.@"}, {embeddings + "patch_embedding.@"}},
+                           {{trunk + "norm.@"}, {vision + "post_layernorm.@"}},
+                           {{trunk + "attn_pool.latent"}, {head + "probe"}},
+                           {{trunk + "attn_pool.q.weight", trunk + "attn_pool.kv.weight"},
+                            {head + "attention.in_proj_weight"},
+                            {1, 2}},
+                           {{trunk + "attn_pool.q.bias", trunk + "attn_pool.kv.bias"},
+                            {head + "attention.in_proj_bias"},
+                            {1, 2}},
+                           {{trunk + "attn_pool.proj.@"}, {head + "attention.out_proj.@"}},
+                           {{trunk + "attn_pool.norm.@"}, {head + "layernorm.@"}},
+                           {{trunk + "attn_pool.mlp.fc1.@"}, {head + "mlp.fc1.@"}},
+                           {{trunk + "attn_pool.mlp.fc2.@"}, {head + "mlp.fc2.@"}},
+                           {{"text.text_projection.@"}, {text + "head.@"}},
+                           {{"logit_bias"}, {"logit_bias"}}};
+  const std::vector<std::string> numbers{embeddings + "position_ids",
+                                         text + "embeddings.position_ids"};
+  return {{"hf_clip",
+           vision + "pre_layrnorm.weight",
+           {},
+           joined(joined(clip, blocks("visual.transformer.resblocks.*.", openai_names(), vision)),
+                  text_tower("")),
+           {},
+           numbers},
+          {"hf_siglip",
+           head + "probe",
+           {},
+           joined(joined(siglip, blocks(trunk + "blocks.*.", {}, vision)), text_tower("text.")),
+           {},
+           numbers}};
+}
+
 }  // namespace
 
 const std::vector<Layout>& layouts() {
-  static const std::vector<Layout> all = hugging_face();
+  static const std::vector<Layout> all = [] {
+    std::vector<Layout> list = hugging_face(), towers = hugging_face_towers();
+    list.insert(list.end(), towers.begin(), towers.end());
+    return list;
+  }();
   return all;
 }
 

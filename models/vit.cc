@@ -115,11 +115,14 @@ struct Vit {
   int64_t width() const { return config.dim * (config.pool == VitPool::token_and_avg ? 2 : 1); }
 
   // Position embeddings of a checkpoint that was trained on another (square) grid.
-  Tensor from_other_grid(const Tensor& stored) const {
+  Tensor from_other_grid(const Tensor& given) const {
+    // Hugging Face's SigLIP stores a matrix.
+    Tensor stored = given.rank() == 2 ? view(given, {1, given.dim(0), given.dim(1)}) : given;
     if (stored.rank() != 3 || stored.dim(0) != 1) return {};
     int64_t patches = stored.dim(1) - positioned;
     int old = int(std::lround(std::sqrt(double(std::max<int64_t>(patches, 0)))));
     if (old < 1 || patches != int64_t(old) * old) return {};
+    if (old == grid) return stored;
     return resample(stored, positioned, old, old, grid, grid, config.antialias);
   }
 

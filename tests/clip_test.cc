@@ -1,9 +1,13 @@
 // CLIP's towers where no reference case looks, and classifiers from class names.
 #include "models/clip.h"
 
+#include <nlohmann/json.hpp>
+#include <set>
+
 #include "autograd/autograd.h"
 #include "clip_vocabulary.h"
 #include "methods/clip_text.h"
+#include "models/layout.h"
 
 namespace pupil {
 namespace {
@@ -67,6 +71,47 @@ TEST(Clip, ClassNamesBecomeAClassifier) {
   expect_refused([&] { features(names, {}); }, {"no template"});
   expect_refused([&] { features(names, {"a photo"}); }, {"exactly one {}"});
   expect_refused([&] { features({""}, prompts); }, {"empty class name"});
+  ClipConfig other = tiny();
+  other.siglip = true;
+  clip = models::make_clip(other, nn::Scope(store, "siglip"));
+  expect_refused([&] { features(names, prompts); }, {"another tokenizer"});
+}
+
+// Every tensor that transformers publishes goes into one of ours, and all of ours are filled.
+TEST(Clip, PublishedNamesOfHuggingFace) {
+  PUPIL_NEEDS_SHARED();
+  nlohmann::json geometry = nlohmann::json::parse(
+      test::read_text(test::shared_folder() + "/reference/models/geometry.json"));
+  for (auto [published, name] : {std::pair{"openai/clip-vit-base-patch32", "ViT-B-32-quickgelu"},
+                                 {"openai/clip-vit-base-patch16", "ViT-B-16-quickgelu"},
+                                 {"openai/clip-vit-large-patch14", "ViT-L-14-quickgelu"},
+                                 {"google/siglip-base-patch16-224", "ViT-B-16-SigLIP"}}) {
+    const nlohmann::json& shapes = geometry.at(concat("hf/", published)).at("shapes");
+    std::vector<std::string> theirs;
+    for (auto& [key, shape] : shapes.items()) theirs.push_back(key);
+    const models::Layout* layout = models::layout_of(theirs);
+    ASSERT_TRUE(layout) << published;
+    models::Translation translation(*layout, theirs);
+    EXPECT_TRUE(translation.unknown.empty()) << published << " " << translation.unknown[0];
+    nn::Store store = nn::Store::blueprint();
+    models::make_model(name, nn::Scope(store), {.classes = 0});
+    std::set<std::string> filled, ours;
+    for (const nn::Param& p : store.params()) ours.insert(p.name);
+    for (const models::Translation::Entry& entry : translation.entries) {
+      int64_t here = 0, there = 0;
+      for (const std::string& key : entry.ours) {
+        filled.insert(key);
+        if (const nn::Param* p = store.find(key)) here += p->value.numel();
+      }
+      for (const std::string& key : entry.theirs) {
+        int64_t elements = 1;
+        for (int64_t side : shapes.at(key)) elements *= side;
+        there += elements;
+      }
+      EXPECT_EQ(here, there) << published << " " << entry.theirs[0];
+    }
+    EXPECT_EQ(filled, ours) << published;
+  }
 }
 
 }  // namespace

@@ -129,7 +129,8 @@ TEST(Models, ParameterCountsOfTheirSources) {
                {"ViT-L-14-336-quickgelu", 0, 427944193},
                {"ViT-H-14", 0, 986109441},
                {"ViT-H-14-quickgelu", 0, 986109441},
-               {"ViT-g-14", 0, 1366678273}};
+               {"ViT-g-14", 0, 1366678273},
+               {"ViT-B-16-SigLIP", 0, 203155970}};
   for (auto& row : table) {
     nn::Store store = nn::Store::blueprint();
     Model model = make_model(row.name, nn::Scope(store), {.classes = row.classes});

@@ -1,9 +1,10 @@
-// model.clip: image and text towers under their public names.
+// model.clip, model.hf_clip, model.hf_siglip: image and text towers under their public names.
 #include "../../models/clip.h"
 
 #include <nlohmann/json.hpp>
 
-#include "case.h"
+#include "../../models/layout.h"
+#include "models.h"
 
 namespace pupil::verify {
 namespace {
@@ -38,7 +39,7 @@ class Fields {
   std::set<std::string> read_;
 };
 
-models::ClipTransformer transformer(Fields& f, models::Activation activation) {
+models::ClipTransformer openai_transformer(Fields& f, models::Activation activation) {
   models::ClipTransformer t;
   t.width = f["width"];
   t.hidden = int64_t(double(t.width) * f.get<double>("mlp_ratio", 4));
@@ -53,7 +54,7 @@ models::ClipConfig clip_config(Case& c) {
   config.embed_dim = c.integer("embed_dim");
   config.custom_text = c.flag("custom_text", false);
   Fields vision(c, "vision_cfg"), text(c, "text_cfg");
-  config.vision = transformer(vision, activation);
+  config.vision = openai_transformer(vision, activation);
   config.image = vision["image_size"];
   int64_t head_width = vision.get<int64_t>("head_width", 64);
   if (vision["layers"].is_array()) {
@@ -65,7 +66,7 @@ models::ClipConfig clip_config(Case& c) {
     config.vision.heads = int(config.vision.width / head_width);
     config.patch = vision["patch_size"];
   }
-  config.text = transformer(text, activation);
+  config.text = openai_transformer(text, activation);
   config.text.heads = text["heads"];
   config.text.layers = text["layers"];
   config.context = text.get<int64_t>("context_length", 77);
@@ -88,16 +89,87 @@ void openai_clip(Case& c) {
   c.result("text_features", text);
   c.result("logits_per_image", clip.logits(image, text));
   for (const std::string& name : c.names("out.tap.")) c.result("tap." + name, taps[name]);
-  for (const nn::Param& p : store.params()) {
-    if (p.buffer)
-      c.result("state." + p.name, p.value);
-    else
-      c.track(p.name, p.value);
+  finish(c, store);
+}
+
+models::ClipTransformer with_fields(Fields& f, models::ClipTransformer t) {
+  t.width = f.get("hidden_size", t.width);
+  t.hidden = f.get("intermediate_size", t.hidden);
+  t.heads = f.get("num_attention_heads", t.heads);
+  t.layers = f.get("num_hidden_layers", t.layers);
+  t.norm_eps = f.get("layer_norm_eps", t.norm_eps);
+  if (f.has("hidden_act")) {
+    std::string name = f["hidden_act"];
+    auto known = models::activation_named(name == "gelu_pytorch_tanh" ? "gelu_tanh" : name);
+    if (!known) throw Unsupported("hidden_act = " + name);
+    t.activation = *known;
   }
+  for (const char* unused : {"bos_token_id", "eos_token_id", "pad_token_id", "projection_dim"})
+    f.has(unused);
+  return t;
+}
+
+// CLIPModel and SiglipModel of transformers; what a configuration leaves out has their defaults.
+template <bool siglip>
+void hugging_face_towers(Case& c) {
+  models::ClipConfig config;
+  config.siglip = siglip;
+  Fields vision(c, "vision_config"), text(c, "text_config");
+  models::ClipTransformer vision_defaults, text_defaults{.width = 512, .hidden = 2048, .heads = 8};
+  if (siglip) text_defaults = vision_defaults;
+  for (auto* t : {&vision_defaults, &text_defaults}) {
+    t->activation = siglip ? models::Activation::gelu_tanh : models::Activation::quick_gelu;
+    t->norm_eps = siglip ? 1e-6 : 1e-5;
+  }
+  config.vision = with_fields(vision, vision_defaults);
+  config.text = with_fields(text, text_defaults);
+  config.image = vision.get("image_size", 224);
+  config.patch = vision.get("patch_size", siglip ? 16 : 32);
+  if (vision.get("num_channels", 3) != 3) throw Unsupported("num_channels");
+  config.context = text.get<int64_t>("max_position_embeddings", siglip ? 64 : 77);
+  config.vocabulary = text.get<int64_t>("vocab_size", siglip ? 32000 : 49408);
+  config.embed_dim =
+      siglip ? text.get("projection_size", config.text.width) : c.integer("projection_dim", 512);
+  vision.require_read();
+  text.require_read();
+
+  nn::Store store(0, c.dtype(), c.device());
+  store.source(models::in_our_names(c.parameters()));
+  models::Clip clip = models::make_clip(config, nn::Scope(store));
+  store.require_complete();
+  auto tap_of = [](const std::string& name) {
+    if (name == "vision.pre") return std::string("ln_pre");
+    size_t number = name.rfind('.') + 1;
+    return (name.starts_with("text") ? "text."
+            : siglip                 ? "blocks."
+                                     : "visual.") +
+           name.substr(number);
+  };
+  const std::string last = siglip ? "norm" : concat("visual.", config.vision.layers - 1);
+  std::vector<std::string> wanted{last, "text.ln_final"};
+  for (const std::string& name : c.names("out.tap.")) wanted.push_back(tap_of(name));
+  nn::Taps taps(wanted);
+  Tensor image = clip.image.forward(c.get("in.image"), {false, nullptr, &taps}).features;
+  Tensor words = clip.text(c.get("in.text"), {false, nullptr, &taps});
+  Tensor logits = clip.logits(image, words);
+  c.result("image_features", image);
+  c.result("text_features", words);
+  c.result("image_embeds", normalize(image));
+  c.result("text_embeds", normalize(words));
+  c.result("image_last_hidden_state", taps[last]);
+  c.result("text_last_hidden_state", taps["text.ln_final"]);
+  c.result("logits_per_image", logits);
+  c.result("logits_per_text", permute(logits, {1, 0}));
+  for (const std::string& name : c.names("out.tap.")) c.result("tap." + name, taps[tap_of(name)]);
+  track_translated(c, store);
 }
 
 }  // namespace
 
-void add_clip(Adapters& all) { all["model.clip"] = openai_clip; }
+void add_clip(Adapters& all) {
+  all["model.clip"] = openai_clip;
+  all["model.hf_clip"] = hugging_face_towers<false>;
+  all["model.hf_siglip"] = hugging_face_towers<true>;
+}
 
 }  // namespace pupil::verify

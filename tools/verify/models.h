@@ -14,4 +14,8 @@ void finish(Case&, nn::Store&);
 void run_network(Case&, const std::function<models::Model(const nn::Scope&)>& make,
                  const std::string& prefix = "tap.");
 
+// Lets the gradients of parameters that lie in the store under our names be compared under those of
+// the case, which are another library's.
+void track_translated(Case&, const nn::Store&);
+
 }  // namespace pupil::verify

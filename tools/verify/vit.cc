@@ -147,29 +147,6 @@ void mixer(Case& c) {
           false);
 }
 
-// Lets the gradients of parameters that lie in `store` under our names be compared under those of
-// the case.
-void track_translated(Case& c, const nn::Store& store) {
-  std::vector<std::string> theirs = c.names("param.");
-  const models::Layout* layout = models::layout_of(theirs);
-  PUPIL_CHECK(layout, "verify: ", c.function(), ": the names are of no known layout");
-  models::Translation translation(*layout, theirs);
-  std::map<std::string, Tensor> values;
-  for (const nn::Param& p : store.params()) values[p.name] = p.value;
-  for (const models::Translation::Entry& entry : translation.entries)
-    for (size_t i = 0; i < entry.theirs.size(); i++)
-      c.track(entry.theirs[i], [entry, i, values] {
-        for (const std::string& name : entry.ours)
-          if (!values.at(name).grad()) return Tensor();
-        return models::to_theirs(entry, i,
-                                 [&](const std::string& name) { return values.at(name).grad(); });
-      });
-  for (const std::string& name : translation.dropped)  // takes no part
-    c.track(name, [like = c.get("param." + name)] {
-      return zeros(like.shape(), like.dtype(), like.device());
-    });
-}
-
 void hugging_face(Case& c) {
   nlohmann::json config = nlohmann::json::object();
   for (const std::string& name : hf_config_fields())
@@ -213,6 +190,30 @@ void hf_folder(Case& c) {
 }
 
 }  // namespace
+
+void track_translated(Case& c, const nn::Store& store) {
+  std::vector<std::string> theirs = c.names("param.");
+  const models::Layout* layout = models::layout_of(theirs);
+  PUPIL_CHECK(layout, "verify: ", c.function(), ": the names are of no known layout");
+  models::Translation translation(*layout, theirs);
+  std::map<std::string, Tensor> values;
+  for (const nn::Param& p : store.params()) values[p.name] = p.value;
+  for (const models::Translation::Entry& entry : translation.entries)
+    for (size_t i = 0; i < entry.theirs.size(); i++) {
+      Shape shape = c.get("param." + entry.theirs[i]).shape();  // (1, n, d) may be stored as (n, d)
+      c.track(entry.theirs[i], [entry, i, values, shape] {
+        for (const std::string& name : entry.ours)
+          if (!values.at(name).grad()) return Tensor();
+        return view(models::to_theirs(
+                        entry, i, [&](const std::string& name) { return values.at(name).grad(); }),
+                    shape);
+      });
+    }
+  for (const std::string& name : translation.dropped)  // takes no part
+    c.track(name, [like = c.get("param." + name)] {
+      return zeros(like.shape(), like.dtype(), like.device());
+    });
+}
 
 void add_vit(Adapters& all) {
   all["model.vit"] = vit;
