@@ -32,9 +32,11 @@ class Weights {
   virtual std::string hash() const = 0;
 };
 
-// By content, not by suffix: safetensors, or a PyTorch file (zip or legacy pickle) read by a
-// restricted unpickler. A "module." prefix shared by all names is removed; of a training checkpoint
-// the first of state_dict_ema, model_ema, state_dict, model is taken.
+// By content, not by suffix: safetensors (also several files and their index), .npz, a PyTorch file
+// (zip or legacy pickle) read by a restricted unpickler, the tensors of a TorchScript archive, a
+// folder as Hugging Face keeps them. A prefix "module." or "backbone." shared by all names is
+// removed; of a training checkpoint the first of state_dict_ema, model_ema, state_dict, model,
+// model_state_dict, teacher, student is taken.
 std::shared_ptr<const Weights> open_weights(const std::string& path);
 std::shared_ptr<const Weights> open_safetensors(const std::string& path);  // memory-mapped
 std::shared_ptr<const Weights> open_pth(const std::string& path);

@@ -1,24 +1,20 @@
 #include "clip.h"
+#include "conv_norm.h"
 
 namespace pupil::models {
 namespace {
 
-struct ConvNorm {
-  nn::Conv2d conv;
-  nn::BatchNorm norm;
-
-  ConvNorm(const nn::Scope& conv_scope, const nn::Scope& norm_scope, int64_t in, int64_t out,
-           int kernel, int stride = 1)
-      : conv(conv_scope, in, out, kernel, {stride, (kernel - 1) / 2, 1, 1}, false,
-             nn::kaiming_normal(in * kernel * kernel)),
-        norm(norm_scope, out) {}
-  ConvNorm(const nn::Scope& scope, int number, int64_t in, int64_t out, int kernel, int stride = 1)
-      : ConvNorm(scope / concat("conv", number), scope / concat("bn", number), in, out, kernel,
-                 stride) {}
-  Tensor operator()(const Tensor& x, const nn::Call& call, bool relu, const Tensor& residual = {}) {
-    return norm(conv(x), call, relu, residual);
-  }
-};
+ConvNorm unit(const nn::Scope& conv, const nn::Scope& norm, int64_t in, int64_t out, int kernel,
+              int stride = 1, Activation activation = Activation::relu) {
+  ConvNormOptions options{.kernel = kernel, .stride = stride, .activation = activation};
+  options.weight = nn::kaiming_normal(in * kernel * kernel);
+  return {conv, norm, in, out, options};
+}
+ConvNorm unit(const nn::Scope& scope, int number, int64_t in, int64_t out, int kernel,
+              int stride = 1) {
+  return unit(scope / concat("conv", number), scope / concat("bn", number), in, out, kernel,
+              stride);
+}
 
 // Strides are average pooling, behind the ReLU of the 3x3 convolution and before the shortcut's.
 struct Bottleneck {
@@ -28,17 +24,18 @@ struct Bottleneck {
 
   Bottleneck(const nn::Scope& scope, int64_t in, int64_t planes, int stride)
       : stride(stride),
-        first(scope, 1, in, planes, 1),
-        second(scope, 2, planes, planes, 3),
-        third(scope, 3, planes, 4 * planes, 1) {
+        first(unit(scope, 1, in, planes, 1)),
+        second(unit(scope, 2, planes, planes, 3)),
+        third(unit(scope, 3, planes, 4 * planes, 1)) {
     nn::Scope down = scope / "downsample";
-    if (stride > 1 || in != 4 * planes) shortcut.emplace(down / 0, down / 1, in, 4 * planes, 1);
+    if (stride > 1 || in != 4 * planes)
+      shortcut = unit(down / 0, down / 1, in, 4 * planes, 1, 1, Activation::none);
   }
 
   Tensor pool(const Tensor& x) const { return stride > 1 ? avg_pool2d(x, {stride, stride}) : x; }
   Tensor operator()(const Tensor& x, const nn::Call& call) {
-    Tensor residual = shortcut ? (*shortcut)(pool(x), call, false) : x;
-    return third(pool(second(first(x, call, true), call, true)), call, true, residual);
+    Tensor residual = shortcut ? (*shortcut)(pool(x), call) : x;
+    return third(pool(second(first(x, call), call)), call, residual);
   }
 };
 
@@ -77,8 +74,8 @@ struct ModifiedResnet {
 
   ModifiedResnet(const ClipConfig& c, const nn::Scope& scope) {
     int64_t width = c.vision.width, in = width;
-    stem = {ConvNorm(scope, 1, 3, width / 2, 3, 2), ConvNorm(scope, 2, width / 2, width / 2, 3),
-            ConvNorm(scope, 3, width / 2, width, 3)};
+    stem = {unit(scope, 1, 3, width / 2, 3, 2), unit(scope, 2, width / 2, width / 2, 3),
+            unit(scope, 3, width / 2, width, 3)};
     for (int stage = 0; stage < 4; stage++) {
       stages.emplace_back();
       int64_t planes = width << stage;
@@ -97,7 +94,7 @@ struct ModifiedResnet {
       if (call.taps) call.taps->see(name, value);
     };
     Tensor x = images;
-    for (ConvNorm& unit : stem) x = unit(x, call, true);
+    for (ConvNorm& layer : stem) x = layer(x, call);
     x = avg_pool2d(x, {2, 2});
     see("stem", x);
     for (size_t stage = 0; stage < stages.size(); stage++) {
