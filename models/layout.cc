@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "../data/file.h"
 #include "transformer.h"
 
 namespace pupil::models {
@@ -88,11 +89,21 @@ class Renamed : public data::Weights {
     for (const data::TensorInfo& info : file_->list()) stored[info.name] = info;
     for (const Translation::Entry& entry : translation_.entries) {
       data::TensorInfo joined = stored.at(entry.theirs[0]);
-      for (size_t i = 1; i < entry.theirs.size(); i++)
-        joined.shape[0] += stored.at(entry.theirs[i]).shape[0];
       int64_t all = 0;
       for (size_t i = 0; i < entry.ours.size(); i++)
         all += entry.shares.empty() ? 1 : entry.shares[i];
+      bool cut = entry.ours.size() > 1 || entry.theirs.size() > 1;
+      bool fits = (!cut || joined.shape.rank > 0) && (!entry.transposed || joined.shape.rank == 2);
+      for (size_t i = 1; fits && i < entry.theirs.size(); i++) {
+        Shape more = stored.at(entry.theirs[i]).shape;
+        fits = more.rank == joined.shape.rank &&
+               std::equal(more.dims + 1, more.dims + more.rank, joined.shape.dims + 1);
+        joined.shape[0] += more[0];
+      }
+      if (!fits || (cut && joined.shape[0] % all))
+        fail_input(file_->path(), ": ", data::printable(entry.theirs[0]), " of shape ",
+                   stored.at(entry.theirs[0]).shape, " cannot become ", entry.ours[0],
+                   "; is this the file of another network?");
       for (size_t i = 0; i < entry.ours.size(); i++) {
         data::TensorInfo info = joined;
         info.name = entry.ours[i];

@@ -176,6 +176,29 @@ TEST(Layout, AFileIsReadUnderOurNamesAndRefusedWhereItDoesNotFit) {
   test::expect_refused([&] { other.require_complete(); },
                        {"unexpected", "vit.encoder.layer.0.extra"});
 
+  // The parts of one of our tensors must fit together.
+  for (const Shape& shape : {Shape{}, Shape{8}, Shape{8, 9}}) {
+    auto parts = written;
+    for (auto& [name, value] : parts)
+      if (name.ends_with("attention.key.weight")) value = zeros(shape);
+    data::save_safetensors(folder / "model.safetensors", parts);
+    test::expect_refused([&] { open_hf_folder(folder.path()); },
+                         {folder.path(), "attention.query.weight", "blocks.0.attn.qkv"});
+  }
+
+  // The same network in two files.
+  written.pop_back();
+  std::filesystem::remove(folder / "model.safetensors");
+  json map;
+  for (size_t k = 0; k < written.size(); k++)
+    map[written[k].first] = k < 5 ? "a.safetensors" : "b.safetensors";
+  data::save_safetensors(folder / "a.safetensors", {written.begin(), written.begin() + 5});
+  data::save_safetensors(folder / "b.safetensors", {written.begin() + 5, written.end()});
+  std::ofstream(folder / "model.safetensors.index.json") << json{{"weight_map", map}};
+  read = open_hf_folder(folder.path());
+  for (const nn::Param& p : original.params())
+    EXPECT_EQ(read.weights->read(p.name, DType::f32).values(), p.value.values()) << p.name;
+
   auto refused = [&](const char* field, const json& value, const std::string& word) {
     json bad = config;
     bad[field] = value;

@@ -252,8 +252,7 @@ bool is_hf_folder(const std::string& path) {
 HfFolder open_hf_folder(const std::string& path) {
   std::string where = (fs::path(path) / "config.json").string();
   auto config = std::make_shared<const json>(read_json(where));
-  std::shared_ptr<const data::Weights> weights =
-      models::in_our_names(data::open_weights((fs::path(path) / "model.safetensors").string()));
+  std::shared_ptr<const data::Weights> weights = models::in_our_names(data::open_weights(path));
   bool has_pooler = weights->has("pooler.weight");
   fs::path images = fs::path(path) / "preprocessor_config.json";
   return {weights, [=](const nn::Scope& scope) {

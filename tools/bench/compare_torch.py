@@ -5,7 +5,7 @@ hits all candidates alike. Run it with a Python that has torch:
     python tools/bench/compare_torch.py build/pupil --rounds 3
 
 Candidates: pupil; torch tuned (channels-last, set_num_threads, bound threads, malloc that keeps its
-memory); the same with torch.compile. Prints images/s (median over rounds of the median over steps)
+memory); the same with torch.compile, for forward passes alone with frozen weights, which folds norms. Prints images/s (median over rounds of the median over steps)
 and pupil's ratio to the better torch. With --threads 1 it also prints images per CPU second, which
 other load on the machine hardly changes.
 """
@@ -18,9 +18,17 @@ import subprocess
 import sys
 import time
 
-BATCH, CLASSES, IMAGE, TEACHER_WIDTH = 128, 10, 32, 2048
+TEACHER_WIDTH = 2048
 WORKLOADS = ["resnet20_c10_train", "kd_resnet56_resnet20_train", "vit_tiny4_32_train",
-             "aft_vit_tiny4_32_train", "aft_loss"]
+             "aft_vit_tiny4_32_train", "aft_loss", "vit_tiny16_224_train", "resnet20_c10_infer",
+             "vit_tiny4_32_infer", "vit_tiny16_224_infer"]
+
+
+def sizes(workload):
+    """Batch, side of the images, classes, side of a transformer's patches."""
+    return (16, 224, 1000, 16) if "_224_" in workload else (128, 32, 10, 4)
+
+
 TUNED = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000",
          "MALLOC_TOP_PAD_": "268435456"}
 WARM_UP = 3
@@ -28,10 +36,12 @@ WARM_UP = 3
 
 def torch_job(workload, compiled, threads, steps):
     import torch
+    import torch._inductor.config
     import torch.nn as nn
     import torch.nn.functional as F
     torch.set_num_threads(threads)
     torch.manual_seed(0)
+    batch, image, classes, patch = sizes(workload)
 
     class Block(nn.Module):  # option A shortcut
         def __init__(self, cin, cout, stride):
@@ -57,7 +67,7 @@ def torch_job(workload, compiled, threads, steps):
                 layers.append(Block(cin, cout, 2 if i == 0 and cout > 16 else 1))
                 cin = cout
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                             nn.Linear(64, CLASSES))
+                             nn.Linear(64, classes))
 
     class Attention(nn.Module):
         def __init__(self, dim, heads):
@@ -83,14 +93,14 @@ def torch_job(workload, compiled, threads, steps):
             return x + self.mlp(self.norm2(x))
 
     class Vit(nn.Module):
-        def __init__(self, dim=192, depth=12, heads=3, patch=4):
+        def __init__(self, dim=192, depth=12, heads=3):
             super().__init__()
-            tokens = (IMAGE // patch)**2 + 1
+            tokens = (image // patch)**2 + 1
             self.embed = nn.Conv2d(3, dim, patch, patch)
             self.cls = nn.Parameter(torch.zeros(1, 1, dim))
             self.positions = nn.Parameter(torch.randn(1, tokens, dim) * 0.02)
             self.blocks = nn.Sequential(*[VitBlock(dim, heads) for _ in range(depth)])
-            self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, CLASSES)
+            self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, classes)
 
         def forward(self, x):
             x = self.embed(x).flatten(2).transpose(1, 2)
@@ -106,13 +116,17 @@ def torch_job(workload, compiled, threads, steps):
     if workload == "aft_loss":
         return aft_loss(torch.compile(gram) if compiled else gram, steps)
     layout = torch.channels_last
-    images = torch.randn(BATCH, 3, IMAGE, IMAGE).contiguous(memory_format=layout)
-    labels = torch.arange(BATCH) * 7919 % CLASSES
+    images = torch.randn(batch, 3, image, image).contiguous(memory_format=layout)
+    labels = torch.arange(batch) * 7919 % classes
     vit = "vit" in workload
     student = (Vit() if vit else resnet(20)).to(memory_format=layout)
     groups = [{"params": list(student.parameters())}]
     teacher = resnet(56).eval().to(memory_format=layout) if workload.startswith("kd") else None
-    stored = torch.randn(BATCH, TEACHER_WIDTH)
+    forward_alone = workload.endswith("infer")
+    if forward_alone:
+        student.eval().requires_grad_(False)
+        torch._inductor.config.freezing = True
+    stored = torch.randn(batch, TEACHER_WIDTH)
     scores = torch.zeros(TEACHER_WIDTH, requires_grad=True)
     if workload.startswith("aft"):
         groups.append({"params": [scores], "lr": 1e-2, "weight_decay": 0})
@@ -122,6 +136,9 @@ def torch_job(workload, compiled, threads, steps):
         teacher = torch.compile(teacher) if teacher else None
 
     def step():
+        if forward_alone:
+            with torch.no_grad():
+                return student(images)
         out = student(images)
         logits = out[0] if vit else out
         loss = F.cross_entropy(logits, labels)
@@ -146,8 +163,8 @@ def torch_job(workload, compiled, threads, steps):
         step()
         times.append(time.perf_counter() - start)
     cpu = time.process_time() - cpu
-    print(json.dumps({"images_per_s": BATCH / statistics.median(times),
-                      "per_cpu_s": BATCH * steps / cpu,
+    print(json.dumps({"images_per_s": batch / statistics.median(times),
+                      "per_cpu_s": batch * steps / cpu,
                       "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                       "torch": torch.__version__}))
 
@@ -155,7 +172,8 @@ def torch_job(workload, compiled, threads, steps):
 def aft_loss(gram, steps):
     """The AFT loss alone, composed of PyTorch's operations, forward and backward."""
     import torch
-    phi, psi = torch.randn(BATCH, 192, requires_grad=True), torch.randn(BATCH, 3200)
+    batch = sizes("aft_loss")[0]
+    phi, psi = torch.randn(batch, 192, requires_grad=True), torch.randn(batch, 3200)
     s = torch.zeros(3200, requires_grad=True)
     times, cpu = [], 0.0
     for i in range(WARM_UP + 10 * steps):
@@ -168,8 +186,8 @@ def aft_loss(gram, steps):
         if i >= WARM_UP:
             times.append(time.perf_counter() - start)
             cpu += time.process_time() - before
-    print(json.dumps({"images_per_s": BATCH / statistics.median(times),
-                      "per_cpu_s": BATCH * len(times) / cpu,
+    print(json.dumps({"images_per_s": batch / statistics.median(times),
+                      "per_cpu_s": batch * len(times) / cpu,
                       "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                       "torch": torch.__version__}))
 
@@ -185,9 +203,11 @@ def run_torch(workload, compiled, a):
 
 
 def run_pupil(workload, a):
+    batch = sizes(workload)[0]
+
     def once(steps):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        out = subprocess.run([a.pupil, "bench", workload, "--json", "--batch", str(BATCH),
+        out = subprocess.run([a.pupil, "bench", workload, "--json", "--batch", str(batch),
                               "--steps", str(steps), "--threads", str(a.threads)],
                              check=True, stdout=subprocess.PIPE, text=True).stdout
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -197,7 +217,7 @@ def run_pupil(workload, a):
     result, cpu = once(a.steps)
     _, start_up = once(1)  # start-up, warm-up and one step
     return {"images_per_s": result["images_per_s"]["median"],
-            "per_cpu_s": BATCH * (a.steps - 1) / (cpu - start_up),
+            "per_cpu_s": batch * (a.steps - 1) / (cpu - start_up),
             "peak_rss_bytes": result["peak_rss_bytes"]}
 
 
