@@ -111,6 +111,11 @@ TEST_F(ResumeTest, CtrlCSavesAndSaysHowToGoOn) {
               std::string::npos)
         << stopped.err;
     ASSERT_TRUE(std::filesystem::exists(folder / (run + "/checkpoint.safetensors")));
+    // A folder of a program that did not know this key, which has its default here.
+    std::string config = read_text(folder / (run + "/config.toml"));
+    size_t at = config.find("nesterov = false\n");
+    ASSERT_NE(at, std::string::npos) << config;
+    write_text(folder / (run + "/config.toml"), config.erase(at, 17));
     // As the message says: the folder knows its configuration.
     Outcome end = run_program({"train", "--run", run, "--resume"}, folder);
     ASSERT_EQ(end.code, 0) << end.err;

@@ -134,8 +134,9 @@ class Bench:
             for old, new in objects.items():
                 command = command.replace(f" {old} ", f" {new} ")
             subprocess.run(command, shell=True, cwd=BUILD, check=True, capture_output=True)
-        environment = dict(os.environ, PUPIL_SOURCE=str(ROOT), PUPIL_PROGRAM=str(BUILD / "pupil"),
-                           OMP_NUM_THREADS="1", TMPDIR=folder)
+        environment = {"PUPIL_SHARED": str(ROOT.parent / "shared"), **os.environ,
+                       "PUPIL_SOURCE": str(ROOT), "PUPIL_PROGRAM": str(BUILD / "pupil"),
+                       "OMP_NUM_THREADS": "1", "TMPDIR": folder}
         try:  # one that never ends is noticed too
             return subprocess.run([binary, "--gtest_brief=1", "--gtest_fail_fast", *arguments],
                                   env=environment, cwd=folder, timeout=900,

@@ -98,8 +98,10 @@ bool RunFolder::has(const std::string& name) const {
 
 void RunFolder::write_config(const std::string& toml) { data::write_file(file(config_), toml); }
 
-void RunFolder::require_config(const std::string& toml) const {
-  std::istringstream now(toml), then(read_file(file(config_)));
+void RunFolder::require_config(
+    const std::string& toml,
+    const std::function<std::string(const std::string& path)>& again) const {
+  std::istringstream now(toml), then(again(file(config_)));
   for (std::string a, b;;) {
     bool more = bool(std::getline(now, a));
     if (more != bool(std::getline(then, b)) || (more && a != b && a[0] != '#'))

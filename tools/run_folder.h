@@ -1,5 +1,7 @@
 // The folder of one training run: its files, its lock, and writes that are whole or absent.
 #pragma once
+#include <functional>
+
 #include "../tensor/core.h"
 
 namespace pupil {
@@ -21,7 +23,10 @@ class RunFolder {
 
   void write_config(const std::string& toml);
   // Throws InputError unless the stored configuration says the same; comments do not matter.
-  void require_config(const std::string& toml) const;
+  // again(path): the stored file read and written anew, so that a key that is younger than the
+  // folder has its default.
+  void require_config(const std::string& toml,
+                      const std::function<std::string(const std::string& path)>& again) const;
   // environment.json: program, machine, threads, and `sources`, a JSON object of hashes.
   void write_environment(const std::string& sources) const;
   // Throws InputError unless the stored sources are these; a warning on stderr when the program or

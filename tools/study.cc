@@ -71,7 +71,7 @@ void run_study(const Study& study, RunOptions options) {
   RunFolder folder(options.folder, options.resume, kStudyConfig);
   std::string toml = to_toml(study);
   if (folder.has(kStudyConfig)) {
-    folder.require_config(toml);
+    folder.require_config(toml, [](const std::string& path) { return to_toml(read_study(path)); });
   } else {
     data::write_file(
         folder.file("environment.json"),

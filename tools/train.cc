@@ -52,7 +52,8 @@ class Run {
       fail_input("--trace ", *trace_.rbegin(), ": the run has ", trainer.total_steps(), " steps");
     std::string toml = to_toml(config, false);
     if (options.resume && folder.has(kCheckpoint)) {
-      folder.require_config(toml);
+      folder.require_config(
+          toml, [](const std::string& path) { return to_toml(read_config(path), false); });
       folder.require_environment(trainer.sources());
       trainer.load(folder.file(kCheckpoint));
       folder.truncate(kMetrics, trainer.position().metrics_bytes);

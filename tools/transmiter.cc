@@ -150,7 +150,9 @@ class TransmiterJob {
     folder_.emplace(options.folder, options.resume);
     std::string sources = Json(files).dump();
     if (folder_->has("config.toml")) {
-      folder_->require_config(to_toml(c_));
+      folder_->require_config(to_toml(c_), [](const std::string& path) {
+        return to_toml(read_transmiter_config(path));
+      });
       folder_->require_environment(sources);
     } else {
       folder_->write_environment(sources);
