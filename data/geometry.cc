@@ -105,7 +105,8 @@ Image flip_vertically(const Image& image) {
 
 Image affine(const Image& image, const std::array<double, 6>& matrix, Filter filter,
              const Fill& fill) {
-  const auto [a, b, c, d, e, f] = matrix;
+  const double a = matrix[0], b = matrix[1], c = matrix[2];
+  const double d = matrix[3], e = matrix[4], f = matrix[5];
   if (filter != Filter::nearest && filter != Filter::bilinear && filter != Filter::bicubic)
     fail_input("image: an affine map takes nearest, bilinear or bicubic");
   int height = image.height, width = image.width;

@@ -264,16 +264,19 @@ std::optional<ClipConfig> clip_named(std::string_view name) {
 
 std::vector<Entry> clips() {
   std::vector<Entry> all;
-  for (const auto& [name, config] : named_clips())
-    all.push_back({{name, concat(config.siglip ? "SigLIP, " : "CLIP, ",
-                                 config.resnet.empty() ? "ViT" : "ResNet", " and text tower, ",
-                                 config.image, "x", config.image, " images")},
-                   [config](const nn::Scope& scope, const Options& options) {
-                     ClipConfig own = config;
-                     own.classes = options.classes;
-                     if (options.image) own.image = options.image;
-                     return make_clip(own, scope).image;
-                   }});
+  for (const NamedClip& named : named_clips()) {
+    const ClipConfig& config = named.config;
+    all.push_back(
+        {{named.name,
+          concat(config.siglip ? "SigLIP, " : "CLIP, ", config.resnet.empty() ? "ViT" : "ResNet",
+                 " and text tower, ", config.image, "x", config.image, " images")},
+         [config](const nn::Scope& scope, const Options& options) {
+           ClipConfig own = config;
+           own.classes = options.classes;
+           if (options.image) own.image = options.image;
+           return make_clip(own, scope).image;
+         }});
+  }
   return all;
 }
 
