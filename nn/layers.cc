@@ -42,8 +42,9 @@ Tensor BatchNorm::operator()(const Tensor& x, const Call& call, bool relu, const
 
 Tensor conv_norm(const Conv2d& conv, BatchNorm& norm, const Tensor& x, const Call& call, bool relu,
                  const Tensor& residual) {
-  bool recorded = grad_enabled() &&
-                  (x.requires_grad() || conv.weight.requires_grad() || norm.weight.requires_grad());
+  bool recorded = false;
+  for (const Tensor& t : {x, conv.weight, conv.bias, norm.weight, norm.bias, residual})
+    recorded |= grad_enabled() && t && t.requires_grad();
   if (call.train || recorded || plain_mode()) return norm(conv(x), call, relu, residual);
   NoGrad unrecorded;
   Tensor factor = div(norm.weight, sqrt(add_scalar(norm.running_var, norm.eps)));

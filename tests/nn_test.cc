@@ -646,6 +646,23 @@ TEST(ConvNorm, IsTheConvolutionAndThenTheNorm) {
     }
 }
 
+// Whatever alone wants a gradient gets it, in evaluation too.
+TEST(ConvNorm, IsRecordedForEveryInput) {
+  Store store(5);
+  Scope root(store);
+  Conv2d conv(root / "conv", 16, 16, 3, {1, 1}, true, {Init::normal, 0.1});
+  BatchNorm norm(root / "norm", 16);
+  Tensor x = root.buffer("x", {2, 16, 8, 8}, {Init::normal, 1});
+  Tensor residual = root.buffer("residual", x.shape(), {Init::normal, 1});
+  for (Tensor* wanted : {&x, &conv.weight, &conv.bias, &norm.weight, &norm.bias, &residual}) {
+    store.freeze("*");
+    for (Tensor* t : {&x, &residual}) t->requires_grad_(false);
+    wanted->requires_grad_();
+    Tensor y = conv_norm(conv, norm, x, {}, true, residual);
+    EXPECT_TRUE(y.requires_grad()) << wanted->shape();
+  }
+}
+
 TEST(PatchEmbed, IsAConvolutionWithKernelEqualToStride) {
   Store store(0, DType::f64);
   Scope root(store);
