@@ -12,6 +12,7 @@ namespace {
 
 std::atomic<uint64_t> g_sequence = 0;
 thread_local bool g_grad_enabled = true;
+thread_local Listener* g_listener = nullptr;
 
 std::atomic<int>& watchers() {
   static std::atomic<int> count = [] {
@@ -144,8 +145,22 @@ void add_in_place(const Tensor& to, const Tensor& from) {
   });
 }
 
-Tensor record(const char* op, Tensor out, std::vector<Tensor> inputs, BackwardFn backward) {
+Listener::Listener() {
+  PUPIL_CHECK(!g_listener, "Listener: a second one on this thread");
+  g_listener = this;
+}
+Listener::~Listener() { g_listener = nullptr; }
+
+Tensor announce(const char* op, Tensor out, const std::vector<Tensor>& inputs,
+                Attributes attributes) {
+  if (g_listener) g_listener->hear(op, out, inputs, attributes);
+  return out;
+}
+
+Tensor record(const char* op, Tensor out, std::vector<Tensor> inputs, Attributes attributes,
+              BackwardFn backward) {
   PUPIL_CHECK(bool(backward), op, ": an op without a backward cannot be recorded");
+  if (g_listener) g_listener->hear(op, out, inputs, attributes);
   if (out.impl()->storage->arena)
     out.impl()->storage->arena->label(out.raw(), out.shape(), out.dtype(), op);
   watch(op, "output", out);

@@ -53,9 +53,40 @@ struct Node {
   ~Node();
 };
 
+// What an op says of itself to a Listener, beside its inputs and the shape of its output: a number,
+// sizes, or a tensor that gets no gradient.
+struct Attribute {
+  template <class N>
+  requires std::is_arithmetic_v<N> Attribute(const char* name, N number)
+      : name(name), number(double(number)) {}
+  Attribute(const char* name, const Shape& sizes) : name(name), sizes(sizes) {}
+  Attribute(const char* name, const Tensor& tensor) : name(name), tensor(&tensor) {}
+  const char* name;
+  double number = 0;
+  Shape sizes;
+  const Tensor* tensor = nullptr;
+};
+using Attributes = std::initializer_list<Attribute>;
+
 // The only way to make an output differentiable. There is no overload without a backward, so a
 // fused forward cannot silently cut the graph. Returns `out`.
-Tensor record(const char* op, Tensor out, std::vector<Tensor> inputs, BackwardFn);
+Tensor record(const char* op, Tensor out, std::vector<Tensor> inputs, Attributes, BackwardFn);
+inline Tensor record(const char* op, Tensor out, std::vector<Tensor> inputs, BackwardFn backward) {
+  return record(op, std::move(out), std::move(inputs), {}, std::move(backward));
+}
+
+// Hears of every op that runs on this thread while it lives, whether a gradient is wanted or not:
+// how the graph of a network is written down. One at a time.
+class Listener {
+ public:
+  Listener();
+  virtual ~Listener();
+  Listener(const Listener&) = delete;
+  virtual void hear(const char* op, const Tensor& out, const std::vector<Tensor>& inputs,
+                    Attributes) = 0;
+};
+// For an op without a backward, which record() would refuse. Returns `out`.
+Tensor announce(const char* op, Tensor out, const std::vector<Tensor>& inputs, Attributes);
 
 // Adds the gradient of <loss, seed> to grad() of every leaf that asks for one. seed: the cotangent
 // of `loss`, ones when empty. The graph is freed as it is walked.

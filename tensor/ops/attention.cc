@@ -72,7 +72,7 @@ Tensor qkv_attention_fast(const Tensor& input, int64_t heads) {
   gemm(q, transposed(k), p);
   softmax_rows(p.data<float>(), batch * heads * tokens, tokens, scale);
   gemm(p, v, heads_of(y, 0, 1, heads));
-  return record("qkv_attention", y, {input}, [=](Backward& grad) {
+  return record("qkv_attention", y, {input}, {{"heads", heads}}, [=](Backward& grad) {
     Tensor gy = heads_of(grad.gy.contiguous(), 0, 1, heads);
     Tensor gqkv = empty(qkv.shape()), g = empty(p.shape());
     gemm(transposed(p), gy, heads_of(gqkv, 2, 3, heads));

@@ -144,7 +144,9 @@ Tensor batch_norm_plain(const Tensor& input, const Tensor& weight, const Tensor&
   Tensor w = weight ? weight.detach() : weight;
   std::vector<Tensor> inputs{input};
   if (weight) inputs.insert(inputs.end(), {weight, bias});
-  y = record("batch_norm", y, inputs, [=](Backward& grad) {
+  const Attributes said{
+      {"mean", running_mean}, {"variance", running_var}, {"eps", options.eps}, {"relu", 0}};
+  y = record("batch_norm", y, inputs, said, [=](Backward& grad) {
     Tensor gy = grad.gy.contiguous(), gx, gweight, gbias;
     float weight_beta = 0, bias_beta = 0;
     bool affine = grad.inputs.size() > 1;
@@ -207,7 +209,11 @@ Tensor batch_norm_fast(const Tensor& input, const Tensor& weight, const Tensor& 
   Tensor output = options.relu ? y.detach() : Tensor();
   bool train = options.train, affine = bool(weight), has_residual = bool(residual);
   Layout residual_layout = residual ? options.residual.layout() : x.layout();
-  return record("batch_norm", y, inputs, [=](Backward& grad) {
+  const Attributes said{{"mean", running_mean},
+                        {"variance", running_var},
+                        {"eps", options.eps},
+                        {"relu", options.relu}};
+  return record("batch_norm", y, inputs, said, [=](Backward& grad) {
     Tensor gy = in_layout(grad.gy, x.layout()), gx;
     grad.gy = Tensor();
     bool to_residual = has_residual && grad.inputs.back().needed;

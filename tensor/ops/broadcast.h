@@ -19,7 +19,7 @@ int checked_axis(const char* op, const Shape& x, int axis);
 // axes mean all. Throws with the op's name when one is wrong or repeated.
 struct ReducedAxes {
   bool marked[kMaxRank]{};
-  Shape kept, dropped;  // with the reduced axes of size 1, without them
+  Shape axes, kept, dropped;  // their numbers; sizes with them as 1 and without them
   int64_t count = 1;
 };
 ReducedAxes reduced_axes(const char* op, const Shape& x, const std::vector<int>& axes);

@@ -97,6 +97,10 @@ void bias_gradient(const ConvGeometry& s, const Tensor& gy, const Tensor& gb, fl
        s.batch * s.out_height * s.out_width);
 }
 
+Shape window(const ConvGeometry& s) {
+  return {s.stride_h, s.stride_w, s.padding_h, s.padding_w, s.dilation_h, s.dilation_w};
+}
+
 Tensor scratch_for(const ConvGeometry& s) { return empty({winograd::scratch(s)}); }
 
 Tensor product(const onednn::Convolution& conv, const Tensor& x, const Tensor& w,
@@ -125,7 +129,7 @@ Tensor conv2d_fast(const Tensor& input, const Tensor& weight, const Tensor& bias
   Tensor saved_x = weight.requires_grad() ? x : Tensor();
   if (!input.requires_grad()) w = Tensor();
   Layout input_layout = input.layout();
-  return record("conv2d", y, inputs, [=](Backward& grad) {
+  return record("conv2d", y, inputs, {{"window", window(conv.shape)}}, [=](Backward& grad) {
     Tensor gy = in_layout(grad.gy, conv.y);
     float beta;
     if (grad.inputs.size() > 2 && grad[2].needed) {
@@ -174,7 +178,7 @@ Tensor conv2d_plain(const Tensor& input, const Tensor& weight, const Tensor& bia
   Tensor saved_x = weight.requires_grad() ? x : Tensor();
   if (!input.requires_grad()) w = Tensor();
   Layout layout = input.layout();
-  return record("conv2d", y, inputs, [=](Backward& grad) {
+  return record("conv2d", y, inputs, {{"window", window(s)}}, [=](Backward& grad) {
     Tensor gy = grad.gy.contiguous();
     float beta;
     if (grad.inputs.size() > 2 && grad[2].needed) {
@@ -210,8 +214,10 @@ Tensor conv2d_tail(const Tensor& x, const Tensor& weight, const Tensor& bias,
   ConvGeometry s = check(x, weight, bias, options);
   if (auto conv = fast_layouts(x.detach(), s)) {
     Tensor added = residual ? in_layout(residual, conv->y) : residual;
-    return product(*conv, in_layout(x, conv->x), weight.contiguous(), bias,
-                   {data_or_null<float>(added), rectify});
+    Tensor y = product(*conv, in_layout(x, conv->x), weight.contiguous(), bias,
+                       {data_or_null<float>(added), rectify});
+    return announce("conv2d_tail", y, {x, weight, bias, residual},
+                    {{"window", window(s)}, {"relu", rectify}});
   }
   Tensor y = conv2d_plain(x, weight, bias, s);
   if (residual) y = add(y, residual);

@@ -71,7 +71,8 @@ struct GeluTanh {
 };
 
 Tensor gelu(const Tensor& x, bool tanh_form) {
-  return tanh_form ? unary<GeluTanh>("gelu", x) : unary<Gelu>("gelu", x);
+  return tanh_form ? unary("gelu", x, GeluTanh{}, {{"tanh", 1}})
+                   : unary("gelu", x, Gelu{}, {{"tanh", 0}});
 }
 
 PUPIL_SAMPLES(gelu) {

@@ -117,7 +117,7 @@ Tensor select_slices(const char* op, const Tensor& x, const Tensor& index, int a
   PUPIL_CHECK(index.rank() == 1, op, ": index of one axis expected, got ", index.shape());
   Tensor at = checked_index(op, index, x.dim(d));
   Shape shape = x.shape();
-  return record(op, selected(x, at, d), {x},
+  return record(op, selected(x, at, d), {x}, {{"index", index}, {"axis", d}},
                 [=](Backward& b) { b[0].give(collected(op, b.gy, at, shape, d, skip)); });
 }
 

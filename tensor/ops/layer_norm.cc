@@ -196,7 +196,7 @@ Tensor layer_norm(const Tensor& input, const Tensor& weight, const Tensor& bias,
   std::vector<Tensor> inputs{input};
   if (weight) inputs.insert(inputs.end(), {weight, bias});
   Tensor w = weight ? weight.detach() : weight;
-  return record("layer_norm", y, inputs, [=](Backward& grad) {
+  return record("layer_norm", y, inputs, {{"eps", eps}}, [=](Backward& grad) {
     Tensor gy = grad.gy.contiguous();
     bool affine = grad.inputs.size() > 1;
     dispatch(gy.dtype(), [&](auto t) {

@@ -222,7 +222,7 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool ta, bool tb) {
   gemm(left, right, c);
   Tensor saved_left = b.requires_grad() ? left : Tensor();
   Tensor saved_right = a.requires_grad() ? right : Tensor();
-  return record("matmul", c, {a, b}, [=](Backward& grad) {
+  return record("matmul", c, {a, b}, {{"ta", ta}, {"tb", tb}}, [=](Backward& grad) {
     float beta;
     if (grad[0].needed) {  // g b^T
       Tensor to = grad[0].into(beta);

@@ -60,7 +60,7 @@ Tensor normalize(const Tensor& input, double eps) {
     rows(x.device(), count,
          NormalizeForward<T>{x.data<T>(), y.data<T>(), norms.data<acc_t<T>>(), n, eps}, n);
   });
-  return record("normalize", y, {input}, [x, norms, n, count, eps](Backward& b) {
+  return record("normalize", y, {input}, {{"eps", eps}}, [x, norms, n, count, eps](Backward& b) {
     Tensor gy = b.gy.contiguous(), gx = empty_like(gy);
     dispatch(x.dtype(), [&](auto t) {
       using T = typename decltype(t)::type;

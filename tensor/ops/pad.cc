@@ -27,7 +27,7 @@ Tensor pad_constant(const Tensor& input, const std::vector<int64_t>& amounts, do
   int64_t offset = 0;
   for (int d = 0; d < shape.rank; d++) offset += begin[d] * strides[d];
   copy_into(alias(y, inside, strides, offset), x.detach());
-  return record("pad", y, {x},
+  return record("pad", y, {x}, {{"begin", begin}, {"value", value}},
                 [=](Backward& b) { b[0].give(alias(b.gy.contiguous(), inside, strides, offset)); });
 }
 

@@ -45,7 +45,8 @@ Tensor patches(const Tensor& images, int side) {
     using T = typename decltype(t)::type;
     map(x.device(), out.numel(), Patches<T, true>{index, out.data<T>(), x.data<T>()});
   });
-  return record("patches", out, {images}, [index, shape = x.shape()](Backward& b) {
+  const Attributes said{{"side", side}};
+  return record("patches", out, {images}, said, [index, shape = x.shape()](Backward& b) {
     if (!b[0].needed) return b[0].none();
     Tensor gy = b.gy.contiguous(), gx = empty(shape, gy.dtype(), gy.device());
     dispatch(gy.dtype(), [&](auto t) {

@@ -151,6 +151,10 @@ Tensor pool(const char* op, const Tensor& input, const PoolGeometry& s, bool max
       map(x.device(), y.numel(), AveragePoolForward<T>{s, x.data<T>(), y.data<T>()});
   });
   return record(op, y.to(input.layout()), {input},
+                {{"kernel", Shape{s.kernel_h, s.kernel_w}},
+                 {"window", Shape{s.stride_h, s.stride_w, s.padding_h, s.padding_w, s.dilation_h,
+                                  s.dilation_w}},
+                 {"include_pad", s.count_include_pad}},
                 [s, where, shape = x.shape(), layout = input.layout()](Backward& grad) {
                   Tensor gy = grad.gy.contiguous();
                   Tensor gx = empty(shape, gy.dtype(), gy.device());

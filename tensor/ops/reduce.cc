@@ -165,7 +165,7 @@ Tensor reduce(const char* op, const Tensor& x, const std::vector<int>& axes, boo
   Tensor y = sum_axes(x, to.marked, factor);
   if (!keep) y = alias(y, to.dropped, row_major_strides(to.dropped));
   Shape shape = x.shape();
-  return record(op, y, {x}, [kept = to.kept, shape, factor](Backward& b) {
+  return record(op, y, {x}, {{"axes", to.axes}}, [kept = to.kept, shape, factor](Backward& b) {
     Tensor g = factor == 1 ? b.gy.contiguous() : scale(b.gy, factor);
     Shape strides = row_major_strides(kept);
     for (int d = 0; d < kept.rank; d++)
@@ -195,7 +195,9 @@ ReducedAxes reduced_axes(const char* op, const Shape& x, const std::vector<int>&
     if (axes.empty()) to.marked[d] = true;
     to.kept.dims[to.kept.rank++] = to.marked[d] ? 1 : x[d];
     if (!to.marked[d]) to.dropped.dims[to.dropped.rank++] = x[d];
-    if (to.marked[d]) to.count *= x[d];
+    if (!to.marked[d]) continue;
+    to.count *= x[d];
+    to.axes.dims[to.axes.rank++] = d;
   }
   return to;
 }

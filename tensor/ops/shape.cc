@@ -43,13 +43,15 @@ Tensor strided(const Tensor& x) { return x.layout() == Layout::strided ? x : x.c
 Tensor permute(const Tensor& x, std::vector<int> order) {
   PUPIL_CHECK(order.size() == size_t(x.rank()), "permute: ", order.size(), " axes for ", x.shape());
   std::vector<int> inverse(order.size(), -1);
+  Shape axes = x.shape();
   for (size_t d = 0; d < order.size(); d++) {
     order[d] = checked_axis("permute", x.shape(), order[d]);
     PUPIL_CHECK(inverse[size_t(order[d])] < 0, "permute: axis ", order[d], " twice for ",
                 x.shape());
     inverse[size_t(order[d])] = int(d);
+    axes[int(d)] = order[d];
   }
-  return record("permute", permuted(strided(x), order), {x},
+  return record("permute", permuted(strided(x), order), {x}, {{"order", axes}},
                 [inverse](Backward& b) { b[0].give(permuted(b.gy, inverse)); });
 }
 
@@ -60,7 +62,7 @@ Tensor slice(const Tensor& x, int axis, int64_t begin, int64_t end, int64_t step
   int64_t count = (end - begin + step - 1) / step;
   Shape whole = x.shape();
   return record("slice", part(strided(x), d, begin, count, step), {x},
-                [whole, d, begin, count, step](Backward& b) {
+                {{"at", Shape{d, begin, end, step}}}, [whole, d, begin, count, step](Backward& b) {
                   Tensor gx = zeros(whole, b.gy.dtype(), b.gy.device());
                   copy_into(part(gx, d, begin, count, step), b.gy);
                   b[0].give(std::move(gx));
@@ -98,7 +100,7 @@ Tensor cat(const std::vector<Tensor>& parts, int axis) {
     copy_into(part(y, d, begin, sizes.back()), strided(t));
     begin += sizes.back();
   }
-  return record("cat", y, parts, [sizes, d](Backward& b) {
+  return record("cat", y, parts, {{"axis", d}}, [sizes, d](Backward& b) {
     int64_t at = 0;
     for (size_t k = 0; k < sizes.size(); k++) {
       int64_t size = sizes[k];

@@ -117,7 +117,7 @@ Tensor shortcut_a(const Tensor& input, int stride, int64_t out_channels) {
           ShortcutForward<T>{in, out, stride, front, x.data<T>(), y.data<T>()});
     });
   return record(
-      "shortcut_a", y, {input},
+      "shortcut_a", y, {input}, {{"stride", stride}},
       [in, out, stride, front, batch = shape[0], layout = x.layout(),
        y_layout = y.layout()](Backward& grad) {
         Tensor gy = dense(grad.gy.to(y_layout));

@@ -124,7 +124,8 @@ Tensor softmax_along_rows(const char* op, const Tensor& input, double temperatur
     });
   PUPIL_CHECK(bad_row.item() == 0, op, ": a row of only -inf in ", x.shape());
   Tensor saved = y.detach();
-  return record(op, y, {input}, [saved, n, count, scale](Backward& b) {
+  const Attributes said{{"temperature", temperature}};
+  return record(op, y, {input}, said, [saved, n, count, scale](Backward& b) {
     Tensor gy = b.gy.contiguous();
     b.gy = Tensor();
     Tensor gx = gy.sole_owner() ? gy : empty_like(gy);

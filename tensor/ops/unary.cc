@@ -228,18 +228,22 @@ Tensor abs(const Tensor& x) { return unary<Abs>("abs", x); }
 Tensor erf(const Tensor& x) { return unary<Erf>("erf", x); }
 Tensor softplus(const Tensor& x) { return unary<Softplus>("softplus", x); }
 Tensor leaky_relu(const Tensor& x, double negative_slope) {
-  return unary("leaky_relu", x, LeakyRelu{negative_slope});
+  return unary("leaky_relu", x, LeakyRelu{negative_slope}, {{"slope", negative_slope}});
 }
-Tensor pow(const Tensor& x, double exponent) { return unary("pow", x, Power{exponent}); }
+Tensor pow(const Tensor& x, double exponent) {
+  return unary("pow", x, Power{exponent}, {{"exponent", exponent}});
+}
 Tensor square(const Tensor& x) { return unary<Square>("square", x); }
-Tensor scale(const Tensor& x, double factor) { return unary("scale", x, Scale{factor}); }
+Tensor scale(const Tensor& x, double factor) {
+  return unary("scale", x, Scale{factor}, {{"factor", factor}});
+}
 Tensor add_scalar(const Tensor& x, double summand) {
-  return unary("add_scalar", x, AddScalar{summand});
+  return unary("add_scalar", x, AddScalar{summand}, {{"summand", summand}});
 }
 Tensor hard_swish(const Tensor& x) { return unary<HardSwish>("hard_swish", x); }
 Tensor clamp(const Tensor& x, double low, double high) {
   PUPIL_CHECK(low <= high, "clamp: low ", low, " is above high ", high, " for ", x.shape());
-  return unary("clamp", x, Clamp{.low = low, .high = high});
+  return unary("clamp", x, Clamp{.low = low, .high = high}, {{"low", low}, {"high", high}});
 }
 
 PUPIL_SAMPLES(relu) { unary_samples(s, relu, 0.1, 1); }

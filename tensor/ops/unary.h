@@ -42,7 +42,7 @@ void dispatch_unary(DType dtype, Device device, const F& f, const Run& run) {
 }
 
 template <class F>
-Tensor unary(const char* op, const Tensor& input, F f = {}) {
+Tensor unary(const char* op, const Tensor& input, F f = {}, Attributes options = {}) {
   require_floating(op, input);
   Tensor x = dense(input).detach(), y = empty_like(x);
   dispatch_unary(x.dtype(), x.device(), f, [&](auto chosen, auto t) {
@@ -50,7 +50,7 @@ Tensor unary(const char* op, const Tensor& input, F f = {}) {
     map(x.device(), x.numel(), UnaryForward<decltype(chosen), T>{chosen, x.data<T>(), y.data<T>()});
   });
   Tensor saved_x = F::saves_x ? x : Tensor(), saved_y = F::saves_y ? y.detach() : Tensor();
-  return record(op, y, {input}, [f, saved_x, saved_y](Backward& b) {
+  return record(op, y, {input}, options, [f, saved_x, saved_y](Backward& b) {
     Tensor gy = dense(b.gy);
     b.gy = Tensor();
     Tensor gx = gy.sole_owner() ? gy : empty_like(gy);  // donate gy's buffer to its only reader
