@@ -9,6 +9,7 @@
 #include "diff.h"
 #include "eval.h"
 #include "explain.h"
+#include "export.h"
 #include "features.h"
 #include "identify.h"
 #include "info.h"
@@ -51,6 +52,7 @@ void add_commands(CLI::App& app) {
   add_predict_command(app);
   add_inspect_command(app);
   add_convert_command(app);
+  add_export_command(app);
   add_models_command(app);
   add_tokenize_command(app);
   add_verify_command(app);

@@ -1,0 +1,92 @@
+#include "export.h"
+
+#include <fmt/ranges.h>
+
+#include <CLI/CLI.hpp>
+#include <iostream>
+
+#include "../data/file.h"
+#include "network.h"
+#include "onnx_graph.h"
+#include "program.h"
+#include "text.h"
+
+namespace pupil {
+namespace {
+
+struct ExportArguments {
+  std::string out, model, weights;
+  int64_t image = 0;
+  int threads = 0;
+  bool with_preprocess = false;
+};
+
+const char* name_of_filter(models::Filter filter) {
+  for (const char* name : {"nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"})
+    if (models::filter_named(name) == filter) return name;
+  PUPIL_CHECK(false, "export: a filter without a name");
+}
+
+void export_command(const ExportArguments& a) {
+  use_threads(a.threads);
+  NetworkConfig config;
+  config.model = a.model;
+  config.weights = a.weights;
+  config.image = a.image;
+  Network network = load_network(config);
+  export_onnx(a.out, network.model, *network.store, {a.with_preprocess, {}});
+  std::cout << a.out << ": " << network.model.name << ", " << network.store->count()
+            << " parameters; " << (a.with_preprocess ? "8-bit pixels" : "images") << " in, "
+            << (network.model.classes ? concat("logits of ", network.model.classes, " classes")
+                                      : concat("features of width ", network.model.width))
+            << " out" << std::endl;
+}
+
+}  // namespace
+
+void export_onnx(const std::string& path, const models::Model& model, const nn::Store& store,
+                 const ExportOptions& options) {
+  { data::FileWriter probe(path); }  // an unwritable place is known before the work
+  data::onnx::Graph graph = onnx_graph(model, store, options.with_preprocess);
+  for (auto& entry : network_metadata(model)) graph.metadata.push_back(entry);
+  if (!model.inputs) {
+    const models::Preprocessing& in = model.input;
+    for (auto& [key, value] : std::vector<std::pair<const char*, std::string>>{
+             {"mean", fmt::format("{}", fmt::join(in.mean, " "))},
+             {"std", fmt::format("{}", fmt::join(in.std, " "))},
+             {"size", std::to_string(in.size)},
+             {"filter", name_of_filter(in.filter)},
+             {"crop_pct", fmt::format("{}", in.crop_pct)}})
+      graph.metadata.emplace_back(key, value);
+  }
+  std::string labels;
+  for (const std::string& name : options.class_names) labels += name + "\n";
+  if (!labels.empty()) graph.metadata.emplace_back("labels", labels);
+  data::onnx::save(path, graph);
+}
+
+void add_export_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("export", "write a network as an ONNX file");
+  command->footer(
+      "Examples:\n"
+      "  pupil export vit.onnx --model vit_tiny_patch16_224 --weights vit.safetensors\n"
+      "  pupil export student.onnx --weights runs/kd/best.safetensors --with-preprocess\n"
+      "Batches may have any size. Resizing and cropping stay with the program that calls the "
+      "network;\n"
+      "the file's metadata says how (size, filter, crop_pct, mean, std).");
+  auto a = std::make_shared<ExportArguments>();
+  command->add_option("OUT", a->out, "the .onnx file to write")->required();
+  command->add_option("--model", a->model,
+                      "a network of pupil models; may be left out when the weights name it");
+  command->add_option("--weights", a->weights, "its checkpoint, or a folder of Hugging Face")
+      ->required();
+  command->add_option("--image", a->image, "side in pixels (0: as the model or the file says)")
+      ->check(CLI::Range(0, 8192));
+  command->add_flag("--with-preprocess", a->with_preprocess,
+                    "take 8-bit pixels (batch, side, side, channels) and normalise them inside; "
+                    "resizing and cropping stay outside");
+  add_threads_option(*command, a->threads);
+  command->callback([a] { export_command(*a); });
+}
+
+}  // namespace pupil
