@@ -145,7 +145,7 @@ void read_pickled(const std::string& path, bool ten, Bytes& pixels, std::vector<
   };
   rules.advice = "Take the archive as it is published, or its binary version";
   Pickle pickle(std::move(rules), concat("data: ", printable(path), ": "));
-  std::string_view bytes(reinterpret_cast<const char*>(file.data()), file.size());
+  std::string_view bytes = file.text();
   Value root = pickle.read(bytes);
   const char* label_key = ten ? "labels" : "fine_labels";
   const Value* data = root.is(Value::dict) ? pickle.find(root, "data") : nullptr;
@@ -187,7 +187,7 @@ std::vector<std::string> read_names(const fs::path& folder, bool ten, size_t cou
   std::string pickled = (folder / (ten ? "batches.meta" : "meta")).string();
   if (fs::exists(text, error)) {
     MappedFile file(text);
-    std::istringstream lines(std::string(reinterpret_cast<const char*>(file.data()), file.size()));
+    std::istringstream lines(std::string(file.text()));
     for (std::string line; std::getline(lines, line);) {
       while (line.ends_with('\r')) line.pop_back();
       if (!line.empty()) names.push_back(line);
@@ -203,7 +203,7 @@ std::vector<std::string> read_names(const fs::path& folder, bool ten, size_t cou
       return encoded.decode(p, args);
     };
     Pickle pickle(std::move(rules), concat("data: ", printable(pickled), ": "));
-    std::string_view bytes(reinterpret_cast<const char*>(file.data()), file.size());
+    std::string_view bytes = file.text();
     PickleValue root = pickle.read(bytes);
     const PickleValue* list = root.is(PickleValue::dict)
                                   ? pickle.find(root, ten ? "label_names" : "fine_label_names")

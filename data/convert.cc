@@ -1,7 +1,5 @@
 #include "convert.h"
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <filesystem>
 
@@ -12,44 +10,8 @@ namespace fs = std::filesystem;
 namespace pupil::data {
 namespace {
 
-float half_to_float(uint16_t bits) { return _cvtsh_ss(bits); }
-
 bool is_float(Stored type) {
   return type == Stored::F64 || type == Stored::F32 || type == Stored::F16 || type == Stored::BF16;
-}
-
-// Calls f(pointer to the first value, function from a value to double) for values of this type.
-template <class F>
-void with_type(Stored type, const uint8_t* first, F&& f) {
-  auto plain = [&](auto* p) { f(p, [](auto v) { return double(v); }); };
-  switch (type) {
-    case Stored::F64:
-      return plain(reinterpret_cast<const double*>(first));
-    case Stored::F32:
-      return plain(reinterpret_cast<const float*>(first));
-    case Stored::F16:
-      return f(reinterpret_cast<const uint16_t*>(first),
-               [](uint16_t v) { return double(half_to_float(v)); });
-    case Stored::BF16:
-      return f(reinterpret_cast<const bf16*>(first), [](bf16 v) { return double(float(v)); });
-    case Stored::I64:
-      return plain(reinterpret_cast<const int64_t*>(first));
-    case Stored::I32:
-      return plain(reinterpret_cast<const int32_t*>(first));
-    case Stored::I16:
-      return plain(reinterpret_cast<const int16_t*>(first));
-    case Stored::I8:
-      return plain(reinterpret_cast<const int8_t*>(first));
-    case Stored::U64:
-      return plain(reinterpret_cast<const uint64_t*>(first));
-    case Stored::U32:
-      return plain(reinterpret_cast<const uint32_t*>(first));
-    case Stored::U16:
-      return plain(reinterpret_cast<const uint16_t*>(first));
-    case Stored::U8:
-    case Stored::BOOL:
-      return plain(first);
-  }
 }
 
 // The values in the type `to`; of values in a mapped file and in that type the bytes themselves.
@@ -71,8 +33,8 @@ Values values_as(const Weights& weights, const TensorInfo& info, Stored to) {
     uint8_t* out = owner->data() + size_t(i) * size_of(to);
     if (to == Stored::F16) {
       float value = t.data<float>()[i];
-      uint16_t half = uint16_t(_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT));
-      if (std::isfinite(value) && !std::isfinite(half_to_float(half)))
+      Half half{uint16_t(_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT))};
+      if (std::isfinite(value) && !std::isfinite(float(half)))
         fail_input(what, value, " does not fit into f16; use bf16");
       memcpy(out, &half, 2);
     } else {  // little-endian: the low bytes of the same number
@@ -98,7 +60,7 @@ void write_folder(const std::string& target, const std::vector<Described>& list,
   if (!fs::create_directory(temporary, error))
     fail_input(printable(target), ": cannot be created: ", error.message());
   try {
-    for (const char* name : {"config.json", "preprocessor_config.json", "open_clip_config.json"})
+    for (const char* name : kSettings)
       if (auto settings = metadata.extract(name))
         write_file((temporary / name).string(), settings.mapped());
     metadata["format"] = "pt";  // which transformers asks for
@@ -118,12 +80,12 @@ Statistics statistics_of(const Weights& weights, const TensorInfo& info) {
   Statistics s;
   int64_t finite = 0;
   double origin = 0, sum = 0, squares = 0;  // of distances from the first value
-  with_type(type, values.bytes.data(), [&](auto* first, auto&& number) {
-    using T = std::remove_cvref_t<decltype(*first)>;
+  dispatch_stored(type, [&](auto tag) {
+    using T = typename decltype(tag)::type;
     for (size_t i = 0; i < values.bytes.size() / sizeof(T); i++) {
       T stored;
       memcpy(&stored, values.bytes.data() + i * sizeof(T), sizeof stored);  // at any alignment
-      double v = number(stored);
+      double v = double(stored);
       s.zero += v == 0;
       if (!std::isfinite(v)) {
         (std::isnan(v) ? s.nan : s.infinite)++;

@@ -156,10 +156,6 @@ std::pair<StoredTensor, DType> parse_npy(std::string_view bytes, const std::stri
   return {{"", type->stored, shape, strides, first}, type->read_as};
 }
 
-std::string_view text_of(const MappedFile& file) {
-  return {reinterpret_cast<const char*>(file.data()), file.size()};
-}
-
 }  // namespace
 
 StoredTensor npy_tensor(std::string_view bytes, const std::string& where) {
@@ -169,13 +165,13 @@ StoredTensor npy_tensor(std::string_view bytes, const std::string& where) {
 Tensor read_npy(const std::string& path) {
   MappedFile file(path);
   const std::string where = concat("npy: ", printable(path), ": ");
-  auto [array, read_as] = parse_npy(text_of(file), where);
+  auto [array, read_as] = parse_npy(file.text(), where);
   return convert(array, read_as, where);
 }
 
 Contents read_npy_file(const std::string& path) {
   auto file = std::make_shared<MappedFile>(path);
-  StoredTensor array = npy_tensor(text_of(*file), concat("npy: ", printable(path), ": "));
+  StoredTensor array = npy_tensor(file->text(), concat("npy: ", printable(path), ": "));
   array.name = std::filesystem::path(path).stem().string();
   return {{std::move(file)}, {std::move(array)}, {}, "npy"};
 }

@@ -12,17 +12,10 @@ namespace fs = std::filesystem;
 namespace pupil::data {
 namespace {
 
-std::string_view text_of(const MappedFile& file) {
-  return {reinterpret_cast<const char*>(file.data()), file.size()};
-}
-
 // What Hugging Face and open_clip call the weights in a folder, the best first.
 constexpr const char* kNames[] = {
     "model.safetensors.index.json", "model.safetensors", "open_clip_model.safetensors",
     "pytorch_model.bin.index.json", "pytorch_model.bin", "open_clip_pytorch_model.bin"};
-// Settings beside them, which become metadata under their names.
-constexpr const char* kSettings[] = {"config.json", "preprocessor_config.json",
-                                     "open_clip_config.json"};
 
 std::string weights_in(const std::string& folder) {
   std::error_code none;
@@ -39,7 +32,7 @@ void add_settings(const fs::path& folder, Contents& contents) {
   std::error_code none;
   for (const char* name : kSettings)
     if (fs::exists(folder / name, none))
-      contents.metadata[name] = text_of(MappedFile((folder / name).string()));
+      contents.metadata[name] = MappedFile((folder / name).string()).text();
 }
 
 }  // namespace
@@ -55,7 +48,7 @@ Contents read_contents(const std::string& path) {
   bool arrays = false;
   {
     MappedFile file(path);
-    start = text_of(file).substr(0, 32);
+    start = file.text().substr(0, 32);
     if (start.starts_with("PK\x03\x04")) {
       ZipFile zip(file, concat("weights: ", printable(path), ": "));
       arrays = std::any_of(zip.names().begin(), zip.names().end(),
@@ -77,7 +70,7 @@ Contents read_sharded(const std::string& path) {
   MappedFile file(path);
   // A callback instead of a tree: depth costs no stack.
   std::map<std::string, std::set<std::string>> files;  // file -> names of its tensors
-  std::string_view text = text_of(file);
+  std::string_view text = file.text();
   nlohmann::json index;
   auto flat = [](int depth, nlohmann::json::parse_event_t, nlohmann::json&) { return depth <= 3; };
   index = nlohmann::json::parse(text.begin(), text.end(), flat, false);
@@ -99,7 +92,7 @@ Contents read_sharded(const std::string& path) {
       fail_input(where, "the file ", printable(shard), " that it names is missing");
     if (fs::equivalent(place, path, none)) fail_input(where, "names itself as a shard");
     MappedFile probe(place.string());
-    if (text_of(probe).starts_with('{')) fail_input(where, printable(shard), " is no checkpoint");
+    if (probe.text().starts_with('{')) fail_input(where, printable(shard), " is no checkpoint");
     Contents part = read_contents(place.string());
     size_t found = 0;
     for (StoredTensor& t : part.tensors)

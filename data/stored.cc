@@ -1,7 +1,5 @@
 #include "stored.h"
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <unordered_map>
 #include <unordered_set>
@@ -18,49 +16,6 @@ struct Element {
 constexpr Element kElements[] = {{"F64", 8}, {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"I64", 8},
                                  {"I32", 4}, {"I16", 2}, {"I8", 1},  {"U64", 8},  {"U32", 4},
                                  {"U16", 2}, {"U8", 1},  {"BOOL", 1}};
-
-// IEEE half precision; clang 14 has no _Float16 without AVX512-FP16.
-struct Half {
-  uint16_t bits;
-  operator float() const { return _cvtsh_ss(bits); }
-};
-
-struct Bool {
-  uint8_t byte;
-  operator bool() const { return byte != 0; }
-};
-
-template <class F>
-void dispatch_stored(Stored type, F&& f) {
-  switch (type) {
-    case Stored::F64:
-      return f(tag<double>{});
-    case Stored::F32:
-      return f(tag<float>{});
-    case Stored::F16:
-      return f(tag<Half>{});
-    case Stored::BF16:
-      return f(tag<bf16>{});
-    case Stored::I64:
-      return f(tag<int64_t>{});
-    case Stored::I32:
-      return f(tag<int32_t>{});
-    case Stored::I16:
-      return f(tag<int16_t>{});
-    case Stored::I8:
-      return f(tag<int8_t>{});
-    case Stored::U64:
-      return f(tag<uint64_t>{});
-    case Stored::U32:
-      return f(tag<uint32_t>{});
-    case Stored::U16:
-      return f(tag<uint16_t>{});
-    case Stored::U8:
-      return f(tag<uint8_t>{});
-    case Stored::BOOL:
-      return f(tag<Bool>{});
-  }
-}
 
 bool row_major(const StoredTensor& t) {
   int64_t expected = 1;

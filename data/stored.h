@@ -1,6 +1,8 @@
 // Tensors as they lie in a mapped file. The readers of the containers check names, types and ranges
 // and hand over a list of these; everything after that is the same for all containers.
 #pragma once
+#include <immintrin.h>
+
 #include "file.h"
 #include "weights.h"
 
@@ -12,6 +14,54 @@ size_t size_of(Stored);
 const char* name_of(Stored);
 std::optional<Stored> stored_named(std::string_view);
 std::string stored_names();  // "F64, F32, ...", for messages
+// Settings that Hugging Face and open_clip keep beside the weights; they become metadata under
+// these names.
+inline constexpr const char* kSettings[] = {"config.json", "preprocessor_config.json",
+                                            "open_clip_config.json"};
+
+// IEEE half precision; clang 14 has no _Float16 without AVX512-FP16.
+struct Half {
+  uint16_t bits;
+  operator float() const { return _cvtsh_ss(bits); }
+};
+
+struct Bool {
+  uint8_t byte;
+  operator bool() const { return byte != 0; }
+};
+
+// Calls f with the tag of the C++ type of an element.
+template <class F>
+void dispatch_stored(Stored type, F&& f) {
+  switch (type) {
+    case Stored::F64:
+      return f(tag<double>{});
+    case Stored::F32:
+      return f(tag<float>{});
+    case Stored::F16:
+      return f(tag<Half>{});
+    case Stored::BF16:
+      return f(tag<bf16>{});
+    case Stored::I64:
+      return f(tag<int64_t>{});
+    case Stored::I32:
+      return f(tag<int32_t>{});
+    case Stored::I16:
+      return f(tag<int16_t>{});
+    case Stored::I8:
+      return f(tag<int8_t>{});
+    case Stored::U64:
+      return f(tag<uint64_t>{});
+    case Stored::U32:
+      return f(tag<uint32_t>{});
+    case Stored::U16:
+      return f(tag<uint16_t>{});
+    case Stored::U8:
+      return f(tag<uint8_t>{});
+    case Stored::BOOL:
+      return f(tag<Bool>{});
+  }
+}
 
 struct StoredTensor {
   std::string name;

@@ -11,7 +11,7 @@ constexpr uint64_t kLocal = 30, kCentral = 46, kEnd = 22;  // sizes of the heade
 }  // namespace
 
 ZipFile::ZipFile(const MappedFile& file, std::string where)
-    : bytes_(reinterpret_cast<const char*>(file.data()), file.size()),
+    : bytes_(file.text()),
       where_(std::move(where)),
       budget_(4 * file.size() + (uint64_t(32) << 20)) {
   uint64_t end = find_end(), entries = number<uint16_t>(end + 10),

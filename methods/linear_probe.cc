@@ -24,7 +24,7 @@ Vector moved(const Vector& from, double step, const Vector& direction) {
 }
 
 // The objective and its gradient at v = [W row by row, b].
-struct Objective {
+struct ProbeObjective {
   Tensor x, labels;  // (n, d) f64; i64 (n)
   int64_t classes;
   double c;
@@ -104,8 +104,8 @@ LinearProbe fit_linear_probe(const Tensor& features, const Tensor& labels, int64
                   labels.dim(0) == features.dim(0) && classes > 0 && o.c > 0,
               "linear_probe: features ", features.shape(), ", labels ", labels.shape(), ", ",
               classes, " classes, c ", o.c);
-  Objective objective{features.detach().to(DType::f64).contiguous(), labels.contiguous(), classes,
-                      o.c};
+  ProbeObjective objective{features.detach().to(DType::f64).contiguous(), labels.contiguous(),
+                           classes, o.c};
   for (double label : labels.values())
     PUPIL_CHECK(label >= 0 && label < double(classes), "linear_probe: label ", label, " of ",
                 classes, " classes");

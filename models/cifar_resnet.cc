@@ -11,7 +11,7 @@ nn::Conv2d conv3x3(const nn::Scope& scope, int64_t in, int64_t out, int stride, 
                     nn::kaiming_normal(9 * (option_a ? in : out)));
 }
 
-struct Block {
+struct CifarBlock {
   nn::Conv2d conv1, conv2;
   nn::BatchNorm bn1, bn2;
   std::optional<nn::Conv2d> projection;
@@ -20,7 +20,7 @@ struct Block {
   int64_t out;
   bool changes_shape;
 
-  Block(const nn::Scope& scope, int64_t in, int64_t out, int stride, bool option_a)
+  CifarBlock(const nn::Scope& scope, int64_t in, int64_t out, int stride, bool option_a)
       : conv1(conv3x3(scope / "conv1", in, out, stride, option_a)),
         conv2(conv3x3(scope / "conv2", out, out, 1, option_a)),
         bn1(scope / "bn1", out),
@@ -44,10 +44,9 @@ struct Block {
   Tensor operator()(const Tensor& x, const nn::Call& call, const std::string& pre) {
     Tensor residual = shortcut(x, call);
     Tensor y = conv_norm(conv1, bn1, x, call, true);
-    if (!call.taps || pre.empty() || !call.taps->wants(pre))
-      return conv_norm(conv2, bn2, y, call, true, residual);
+    if (pre.empty() || !call.wants(pre)) return conv_norm(conv2, bn2, y, call, true, residual);
     Tensor sum = conv_norm(conv2, bn2, y, call, false, residual);
-    call.taps->see(pre, sum);
+    call.see(pre, sum);
     return relu(sum);
   }
 };
@@ -55,7 +54,7 @@ struct Block {
 struct CifarResnet {
   nn::Conv2d conv1;
   nn::BatchNorm bn1;
-  std::vector<Block> stages[3];
+  std::vector<CifarBlock> stages[3];
   std::optional<nn::Linear> head;
 
   CifarResnet(const CifarResnetConfig& config, const nn::Scope& scope)
@@ -76,19 +75,16 @@ struct CifarResnet {
   }
 
   Output operator()(const Tensor& images, const nn::Call& call) {
-    auto see = [&](const std::string& name, const Tensor& value) {
-      if (call.taps) call.taps->see(name, value);
-    };
     Tensor x = conv_norm(conv1, bn1, images, call, true);
-    see("f0", x);
+    call.see("f0", x);
     for (int stage = 0; stage < 3; stage++) {
       std::string number = std::to_string(stage + 1);
-      for (Block& block : stages[stage])
+      for (CifarBlock& block : stages[stage])
         x = block(x, call, &block == &stages[stage].back() ? "pre" + number : "");
-      see("f" + number, x);
+      call.see("f" + number, x);
     }
     Tensor pooled = global_avg_pool(x);
-    see("pooled", pooled);
+    call.see("pooled", pooled);
     return {head ? (*head)(pooled) : pooled, pooled};
   }
 };

@@ -30,24 +30,21 @@ struct CifarVgg {
   }
 
   Output operator()(const Tensor& images, const nn::Call& call) {
-    auto see = [&](const std::string& name, const Tensor& value) {
-      if (call.taps) call.taps->see(name, value);
-    };
     Tensor x = images;
     for (int block = 0; block < 5; block++) {
       std::string number = std::to_string(block);
-      bool announced = block > 0 && call.taps && call.taps->wants("pre" + number);
+      bool announced = block > 0 && call.wants("pre" + number);
       for (Unit& unit : blocks[block])
         x = unit.norm(unit.conv(x), call, !announced || &unit != &blocks[block].back());
       if (announced) {
-        see("pre" + number, x);
+        call.see("pre" + number, x);
         x = relu(x);
       }
-      see("f" + number, x);
+      call.see("f" + number, x);
       if (block < 3) x = max_pool2d(x, {2, 2});
     }
     Tensor pooled = global_avg_pool(x);
-    see("pooled", pooled);
+    call.see("pooled", pooled);
     return {classifier ? (*classifier)(pooled) : pooled, pooled};
   }
 };

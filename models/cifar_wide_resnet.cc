@@ -3,7 +3,8 @@
 namespace pupil::models {
 namespace {
 
-nn::Conv2d convolution(const nn::Scope& scope, int64_t in, int64_t out, int kernel, int stride) {
+nn::Conv2d wide_convolution(const nn::Scope& scope, int64_t in, int64_t out, int kernel,
+                            int stride) {
   return nn::Conv2d(scope, in, out, kernel, {stride, kernel / 2}, false,
                     nn::kaiming_normal(int64_t(kernel) * kernel * out));
 }
@@ -11,23 +12,23 @@ nn::Conv2d convolution(const nn::Scope& scope, int64_t in, int64_t out, int kern
 // relu(norm(x)); what comes before the ReLU is announced as `pre`.
 Tensor activated(nn::BatchNorm& norm, const Tensor& x, const nn::Call& call,
                  const std::string& pre) {
-  if (!call.taps || pre.empty() || !call.taps->wants(pre)) return norm(x, call, true);
+  if (pre.empty() || !call.wants(pre)) return norm(x, call, true);
   Tensor y = norm(x, call);
-  call.taps->see(pre, y);
+  call.see(pre, y);
   return relu(y);
 }
 
-struct Block {
+struct WideBlock {
   nn::BatchNorm bn1, bn2;
   nn::Conv2d conv1, conv2;
   std::optional<nn::Conv2d> projection;
 
-  Block(const nn::Scope& scope, int64_t in, int64_t out, int stride)
+  WideBlock(const nn::Scope& scope, int64_t in, int64_t out, int stride)
       : bn1(scope / "bn1", in),
         bn2(scope / "bn2", out),
-        conv1(convolution(scope / "conv1", in, out, 3, stride)),
-        conv2(convolution(scope / "conv2", out, out, 3, 1)) {
-    if (in != out) projection = convolution(scope / "convShortcut", in, out, 1, stride);
+        conv1(wide_convolution(scope / "conv1", in, out, 3, stride)),
+        conv2(wide_convolution(scope / "conv2", out, out, 3, 1)) {
+    if (in != out) projection = wide_convolution(scope / "convShortcut", in, out, 1, stride);
   }
 
   Tensor operator()(const Tensor& x, const nn::Call& call, const std::string& pre) {
@@ -38,12 +39,12 @@ struct Block {
 
 struct CifarWideResnet {
   nn::Conv2d conv1;
-  std::vector<Block> stages[3];
+  std::vector<WideBlock> stages[3];
   nn::BatchNorm bn1;
   std::optional<nn::Linear> fc;
 
   CifarWideResnet(int depth, int width, int64_t classes, const nn::Scope& scope)
-      : conv1(convolution(scope / "conv1", 3, 16, 3, 1)), bn1(scope / "bn1", 64 * width) {
+      : conv1(wide_convolution(scope / "conv1", 3, 16, 3, 1)), bn1(scope / "bn1", 64 * width) {
     int64_t in = 16;
     for (int stage = 0; stage < 3; stage++)
       for (int i = 0; i < (depth - 4) / 6; i++) {
@@ -57,18 +58,15 @@ struct CifarWideResnet {
   }
 
   Output operator()(const Tensor& images, const nn::Call& call) {
-    auto see = [&](const std::string& name, const Tensor& value) {
-      if (call.taps) call.taps->see(name, value);
-    };
     Tensor x = conv1(images);
-    see("f0", x);
+    call.see("f0", x);
     for (int stage = 0; stage < 3; stage++) {
-      for (Block& block : stages[stage])
+      for (WideBlock& block : stages[stage])
         x = block(x, call, stage && &block == &stages[stage][0] ? concat("pre", stage) : "");
-      see(concat("f", stage + 1), x);
+      call.see(concat("f", stage + 1), x);
     }
     Tensor pooled = global_avg_pool(activated(bn1, x, call, "pre3"));
-    see("pooled", pooled);
+    call.see("pooled", pooled);
     return {fc ? (*fc)(pooled) : pooled, pooled};
   }
 };

@@ -25,7 +25,7 @@ Tensor run_blocks(const std::vector<Block>& blocks, Tensor x, const std::string&
                   const nn::Call& call) {
   for (size_t i = 0; i < blocks.size(); i++) {
     x = blocks[i](x, call);
-    if (call.taps) call.taps->see(concat(tap, ".", i), x);
+    call.see(concat(tap, ".", i), x);
   }
   return x;
 }
@@ -58,7 +58,7 @@ struct ClipVit {
     Tensor x = embed_tokens(patches(images), view(class_embedding, {1, 1, width}),
                             view(positions, {1, positions.dim(0), width}));
     x = ln_pre(x);
-    if (call.taps) call.taps->see("ln_pre", x);
+    call.see("ln_pre", x);
     x = run_blocks(blocks, x, "visual", call);
     return matmul(ln_post(view(slice(x, 1, 0, 1), {x.dim(0), width})), projection);
   }
@@ -93,8 +93,7 @@ struct ClipText {
     int64_t n = ids.dim(0), length = ids.dim(1), width = positions.dim(1);
     Tensor x = add(tokens(ids), slice(positions, 0, 0, length));
     x = run_blocks(blocks, x, "text", call);
-    if (call.taps && call.taps->wants("text.ln_final"))
-      call.taps->see("text.ln_final", ln_final(x));
+    if (call.wants("text.ln_final")) call.see("text.ln_final", ln_final(x));
     std::vector<int64_t> ends;  // of the texts, as rows of all tokens
     Tensor rows = ids.contiguous();
     for (int64_t i = 0; i < n; i++) {

@@ -4,16 +4,16 @@
 namespace pupil::models {
 namespace {
 
-ConvNorm unit(const nn::Scope& conv, const nn::Scope& norm, int64_t in, int64_t out, int kernel,
-              int stride = 1, Activation activation = Activation::relu) {
+ConvNorm clip_unit(const nn::Scope& conv, const nn::Scope& norm, int64_t in, int64_t out,
+                   int kernel, int stride = 1, Activation activation = Activation::relu) {
   ConvNormOptions options{.kernel = kernel, .stride = stride, .activation = activation};
   options.weight = nn::kaiming_normal(in * kernel * kernel);
   return {conv, norm, in, out, options};
 }
-ConvNorm unit(const nn::Scope& scope, int number, int64_t in, int64_t out, int kernel,
-              int stride = 1) {
-  return unit(scope / concat("conv", number), scope / concat("bn", number), in, out, kernel,
-              stride);
+ConvNorm clip_unit(const nn::Scope& scope, int number, int64_t in, int64_t out, int kernel,
+                   int stride = 1) {
+  return clip_unit(scope / concat("conv", number), scope / concat("bn", number), in, out, kernel,
+                   stride);
 }
 
 // Strides are average pooling, behind the ReLU of the 3x3 convolution and before the shortcut's.
@@ -24,12 +24,12 @@ struct Bottleneck {
 
   Bottleneck(const nn::Scope& scope, int64_t in, int64_t planes, int stride)
       : stride(stride),
-        first(unit(scope, 1, in, planes, 1)),
-        second(unit(scope, 2, planes, planes, 3)),
-        third(unit(scope, 3, planes, 4 * planes, 1)) {
+        first(clip_unit(scope, 1, in, planes, 1)),
+        second(clip_unit(scope, 2, planes, planes, 3)),
+        third(clip_unit(scope, 3, planes, 4 * planes, 1)) {
     nn::Scope down = scope / "downsample";
     if (stride > 1 || in != 4 * planes)
-      shortcut = unit(down / 0, down / 1, in, 4 * planes, 1, 1, Activation::none);
+      shortcut = clip_unit(down / 0, down / 1, in, 4 * planes, 1, 1, Activation::none);
   }
 
   Tensor pool(const Tensor& x) const { return stride > 1 ? avg_pool2d(x, {stride, stride}) : x; }
@@ -40,12 +40,12 @@ struct Bottleneck {
 };
 
 // One query, the mean, over itself and all places of the map.
-struct AttentionPool {
+struct AttentionPool2d {
   int heads;
   Tensor positions;
   nn::Linear q, k, v, projection;
 
-  AttentionPool(const nn::Scope& scope, int64_t places, int64_t width, int heads, int64_t out)
+  AttentionPool2d(const nn::Scope& scope, int64_t places, int64_t width, int heads, int64_t out)
       : heads(heads),
         positions(scope.param("positional_embedding", {places + 1, width},
                               {nn::Init::normal, 1 / std::sqrt(double(width))})),
@@ -70,12 +70,12 @@ struct AttentionPool {
 struct ModifiedResnet {
   std::vector<ConvNorm> stem;
   std::vector<std::vector<Bottleneck>> stages;
-  std::optional<AttentionPool> pool;
+  std::optional<AttentionPool2d> pool;
 
   ModifiedResnet(const ClipConfig& c, const nn::Scope& scope) {
     int64_t width = c.vision.width, in = width;
-    stem = {unit(scope, 1, 3, width / 2, 3, 2), unit(scope, 2, width / 2, width / 2, 3),
-            unit(scope, 3, width / 2, width, 3)};
+    stem = {clip_unit(scope, 1, 3, width / 2, 3, 2), clip_unit(scope, 2, width / 2, width / 2, 3),
+            clip_unit(scope, 3, width / 2, width, 3)};
     for (int stage = 0; stage < 4; stage++) {
       stages.emplace_back();
       int64_t planes = width << stage;
@@ -90,16 +90,13 @@ struct ModifiedResnet {
   }
 
   Tensor operator()(const Tensor& images, const nn::Call& call) {
-    auto see = [&](const std::string& name, const Tensor& value) {
-      if (call.taps) call.taps->see(name, value);
-    };
     Tensor x = images;
     for (ConvNorm& layer : stem) x = layer(x, call);
     x = avg_pool2d(x, {2, 2});
-    see("stem", x);
+    call.see("stem", x);
     for (size_t stage = 0; stage < stages.size(); stage++) {
       for (Bottleneck& block : stages[stage]) x = block(x, call);
-      see(concat("layer", stage + 1), x);
+      call.see(concat("layer", stage + 1), x);
     }
     return (*pool)(x);
   }

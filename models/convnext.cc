@@ -8,14 +8,14 @@ constexpr nn::Init kWeight{nn::Init::normal, 0.02}, kZeros{nn::Init::zeros};
 Tensor channels_last(const Tensor& x) { return permute(x, {0, 2, 3, 1}); }
 Tensor channels_first(const Tensor& x) { return permute(x, {0, 3, 1, 2}); }
 
-struct Block {
+struct ConvnextBlock {
   nn::Conv2d depthwise;
   nn::LayerNorm norm;
   nn::Linear fc1, fc2;
   Tensor response_weight, response_bias, gamma;
   double response_eps;
 
-  Block(const ConvnextConfig& c, const nn::Scope& scope, int64_t width)
+  ConvnextBlock(const ConvnextConfig& c, const nn::Scope& scope, int64_t width)
       : depthwise(scope / "conv_dw", width, width, 7, {.padding = 3, .groups = int(width)}, true,
                   kWeight),
         norm(scope / "norm", width, c.norm_eps),
@@ -64,7 +64,7 @@ struct Downsample {
 struct Convnext {
   Downsample stem;
   std::vector<Downsample> downsamples;  // before stages 1 and on
-  std::vector<std::vector<Block>> stages;
+  std::vector<std::vector<ConvnextBlock>> stages;
   nn::LayerNorm norm;
   std::optional<nn::Linear> fc;
 
@@ -84,21 +84,18 @@ struct Convnext {
   }
 
   Output operator()(const Tensor& images, const nn::Call& call) {
-    auto see = [&](const std::string& name, const Tensor& value) {
-      if (call.taps) call.taps->see(name, value);
-    };
     Tensor x = stem.normalised(stem.conv(images));
-    see("stem", x);
+    call.see("stem", x);
     for (size_t stage = 0; stage < stages.size(); stage++) {
       if (stage) x = downsamples[stage - 1].conv(downsamples[stage - 1].normalised(x));
       for (size_t i = 0; i < stages[stage].size(); i++) {
         x = stages[stage][i](x);
-        see(concat("stages.", stage, ".", i), x);
+        call.see(concat("stages.", stage, ".", i), x);
       }
     }
-    see("features", x);
+    call.see("features", x);
     Tensor pooled = global_avg_pool(x);
-    see("pooled", pooled);
+    call.see("pooled", pooled);
     Tensor features = norm(pooled);
     return {fc ? (*fc)(features) : features, features};
   }

@@ -7,8 +7,6 @@
 namespace pupil::models {
 namespace {
 
-const nn::Init kTrunc{nn::Init::normal, 0.02};
-
 struct Eva {
   EvaConfig config;
   int prefix;
@@ -56,26 +54,21 @@ struct Eva {
 
   Output operator()(const Tensor& images, const nn::Call& call) const {
     require_patches("eva", images, config.patch);
-    PUPIL_CHECK(!call.train || call.rng || (config.dropout == 0 && config.drop_path == 0),
-                "eva: dropout in training needs Call::rng");
-    auto see = [&](const std::string& name, const Tensor& x) {
-      if (call.taps) call.taps->see(name, x);
-    };
     int64_t batch = images.dim(0);
     int h = int(images.dim(2)) / config.patch, w = int(images.dim(3)) / config.patch;
     Tensor x = patch_embed(images);
-    see("patch_embed", x);
+    call.see("patch_embed", x);
     Tensor first = registers ? cat({class_token, registers}, 1) : class_token;
     x = cat({expand(first, {batch, prefix, config.dim}), x}, 1);
-    if (call.train && config.dropout > 0) x = dropout(x, config.dropout, call.rng->next());
-    see("embeddings", x);
+    x = call.dropout(x, config.dropout);
+    call.see("embeddings", x);
     Rotary turns = rotary(h, w, x.dtype(), x.device());
     for (size_t i = 0; i < blocks.size(); i++) {
       x = blocks[i](x, call, &turns);
-      see("blocks." + std::to_string(i), x);
+      call.see("blocks." + std::to_string(i), x);
     }
     if (!config.fc_norm) x = norm(x);
-    see("norm", x);
+    call.see("norm", x);
     Tensor features = config.avg ? mean(slice(x, 1, prefix, x.dim(1)), {1})
                                  : view(slice(x, 1, 0, 1), {batch, config.dim});
     if (config.fc_norm) features = norm(features);

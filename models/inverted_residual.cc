@@ -107,14 +107,14 @@ ConvNormOptions options(const InvertedResidualConfig& c, int kernel, int stride,
           c.same_padding, c.bn_eps, c.bn_momentum, nn::kaiming_normal(fan)};
 }
 
-struct Block {
+struct InvertedBlock {
   std::vector<ConvNorm> units;
   std::optional<SqueezeExcite> squeeze;  // before the last unit
   bool skip;
   double drop_path_rate;
 
-  Block(const InvertedResidualConfig& c, const InvertedResidual& b, const nn::Scope& scope,
-        double drop_path_rate)
+  InvertedBlock(const InvertedResidualConfig& c, const InvertedResidual& b, const nn::Scope& scope,
+                double drop_path_rate)
       : skip(b.skip), drop_path_rate(b.skip ? drop_path_rate : 0) {
     BlockNaming naming{c.names, b.kind};
     auto add = [&](int64_t in, int64_t out, int kernel, int stride, int64_t groups, bool last) {
@@ -147,14 +147,13 @@ struct Block {
       if (last && squeeze) x = (*squeeze)(x);
       x = unit(x, call, last && fused ? input : Tensor());
     }
-    if (drops) x = drop_path(x, drop_path_rate, call.rng->next());
-    return skip && !fused ? add(x, input) : x;
+    return skip && !fused ? add(call.drop_path(x, drop_path_rate), input) : x;
   }
 };
 
 struct InvertedResidualNet {
   Naming naming;
-  std::vector<std::vector<Block>> stages;
+  std::vector<std::vector<InvertedBlock>> stages;
   std::optional<ConvNorm> stem, head;
   std::optional<nn::Linear> hidden, classifier;
   std::optional<nn::Conv2d> hidden_convolution;  // as timm stores the hidden layer
@@ -177,7 +176,7 @@ struct InvertedResidualNet {
     size_t count = 0, index = 0;
     for (auto& stage : c.stages) count += stage.size();
     for (auto& stage : c.stages) {
-      std::vector<Block>& blocks = stages.emplace_back();
+      std::vector<InvertedBlock>& blocks = stages.emplace_back();
       for (const InvertedResidual& block : stage)
         blocks.emplace_back(c, block, scope / naming.block(stages.size() - 1, blocks.size()),
                             c.drop_path * double(index++) / double(count));
@@ -201,31 +200,24 @@ struct InvertedResidualNet {
   }
 
   Output operator()(const Tensor& images, const nn::Call& call) {
-    PUPIL_CHECK(!call.train || call.rng || (dropout_rate == 0 && drop_path_rate == 0),
-                "dropout in training needs random numbers");
     int count = int(stages.size());
-    auto see = [&](int stage, const Tensor& value) {
-      if (call.taps) call.taps->see(naming.tap(stage, count), value);
-    };
     Tensor x = (*stem)(images, call);
-    see(-1, x);
+    call.see(naming.tap(-1, count), x);
     for (int i = 0; i < count; i++) {
-      for (Block& block : stages[size_t(i)]) x = block(x, call);
-      see(i, x);
+      for (InvertedBlock& block : stages[size_t(i)]) x = block(x, call);
+      call.see(naming.tap(i, count), x);
     }
     if (head) {
       x = (*head)(x, call);
-      see(count, x);
+      call.see(naming.tap(count, count), x);
     }
     Tensor features = global_avg_pool(x);
-    if (call.taps) call.taps->see("pooled", features);
+    call.see("pooled", features);
     if (hidden || hidden_convolution)
       features = activate(hidden ? (*hidden)(features) : pointwise(*hidden_convolution, features),
                           hidden_activation);
     if (!classifier) return {features, features};
-    bool drop = call.train && dropout_rate > 0;
-    return {(*classifier)(drop ? dropout(features, dropout_rate, call.rng->next()) : features),
-            features};
+    return {(*classifier)(call.dropout(features, dropout_rate)), features};
   }
 };
 

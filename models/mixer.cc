@@ -27,12 +27,9 @@ struct MixerBlock {
   }
 
   Tensor operator()(const Tensor& x, const nn::Call& call) const {
-    auto path = [&](const Tensor& y) {
-      return call.train && drop_path_rate > 0 ? drop_path(y, drop_path_rate, call.rng->next()) : y;
-    };
     auto turned = [](const Tensor& y) { return permute(y, {0, 2, 1}); };
-    Tensor middle = add(x, path(turned(tokens(turned(norm1(x)), call))));
-    return add(middle, path(channels(norm2(middle), call)));
+    Tensor middle = add(x, call.drop_path(turned(tokens(turned(norm1(x)), call)), drop_path_rate));
+    return add(middle, call.drop_path(channels(norm2(middle), call), drop_path_rate));
   }
 };
 
@@ -65,19 +62,14 @@ struct Mixer {
     if (images.dim(2) != config.image || images.dim(3) != config.image)
       fail_input("mixer: images of ", images.dim(2), "x", images.dim(3),
                  "; its layers over the patches fit only ", config.image, "x", config.image);
-    PUPIL_CHECK(!call.train || call.rng || (config.dropout == 0 && config.drop_path == 0),
-                "mixer: dropout in training needs Call::rng");
-    auto see = [&](const std::string& name, const Tensor& x) {
-      if (call.taps) call.taps->see(name, x);
-    };
     Tensor x = stem(images);
-    see("stem", x);
+    call.see("stem", x);
     for (size_t i = 0; i < blocks.size(); i++) {
       x = blocks[i](x, call);
-      see("blocks." + std::to_string(i), x);
+      call.see("blocks." + std::to_string(i), x);
     }
     x = norm(x);
-    see("norm", x);
+    call.see("norm", x);
     Tensor features = mean(x, {1});
     return {head ? (*head)(features) : features, features};
   }

@@ -3,13 +3,13 @@
 namespace pupil::models {
 namespace {
 
-struct Mlp {
+struct Perceptron {
   std::vector<nn::Linear> layers;
   std::optional<nn::Linear> head;
   Tensor mean, deviation;  // of the inputs; empty: as they are
   int64_t inputs;
 
-  Mlp(const MlpConfig& config, const nn::Scope& scope) : inputs(config.inputs) {
+  Perceptron(const MlpConfig& config, const nn::Scope& scope) : inputs(config.inputs) {
     if (config.standardize) {
       mean = scope.buffer("input_mean", {inputs}, {nn::Init::zeros});
       deviation = scope.buffer("input_std", {inputs}, {nn::Init::ones});
@@ -30,7 +30,7 @@ struct Mlp {
     if (mean) x = div(sub(x, mean), deviation);
     for (size_t k = 0; k < layers.size(); k++) {
       x = relu(layers[k](x));
-      if (call.taps) call.taps->see(concat("layers.", k), x);
+      call.see(concat("layers.", k), x);
     }
     return {head ? (*head)(x) : x, x};
   }
@@ -58,7 +58,7 @@ Model make_mlp(const MlpConfig& config, const nn::Scope& scope) {
     fail_input("model mlp: inputs= is missing: how many values has a row of the data?");
   for (int64_t width : config.hidden)
     if (width < 1) fail_input("model mlp: a hidden layer of width ", width);
-  auto net = std::make_shared<Mlp>(config, scope);
+  auto net = std::make_shared<Perceptron>(config, scope);
   Model model;
   model.classes = config.classes;
   model.width = config.hidden.empty() ? config.inputs : config.hidden.back();

@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kImage = 32, kPatch = 4, kDim = 128, kDepth = 6;
 
-BlockOptions options() {
+BlockOptions postnorm_options() {
   return {.dim = kDim,
           .heads = 8,
           .norm_eps = 1e-5,
@@ -20,7 +20,7 @@ struct PostNormBlock {
   nn::Linear linear1, linear2;
   nn::LayerNorm norm1, norm2;
   explicit PostNormBlock(const nn::Scope& scope)
-      : attention(scope, options()),
+      : attention(scope, postnorm_options()),
         linear1(scope / "linear1", kDim, 256),
         linear2(scope / "linear2", 256, kDim),
         norm1(scope / "norm1", kDim, 1e-5),
@@ -56,7 +56,7 @@ struct PostNormVit {
     Tensor x = embed_tokens(patch_embed(images), class_token, positions);
     for (size_t i = 0; i < blocks.size(); i++) {
       x = blocks[i](x);
-      if (call.taps) call.taps->see("blocks." + std::to_string(i), x);
+      call.see("blocks." + std::to_string(i), x);
     }
     Tensor features = (*norm)(view(slice(x, 1, 0, 1), {x.dim(0), kDim}));
     return {head ? (*head)(features) : features, features};

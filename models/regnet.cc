@@ -5,8 +5,8 @@
 namespace pupil::models {
 namespace {
 
-ConvNorm unit(const RegnetConfig& c, const nn::Scope& scope, int64_t in, int64_t out, int kernel,
-              int stride, int groups, Activation activation, bool last = false) {
+ConvNorm regnet_unit(const RegnetConfig& c, const nn::Scope& scope, int64_t in, int64_t out,
+                     int kernel, int stride, int groups, Activation activation, bool last = false) {
   // torchvision draws weights by the outputs of a convolution, timm by those of a group.
   int64_t fan = int64_t(kernel) * kernel * out / (c.timm ? groups : 1);
   return ConvNorm(scope / (c.timm ? "conv" : "0"), scope / (c.timm ? "bn" : "1"), in, out,
@@ -20,25 +20,27 @@ ConvNorm unit(const RegnetConfig& c, const nn::Scope& scope, int64_t in, int64_t
                    .zero_scale = last && c.timm});
 }
 
-struct Block {
+struct ResidualBlock {
   ConvNorm first, grouped, last;
   std::optional<SqueezeExcite> squeeze;
   std::optional<ConvNorm> projection;
 
-  Block(const RegnetConfig& c, const RegnetBlock& b, const nn::Scope& scope)
-      : Block(c, b, scope, c.timm ? scope : scope / "f") {}
-  Block(const RegnetConfig& c, const RegnetBlock& b, const nn::Scope& scope, const nn::Scope& trunk)
-      : first(unit(c, trunk / (c.timm ? "conv1" : "a"), b.in, b.inner, 1, 1, 1, Activation::relu)),
-        grouped(unit(c, trunk / (c.timm ? "conv2" : "b"), b.inner, b.inner, 3, b.stride, b.groups,
-                     Activation::relu)),
-        last(unit(c, trunk / (c.timm ? "conv3" : "c"), b.inner, b.out, 1, 1, 1, Activation::relu,
-                  true)) {
+  ResidualBlock(const RegnetConfig& c, const RegnetBlock& b, const nn::Scope& scope)
+      : ResidualBlock(c, b, scope, c.timm ? scope : scope / "f") {}
+  ResidualBlock(const RegnetConfig& c, const RegnetBlock& b, const nn::Scope& scope,
+                const nn::Scope& trunk)
+      : first(regnet_unit(c, trunk / (c.timm ? "conv1" : "a"), b.in, b.inner, 1, 1, 1,
+                          Activation::relu)),
+        grouped(regnet_unit(c, trunk / (c.timm ? "conv2" : "b"), b.inner, b.inner, 3, b.stride,
+                            b.groups, Activation::relu)),
+        last(regnet_unit(c, trunk / (c.timm ? "conv3" : "c"), b.inner, b.out, 1, 1, 1,
+                         Activation::relu, true)) {
     nn::Scope se = trunk / "se";
     if (b.squeeze)
       squeeze.emplace(se / "fc1", se / "fc2", b.inner, b.squeeze, Activation::relu, false);
     if (b.projection)
-      projection.emplace(unit(c, scope / (c.timm ? "downsample" : "proj"), b.in, b.out, 1, b.stride,
-                              1, Activation::none));
+      projection.emplace(regnet_unit(c, scope / (c.timm ? "downsample" : "proj"), b.in, b.out, 1,
+                                     b.stride, 1, Activation::none));
   }
 
   Tensor operator()(const Tensor& input, const nn::Call& call) {
@@ -50,11 +52,11 @@ struct Block {
 
 struct Regnet {
   ConvNorm stem;
-  std::vector<std::pair<std::string, Block>> blocks;  // with the names of their taps
+  std::vector<std::pair<std::string, ResidualBlock>> blocks;  // with the names of their taps
   std::optional<nn::Linear> classifier;
 
   Regnet(const RegnetConfig& c, const nn::Scope& scope)
-      : stem(unit(c, scope / "stem", 3, c.stem, 3, 2, 1, Activation::relu)) {
+      : stem(regnet_unit(c, scope / "stem", 3, c.stem, 3, 2, 1, Activation::relu)) {
     for (size_t stage = 0; stage < c.stages.size(); stage++)
       for (size_t i = 0; i < c.stages[stage].size(); i++) {
         std::string number = std::to_string(stage + 1);
@@ -62,7 +64,7 @@ struct Regnet {
             c.timm ? concat("s", number, ".b", i + 1) : concat("block", number, ".", i);
         std::string name =
             c.timm ? tap : concat("trunk_output.block", number, ".block", number, "-", i);
-        blocks.emplace_back(tap, Block(c, c.stages[stage][i], scope / name));
+        blocks.emplace_back(tap, ResidualBlock(c, c.stages[stage][i], scope / name));
       }
     if (c.classes)
       classifier.emplace(scope / (c.timm ? "head.fc" : "fc"), c.stages.back().back().out, c.classes,
@@ -70,17 +72,14 @@ struct Regnet {
   }
 
   Output operator()(const Tensor& images, const nn::Call& call) {
-    auto see = [&](const std::string& name, const Tensor& value) {
-      if (call.taps) call.taps->see(name, value);
-    };
     Tensor x = stem(images, call);
-    see("stem", x);
+    call.see("stem", x);
     for (auto& [name, block] : blocks) {
       x = block(x, call);
-      see(name, x);
+      call.see(name, x);
     }
     Tensor pooled = global_avg_pool(x);
-    see("pooled", pooled);
+    call.see("pooled", pooled);
     return {classifier ? (*classifier)(pooled) : pooled, pooled};
   }
 };

@@ -7,8 +7,8 @@
 namespace pupil::models {
 namespace {
 
-ConvNormOptions options(const ResnetConfig& c, int kernel, int stride, Activation activation,
-                        int groups = 1) {
+ConvNormOptions resnet_options(const ResnetConfig& c, int kernel, int stride, Activation activation,
+                               int groups = 1) {
   return {.kernel = kernel,
           .stride = stride,
           .groups = groups,
@@ -17,17 +17,17 @@ ConvNormOptions options(const ResnetConfig& c, int kernel, int stride, Activatio
           .momentum = c.bn_momentum};
 }
 
-struct Block {
+struct ResnetBlock {
   std::vector<ConvNorm> units;
   std::optional<ConvNorm> projection;
   bool pooled_projection;
 
-  Block(const ResnetConfig& c, const nn::Scope& scope, int64_t in, int64_t planes, int stride)
+  ResnetBlock(const ResnetConfig& c, const nn::Scope& scope, int64_t in, int64_t planes, int stride)
       : pooled_projection(c.avg_down && stride > 1) {
     int64_t out = c.bottleneck ? 4 * planes : planes;
     auto add = [&](int64_t from, int64_t to, int kernel, int step, int groups, bool last) {
       std::string number = std::to_string(units.size() + 1);
-      ConvNormOptions o = options(c, kernel, step, Activation::relu, groups);
+      ConvNormOptions o = resnet_options(c, kernel, step, Activation::relu, groups);
       o.zero_scale = last && c.zero_last_scale;
       units.emplace_back(scope / ("conv" + number), scope / ("bn" + number), from, to, o);
     };
@@ -44,7 +44,7 @@ struct Block {
     nn::Scope down = scope / "downsample";
     int first = c.avg_down ? 1 : 0;  // 0 is the pooling
     projection.emplace(down / first, down / (first + 1), in, out,
-                       options(c, 1, pooled_projection ? 1 : stride, Activation::none));
+                       resnet_options(c, 1, pooled_projection ? 1 : stride, Activation::none));
   }
 
   Tensor operator()(const Tensor& input, const nn::Call& call) {
@@ -59,44 +59,41 @@ struct Block {
 
 struct Resnet {
   std::vector<ConvNorm> stem;
-  std::vector<std::pair<std::string, Block>> blocks;
+  std::vector<std::pair<std::string, ResnetBlock>> blocks;
   std::optional<nn::Linear> fc;
 
   Resnet(const ResnetConfig& c, const nn::Scope& scope) {
     nn::Scope conv = scope / "conv1", norm = scope / "bn1";
     if (c.deep_stem) {
       int64_t half = c.stem / 2;
-      stem.emplace_back(conv / 0, conv / 1, 3, half, options(c, 3, 2, Activation::relu));
-      stem.emplace_back(conv / 3, conv / 4, half, half, options(c, 3, 1, Activation::relu));
-      stem.emplace_back(conv / 6, norm, half, c.stem, options(c, 3, 1, Activation::relu));
+      stem.emplace_back(conv / 0, conv / 1, 3, half, resnet_options(c, 3, 2, Activation::relu));
+      stem.emplace_back(conv / 3, conv / 4, half, half, resnet_options(c, 3, 1, Activation::relu));
+      stem.emplace_back(conv / 6, norm, half, c.stem, resnet_options(c, 3, 1, Activation::relu));
     } else {
-      stem.emplace_back(conv, norm, 3, c.stem, options(c, 7, 2, Activation::relu));
+      stem.emplace_back(conv, norm, 3, c.stem, resnet_options(c, 7, 2, Activation::relu));
     }
     int64_t in = c.stem;
     for (size_t stage = 0; stage < 4; stage++)
       for (int i = 0; i < c.layers[stage]; i++) {
         std::string name = concat("layer", stage + 1, ".", i);
         blocks.emplace_back(
-            name, Block(c, scope / name, in, c.planes[stage], i == 0 && stage > 0 ? 2 : 1));
+            name, ResnetBlock(c, scope / name, in, c.planes[stage], i == 0 && stage > 0 ? 2 : 1));
         in = c.planes[stage] * (c.bottleneck ? 4 : 1);
       }
     if (c.classes) fc.emplace(scope / "fc", in, c.classes);
   }
 
   Output operator()(const Tensor& images, const nn::Call& call) {
-    auto see = [&](const std::string& name, const Tensor& value) {
-      if (call.taps) call.taps->see(name, value);
-    };
     Tensor x = images;
     for (ConvNorm& unit : stem) x = unit(x, call);
     x = max_pool2d(x, {3, 2, 1});
-    see("stem", x);
+    call.see("stem", x);
     for (auto& [name, block] : blocks) {
       x = block(x, call);
-      see(name, x);
+      call.see(name, x);
     }
     Tensor pooled = global_avg_pool(x);
-    see("pooled", pooled);
+    call.see("pooled", pooled);
     return {fc ? (*fc)(pooled) : pooled, pooled};
   }
 };

@@ -20,27 +20,28 @@ struct StandardConv {
   }
 };
 
-StandardConv convolution(const Resnetv2Config& c, const nn::Scope& scope, int64_t in, int64_t out,
-                         int kernel, int stride, bool zero = false) {
+StandardConv standard_convolution(const Resnetv2Config& c, const nn::Scope& scope, int64_t in,
+                                  int64_t out, int kernel, int stride, bool zero = false) {
   return StandardConv(
       scope, in, out, kernel, stride, c.weight_eps,
       zero ? nn::Init{nn::Init::zeros} : nn::kaiming_normal(int64_t(kernel) * kernel * out));
 }
 
-struct Block {
+struct PreactivationBlock {
   nn::GroupNorm norm1, norm2, norm3;
   StandardConv conv1, conv2, conv3;
   std::optional<StandardConv> projection;
 
-  Block(const Resnetv2Config& c, const nn::Scope& scope, int64_t in, int64_t inner, int64_t out,
-        int stride, bool projects)
+  PreactivationBlock(const Resnetv2Config& c, const nn::Scope& scope, int64_t in, int64_t inner,
+                     int64_t out, int stride, bool projects)
       : norm1(scope / "norm1", in, c.groups, c.norm_eps),
         norm2(scope / "norm2", inner, c.groups, c.norm_eps),
         norm3(scope / "norm3", inner, c.groups, c.norm_eps),
-        conv1(convolution(c, scope / "conv1", in, inner, 1, 1)),
-        conv2(convolution(c, scope / "conv2", inner, inner, 3, stride)),
-        conv3(convolution(c, scope / "conv3", inner, out, 1, 1, true)) {
-    if (projects) projection = convolution(c, scope / "downsample" / "conv", in, out, 1, stride);
+        conv1(standard_convolution(c, scope / "conv1", in, inner, 1, 1)),
+        conv2(standard_convolution(c, scope / "conv2", inner, inner, 3, stride)),
+        conv3(standard_convolution(c, scope / "conv3", inner, out, 1, 1, true)) {
+    if (projects)
+      projection = standard_convolution(c, scope / "downsample" / "conv", in, out, 1, stride);
   }
 
   Tensor operator()(const Tensor& x) const {
@@ -52,19 +53,19 @@ struct Block {
 
 struct Resnetv2 {
   StandardConv stem;
-  std::vector<std::pair<std::string, Block>> blocks;  // with the names of their taps
+  std::vector<std::pair<std::string, PreactivationBlock>> blocks;  // with the names of their taps
   std::optional<nn::GroupNorm> norm;
   std::optional<nn::Conv2d> fc;
 
   Resnetv2(const Resnetv2Config& c, const nn::Scope& scope)
-      : stem(convolution(c, scope / "stem" / "conv", 3, c.stem, 7, 2)) {
+      : stem(standard_convolution(c, scope / "stem" / "conv", 3, c.stem, 7, 2)) {
     int64_t in = c.stem;
     for (size_t stage = 0; stage < c.layers.size(); stage++)
       for (int i = 0; i < c.layers[stage]; i++) {
         nn::Scope at = scope / concat("stages.", stage, ".blocks.", i);
         blocks.emplace_back(concat("stages.", stage, ".", i),
-                            Block(c, at, in, c.inner[stage], c.channels[stage],
-                                  i == 0 && stage > 0 ? 2 : 1, i == 0));
+                            PreactivationBlock(c, at, in, c.inner[stage], c.channels[stage],
+                                               i == 0 && stage > 0 ? 2 : 1, i == 0));
         in = c.channels[stage];
       }
     norm.emplace(scope / "norm", in, c.groups, c.norm_eps);
@@ -74,20 +75,17 @@ struct Resnetv2 {
   }
 
   Output operator()(const Tensor& images, const nn::Call& call) {
-    auto see = [&](const std::string& name, const Tensor& value) {
-      if (call.taps) call.taps->see(name, value);
-    };
     // A border of zeros that can be the largest.
     Tensor x = max_pool2d(pad(stem(images), {1, 1, 1, 1}), {3, 2});
-    see("stem", x);
+    call.see("stem", x);
     for (auto& [name, block] : blocks) {
       x = block(x);
-      see(name, x);
+      call.see(name, x);
     }
     x = relu((*norm)(x));
-    see("features", x);
+    call.see("features", x);
     Tensor pooled = global_avg_pool(x);
-    see("pooled", pooled);
+    call.see("pooled", pooled);
     return {fc ? pointwise(*fc, pooled) : pooled, pooled};
   }
 };

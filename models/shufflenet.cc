@@ -13,9 +13,9 @@ Tensor shuffle(const Tensor& x, int64_t groups) {
   return view(permute(split, {0, 2, 1, 3, 4}), s);
 }
 
-ConvNorm unit(const nn::Scope& conv, const nn::Scope& norm, int64_t in, int64_t out, int kernel,
-              int stride, int64_t groups, Activation activation, double eps = 1e-5,
-              double momentum = 0.1) {
+ConvNorm shuffle_unit(const nn::Scope& conv, const nn::Scope& norm, int64_t in, int64_t out,
+                      int kernel, int stride, int64_t groups, Activation activation,
+                      double eps = 1e-5, double momentum = 0.1) {
   return ConvNorm(conv, norm, in, out,
                   {.kernel = kernel,
                    .stride = stride,
@@ -24,10 +24,6 @@ ConvNorm unit(const nn::Scope& conv, const nn::Scope& norm, int64_t in, int64_t 
                    .eps = eps,
                    .momentum = momentum,
                    .weight = nn::fan_in_uniform(in / groups * kernel * kernel)});
-}
-
-void see(const nn::Call& call, const std::string& name, const Tensor& value) {
-  if (call.taps) call.taps->see(name, value);
 }
 
 // With stride 2: [left(x), right(x)], else [a, right(b)] of the halves a and b; then a shuffle.
@@ -44,10 +40,10 @@ struct BlockV2 {
       nn::Scope at = scope / (&branch == &left ? "branch1" : "branch2");
       number++;
       branch.push_back(
-          unit(c.cifar ? scope / concat("conv", number) : at / position,
-               c.cifar ? scope / concat("bn", number) : at / (position + 1), inputs, outputs,
-               depthwise ? 3 : 1, depthwise ? stride : 1, depthwise ? outputs : 1,
-               depthwise ? Activation::none : Activation::relu, c.bn_eps, c.bn_momentum));
+          shuffle_unit(c.cifar ? scope / concat("conv", number) : at / position,
+                       c.cifar ? scope / concat("bn", number) : at / (position + 1), inputs,
+                       outputs, depthwise ? 3 : 1, depthwise ? stride : 1, depthwise ? outputs : 1,
+                       depthwise ? Activation::none : Activation::relu, c.bn_eps, c.bn_momentum));
     };
     if (stride == 2) {
       add(left, 0, in, in, true);
@@ -64,11 +60,11 @@ struct BlockV2 {
     Tensor a = left.empty() ? slice(x, 1, 0, channels / 2) : x;
     Tensor b = left.empty() ? slice(x, 1, channels / 2, channels) : x;
     for (ConvNorm& u : left) a = u(a, call);
-    bool announced = !pre.empty() && call.taps && call.taps->wants(pre);
+    bool announced = !pre.empty() && call.wants(pre);
     for (ConvNorm& u : right)
       b = announced && &u == &right.back() ? u.norm(u.conv(b), call) : u(b, call);
     if (announced) {
-      see(call, pre, cat({a, b}, 1));
+      call.see(pre, cat({a, b}, 1));
       b = relu(b);
     }
     return shuffle(cat({a, b}, 1), 2);
@@ -102,27 +98,27 @@ struct ShufflenetV2 {
   }
   static ConvNorm whole(const ShufflenetV2Config& c, const nn::Scope& scope, const char* conv,
                         const char* norm, int64_t in, int64_t out, int kernel, int stride) {
-    return unit(scope / conv, scope / norm, in, out, kernel, stride, 1, Activation::relu, c.bn_eps,
-                c.bn_momentum);
+    return shuffle_unit(scope / conv, scope / norm, in, out, kernel, stride, 1, Activation::relu,
+                        c.bn_eps, c.bn_momentum);
   }
 
   Output operator()(const Tensor& images, const nn::Call& call) {
     Tensor x = stem(images, call);
     if (!cifar) x = max_pool2d(x, {3, 2, 1});
-    see(call, cifar ? "f0" : "stem", x);
+    call.see(cifar ? "f0" : "stem", x);
     for (size_t stage = 0; stage < stages.size(); stage++) {
       std::string number = std::to_string(stage + 1);
       for (size_t i = 0; i < stages[stage].size(); i++) {
         bool ends = i + 1 == stages[stage].size();
         x = stages[stage][i](x, call, cifar && ends ? "pre" + number : "");
-        if (!cifar) see(call, concat("stage", stage + 2, ".", i), x);
+        if (!cifar) call.see(concat("stage", stage + 2, ".", i), x);
       }
-      if (cifar) see(call, "f" + number, x);
+      if (cifar) call.see("f" + number, x);
     }
     x = (*last)(x, call);
-    if (!cifar) see(call, "conv5", x);
+    if (!cifar) call.see("conv5", x);
     Tensor pooled = global_avg_pool(x);
-    see(call, "pooled", pooled);
+    call.see("pooled", pooled);
     return {classifier ? (*classifier)(pooled) : pooled, pooled};
   }
 };
@@ -132,10 +128,11 @@ struct BlockV1 {
   int groups, stride;
 
   BlockV1(const nn::Scope& scope, int64_t in, int64_t out, int groups, int stride)
-      : first(unit(scope / "conv1", scope / "bn1", in, out / 4, 1, 1, groups, Activation::relu)),
-        depthwise(unit(scope / "conv2", scope / "bn2", out / 4, out / 4, 3, stride, out / 4,
-                       Activation::relu)),
-        last(unit(scope / "conv3", scope / "bn3", out / 4, out, 1, 1, 3, Activation::none)),
+      : first(shuffle_unit(scope / "conv1", scope / "bn1", in, out / 4, 1, 1, groups,
+                           Activation::relu)),
+        depthwise(shuffle_unit(scope / "conv2", scope / "bn2", out / 4, out / 4, 3, stride, out / 4,
+                               Activation::relu)),
+        last(shuffle_unit(scope / "conv3", scope / "bn3", out / 4, out, 1, 1, 3, Activation::none)),
         groups(groups),
         stride(stride) {}
 
@@ -143,7 +140,7 @@ struct BlockV1 {
     Tensor y = depthwise(shuffle(first(x, call), groups), call);
     y = stride == 2 ? cat({to_strided(last(y, call)), to_strided(avg_pool2d(x, {3, 2, 1}))}, 1)
                     : last(y, call, x);
-    see(call, pre, y);
+    call.see(pre, y);
     return relu(y);
   }
 };
@@ -154,7 +151,7 @@ struct ShufflenetV1 {
   std::optional<nn::Linear> classifier;
 
   ShufflenetV1(int64_t classes, const nn::Scope& scope)
-      : stem(unit(scope / "conv1", scope / "bn1", 3, 24, 1, 1, 1, Activation::relu)) {
+      : stem(shuffle_unit(scope / "conv1", scope / "bn1", 3, 24, 1, 1, 1, Activation::relu)) {
     constexpr int64_t channels[3]{240, 480, 960};
     constexpr int counts[3]{4, 8, 4};
     int64_t in = 24;
@@ -171,15 +168,15 @@ struct ShufflenetV1 {
 
   Output operator()(const Tensor& images, const nn::Call& call) {
     Tensor x = stem(images, call);
-    see(call, "f0", x);
+    call.see("f0", x);
     for (int stage = 0; stage < 3; stage++) {
       std::string number = std::to_string(stage + 1);
       for (BlockV1& block : stages[stage])
         x = block(x, call, &block == &stages[stage].back() ? "pre" + number : "");
-      see(call, "f" + number, x);
+      call.see("f" + number, x);
     }
     Tensor pooled = global_avg_pool(x);
-    see(call, "pooled", pooled);
+    call.see("pooled", pooled);
     return {classifier ? (*classifier)(pooled) : pooled, pooled};
   }
 };

@@ -23,13 +23,13 @@ struct SideBySide {
       std::string prefix = concat(k, ".");
       std::vector<std::string> wanted;
       for (const std::string& tap : part.taps)
-        if (call.taps && call.taps->wants(prefix + tap)) wanted.push_back(tap);
+        if (call.wants(prefix + tap)) wanted.push_back(tap);
       nn::Taps taps(wanted);
       nn::Call own = call;
       own.taps = &taps;
       Tensor seen = inputs ? slice(row, 1, begin, begin + part.inputs).contiguous() : x;
       features.push_back(part.forward(seen, own).features);
-      for (const std::string& tap : wanted) call.taps->see(prefix + tap, taps[tap]);
+      for (const std::string& tap : wanted) call.see(prefix + tap, taps[tap]);
       begin += part.inputs;
     }
     Tensor all = cat(features, 1);

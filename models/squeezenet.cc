@@ -4,8 +4,8 @@ namespace pupil::models {
 namespace {
 
 // torchvision draws uniformly within sqrt(6 / inputs of an output).
-nn::Conv2d convolution(const nn::Scope& scope, int64_t in, int64_t out, int kernel, int stride = 1,
-                       int padding = 0) {
+nn::Conv2d squeeze_convolution(const nn::Scope& scope, int64_t in, int64_t out, int kernel,
+                               int stride = 1, int padding = 0) {
   double bound = std::sqrt(6.0 / double(in * kernel * kernel));
   return nn::Conv2d(scope, in, out, kernel, {stride, padding}, true, {nn::Init::uniform, bound});
 }
@@ -15,9 +15,9 @@ struct Fire {
 
   Fire(const nn::Scope& scope, const char* squeeze_name, int64_t in, int64_t squeezed,
        int64_t expanded)
-      : squeeze(convolution(scope / squeeze_name, in, squeezed, 1)),
-        expand1(convolution(scope / "expand1x1", squeezed, expanded, 1)),
-        expand3(convolution(scope / "expand3x3", squeezed, expanded, 3, 1, 1)) {}
+      : squeeze(squeeze_convolution(scope / squeeze_name, in, squeezed, 1)),
+        expand1(squeeze_convolution(scope / "expand1x1", squeezed, expanded, 1)),
+        expand3(squeeze_convolution(scope / "expand3x3", squeezed, expanded, 3, 1, 1)) {}
   Tensor operator()(const Tensor& x) const {
     Tensor y = relu(squeeze(x));
     return relu(cat({expand1(y), expand3(y)}, 1));
@@ -31,7 +31,8 @@ struct Squeezenet {
   std::optional<nn::Conv2d> classifier;
 
   Squeezenet(bool caffe, int64_t classes, const nn::Scope& scope)
-      : caffe(caffe), stem(convolution(scope / (caffe ? "conv1" : "features.0"), 3, 64, 3, 2)) {
+      : caffe(caffe),
+        stem(squeeze_convolution(scope / (caffe ? "conv1" : "features.0"), 3, 64, 3, 2)) {
     constexpr int place[]{3, 4, 6, 7, 9, 10, 11, 12};  // torchvision counts ReLUs and poolings
     int64_t in = 64;
     for (int i = 0; i < 8; i++) {
@@ -48,18 +49,16 @@ struct Squeezenet {
 
   Output operator()(const Tensor& images, const nn::Call& call) {
     constexpr double kDropout = 0.5;
-    PUPIL_CHECK(!call.train || call.rng, "dropout in training needs random numbers");
     Tensor x = relu(stem(caffe ? flip(images, {1}) : images));
     for (size_t i = 0; i < fires.size(); i++) {
       if (i == 0 || i == 2 || i == 4) x = max_pool2d(x, {.kernel = 3, .ceil_mode = true});
       x = fires[i](x);
-      if (call.taps) call.taps->see(concat("fire", i + 2), x);
+      call.see(concat("fire", i + 2), x);
     }
     Tensor pooled = global_avg_pool(x);
-    if (call.taps) call.taps->see("pooled", pooled);
+    call.see("pooled", pooled);
     if (!classifier) return {pooled, pooled};
-    if (call.train) x = dropout(x, kDropout, call.rng->next());
-    return {global_avg_pool(relu((*classifier)(x))), pooled};
+    return {global_avg_pool(relu((*classifier)(call.dropout(x, kDropout)))), pooled};
   }
 };
 

@@ -3,8 +3,8 @@
 namespace pupil::models {
 namespace {
 
-nn::Conv2d convolution(const nn::Scope& scope, int64_t in, int64_t out, int kernel,
-                       ConvOptions options) {
+nn::Conv2d tiny_convolution(const nn::Scope& scope, int64_t in, int64_t out, int kernel,
+                            ConvOptions options) {
   return {scope,
           in,
           out,
@@ -34,13 +34,14 @@ struct TiniestBlock {
         wide(depthwise(scope / "dwconv2", channels, 7, 1)),
         far(depthwise(scope / "dwconv3", channels, 7, 3)),
         norm(scope / "ln", channels),
-        fc1(convolution(scope / "fc1", channels, 2 * channels, 1, {})),
-        fc2(convolution(scope / "fc2", channels, channels, 1, {})) {}
+        fc1(tiny_convolution(scope / "fc1", channels, 2 * channels, 1, {})),
+        fc2(tiny_convolution(scope / "fc2", channels, channels, 1, {})) {}
 
   static nn::Conv2d depthwise(const nn::Scope& scope, int64_t channels, int kernel, int dilation) {
     int quarter = int(channels / 4);
-    return convolution(scope, quarter, quarter, kernel,
-                       {.padding = kernel / 2 * dilation, .dilation = dilation, .groups = quarter});
+    return tiny_convolution(
+        scope, quarter, quarter, kernel,
+        {.padding = kernel / 2 * dilation, .dilation = dilation, .groups = quarter});
   }
 
   Tensor operator()(const Tensor& x) const {
@@ -67,10 +68,10 @@ struct Tiniest {
   std::optional<nn::Linear> fc;
 
   Tiniest(int64_t classes, const nn::Scope& scope)
-      : conv1(convolution(scope / "conv1", 3, 48, 3, {.padding = 1})), ln1(scope / "ln1", 48) {
+      : conv1(tiny_convolution(scope / "conv1", 3, 48, 3, {.padding = 1})), ln1(scope / "ln1", 48) {
     for (int i = 1; i <= 3; i++) blocks.emplace_back(scope / concat("l", i), 48);
     reduce.emplace(
-        convolution(scope / "dsconv", 48, 80, 4, {.stride = 2, .padding = 1, .groups = 16}));
+        tiny_convolution(scope / "dsconv", 48, 80, 4, {.stride = 2, .padding = 1, .groups = 16}));
     ln2.emplace(scope / "ln2", 80);
     for (int i = 4; i <= 6; i++) blocks.emplace_back(scope / concat("l", i), 80);
     if (classes) fc.emplace(scope / "fc", 80, classes);
@@ -79,18 +80,15 @@ struct Tiniest {
   Output operator()(const Tensor& images, const nn::Call& call) const {
     PUPIL_CHECK(images.rank() == 4 && images.dim(1) == 3, "tiniest: images (n,3,h,w), got ",
                 images.shape());
-    auto see = [&](const std::string& name, const Tensor& x) {
-      if (call.taps) call.taps->see(name, x);
-    };
     Tensor x = ln1(conv1(images));
-    see("stem", x);
+    call.see("stem", x);
     for (size_t i = 0; i < blocks.size(); i++) {
       if (i == 3) x = (*ln2)((*reduce)(x));
       x = blocks[i](x);
-      see(concat("l", i + 1), x);
+      call.see(concat("l", i + 1), x);
     }
     Tensor features = global_avg_pool(x);
-    see("pooled", features);
+    call.see("pooled", features);
     return {fc ? (*fc)(features) : features, features};
   }
 };

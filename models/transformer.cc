@@ -3,10 +3,6 @@
 namespace pupil::models {
 namespace {
 
-Tensor drop(const Tensor& x, double rate, const nn::Call& call) {
-  return call.train && rate > 0 ? dropout(x, rate, call.rng->next()) : x;
-}
-
 nn::Linear layer(const nn::Scope& scope, int64_t in, int64_t out, const BlockOptions& options,
                  bool bias) {
   return {scope, in, out, options.weight, nn::Init{}, bias};
@@ -47,7 +43,7 @@ Tensor Mlp::operator()(const Tensor& x, const nn::Call& call) const {
     h = activate(h, activation_);
     if (gate_ == Gate::apart) h = mul(h, (*value_)(x));
   }
-  return drop(fc2_(drop(h, dropout_, call)), dropout_, call);
+  return call.dropout(fc2_(call.dropout(h, dropout_)), dropout_);
 }
 
 Tensor Rotary::turn(const Tensor& x) const {
@@ -108,10 +104,9 @@ Block::Block(const nn::Scope& scope, const BlockOptions& o)
 
 Tensor Block::operator()(const Tensor& x, const nn::Call& call, const Rotary* rotary) const {
   auto summand = [&](const Tensor& y, const Tensor& factor) {
-    Tensor scaled = factor ? mul(y, factor) : y;
-    return call.train && drop_path_ > 0 ? drop_path(scaled, drop_path_, call.rng->next()) : scaled;
+    return call.drop_path(factor ? mul(y, factor) : y, drop_path_);
   };
-  Tensor middle = add(x, summand(drop(attention_(norm1_(x), rotary), dropout_, call), scale1_));
+  Tensor middle = add(x, summand(call.dropout(attention_(norm1_(x), rotary), dropout_), scale1_));
   return add(middle, summand(mlp_(norm2_(middle), call), scale2_));
 }
 

@@ -11,6 +11,8 @@ namespace pupil::models {
 // fc1 (packed), or two layers fc1_g and fc1_x (apart).
 enum class Gate { none, packed, apart };
 
+inline constexpr nn::Init kTrunc{nn::Init::normal, 0.02};  // of timm's tokens, positions, heads
+
 struct BlockNames {  // the defaults are timm's
   std::string norm1 = "norm1", qkv = "attn.qkv.", proj = "attn.proj", scale1 = "ls1.gamma",
               norm2 = "norm2", fc1 = "mlp.fc1", fc2 = "mlp.fc2", scale2 = "ls2.gamma";

@@ -3,8 +3,6 @@
 namespace pupil::models {
 namespace {
 
-const nn::Init kTrunc{nn::Init::normal, 0.02};
-
 BlockOptions block_options(const VitConfig& c) {
   return {.dim = c.dim,
           .hidden = c.hidden ? c.hidden : int64_t(double(c.dim) * c.mlp_ratio),
@@ -33,14 +31,14 @@ Tensor resample(const Tensor& embed, int prefix, int h, int w, int new_h, int ne
 }
 
 // SigLIP's pooling (Zhai et al. 2023, arXiv 2303.15343): a learned query looks at all tokens.
-struct AttentionPool {
+struct AttentionPoolLatent {
   int heads;
   Tensor latent;
   nn::Linear q, kv, proj;
   nn::LayerNorm norm;
   Mlp mlp;
 
-  AttentionPool(const nn::Scope& scope, BlockOptions o)
+  AttentionPoolLatent(const nn::Scope& scope, BlockOptions o)
       : heads(o.heads),
         latent(
             scope.param("latent", {1, 1, o.dim}, {nn::Init::normal, 1 / std::sqrt(double(o.dim))})),
@@ -79,7 +77,7 @@ struct Vit {
   std::optional<nn::LayerNorm> norm_pre;
   std::vector<Block> blocks;
   nn::LayerNorm norm;  // "norm" over all tokens, or "fc_norm" after the average
-  std::optional<AttentionPool> attn_pool;
+  std::optional<AttentionPoolLatent> attn_pool;
   std::optional<nn::Linear> pooler, head, head_dist;
 
   Vit(const VitConfig& c, const nn::Scope& scope)
@@ -154,20 +152,15 @@ struct Vit {
 
   Output operator()(const Tensor& images, const nn::Call& call) const {
     require_patches("vit", images, config.patch);
-    PUPIL_CHECK(!call.train || call.rng || (config.dropout == 0 && config.drop_path == 0),
-                "vit: dropout in training needs Call::rng");
-    auto see = [&](const std::string& name, const Tensor& x) {
-      if (call.taps) call.taps->see(name, x);
-    };
     Tensor x = patch_embed(images);
-    see("patch_embed", x);
+    call.see("patch_embed", x);
     x = tokens(x, int(images.dim(2)) / config.patch, int(images.dim(3)) / config.patch);
-    if (call.train && config.dropout > 0) x = dropout(x, config.dropout, call.rng->next());
-    see("embeddings", x);
+    x = call.dropout(x, config.dropout);
+    call.see("embeddings", x);
     if (norm_pre) x = (*norm_pre)(x);
     for (size_t i = 0; i < blocks.size(); i++) {
       x = blocks[i](x, call);
-      see("blocks." + std::to_string(i), x);
+      call.see("blocks." + std::to_string(i), x);
     }
     if (two_heads()) return both_heads(x, call);
     Tensor features = pooled(x, call);
@@ -176,7 +169,7 @@ struct Vit {
 
   Tensor pooled(const Tensor& x, const nn::Call& call) const {
     if (config.pool == VitPool::avg) {
-      if (call.taps) call.taps->see("norm", x);
+      call.see("norm", x);
       return norm(patch_mean(x));
     }
     if (config.pool == VitPool::token) {
@@ -184,7 +177,7 @@ struct Vit {
       return pooler ? tanh((*pooler)(first)) : first;
     }
     Tensor all = norm(x);
-    if (call.taps) call.taps->see("norm", all);
+    call.see("norm", all);
     if (attn_pool) return (*attn_pool)(all, call);
     return cat({view(slice(all, 1, 0, 1), {x.dim(0), config.dim}), patch_mean(all)}, 1);
   }
@@ -196,7 +189,7 @@ struct Vit {
   // The norm of the other tokens is computed only for those who ask, and beside the classifier's:
   // what is announced never changes a bit of the output.
   Tensor first_tokens(const Tensor& x, int64_t count, const nn::Call& call) const {
-    if (call.taps && call.taps->wants("norm")) call.taps->see("norm", norm(x));
+    if (call.wants("norm")) call.see("norm", norm(x));
     return norm(slice(x, 1, 0, count));
   }
 
@@ -204,10 +197,8 @@ struct Vit {
     Tensor tokens = first_tokens(x, 2, call);
     auto at = [&](int64_t i) { return view(slice(tokens, 1, i, i + 1), {x.dim(0), config.dim}); };
     Tensor by_class = head ? (*head)(at(0)) : at(0), by_dist = head ? (*head_dist)(at(1)) : at(1);
-    if (call.taps) {
-      call.taps->see("logits_cls", by_class);
-      call.taps->see("logits_dist", by_dist);
-    }
+    call.see("logits_cls", by_class);
+    call.see("logits_dist", by_dist);
     auto half = [](const Tensor& a, const Tensor& b) { return scale(add(a, b), 0.5); };
     return {half(by_class, by_dist), half(at(0), at(1))};
   }

@@ -3,6 +3,23 @@
 #include "nn.h"
 
 namespace pupil::nn {
+namespace {
+
+bool drops(const Call& call, double rate) {
+  if (!call.train || rate <= 0) return false;
+  PUPIL_CHECK(call.rng, "dropout in training needs Call::rng");
+  return true;
+}
+
+}  // namespace
+
+Tensor Call::dropout(const Tensor& x, double rate) const {
+  return drops(*this, rate) ? pupil::dropout(x, rate, rng->next()) : x;
+}
+
+Tensor Call::drop_path(const Tensor& x, double rate) const {
+  return drops(*this, rate) ? pupil::drop_path(x, rate, rng->next()) : x;
+}
 
 Init fan_in_uniform(int64_t fan_in) {
   return {Init::uniform, fan_in ? 1 / std::sqrt(double(fan_in)) : 0};

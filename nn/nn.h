@@ -92,6 +92,16 @@ struct Call {  // passed down explicitly; there is no global mode
   bool train = false;
   Rng* rng = nullptr;  // needed by dropout and stochastic depth when train
   Taps* taps = nullptr;
+
+  // What a model announces; kept when somebody asked for it by this name.
+  void see(std::string_view name, const Tensor& value) const {
+    if (taps) taps->see(name, value);
+  }
+  bool wants(std::string_view name) const { return taps && taps->wants(name); }
+  // The ops of dropout.cc with the next random numbers of this call; x unless in training and
+  // rate > 0. Throws Error in training without random numbers.
+  Tensor dropout(const Tensor& x, double rate) const;
+  Tensor drop_path(const Tensor& x, double rate) const;
 };
 
 // PyTorch's default of linear and convolution layers: uniform +-1/sqrt(fan_in), bias included.

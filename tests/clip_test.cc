@@ -27,22 +27,15 @@ ClipConfig tiny() {
   return config;
 }
 
-double largest_difference(const Tensor& a, const Tensor& b) {
-  EXPECT_EQ(a.shape(), b.shape());
-  std::vector<double> x = a.values(), y = b.values();
-  double largest = 0;
-  for (size_t i = 0; i < x.size(); i++) largest = std::max(largest, std::abs(x[i] - y[i]));
-  return largest;
-}
-
 TEST(Clip, WhatComesBehindTheEndOfATextDoesNotCount) {
   NoGrad no_grad;
   nn::Store store(3);
   Clip clip = models::make_clip(tiny(), nn::Scope(store));
   std::vector<int64_t> ids{49406, 7, 49407, 0, 0, 49406, 7, 49407, 9, 49407}, word{49406, 8, 49407};
   Tensor texts = clip.text(from(ids, {2, 5}), {});
-  EXPECT_LE(largest_difference(slice(texts, 0, 0, 1), slice(texts, 0, 1, 2)), 1e-6);
-  EXPECT_GT(largest_difference(slice(texts, 0, 0, 1), clip.text(from(word, {1, 3}), {})), 1e-3);
+  EXPECT_LE(test::largest_difference(slice(texts, 0, 0, 1), slice(texts, 0, 1, 2)), 1e-6);
+  EXPECT_GT(test::largest_difference(slice(texts, 0, 0, 1), clip.text(from(word, {1, 3}), {})),
+            1e-3);
   EXPECT_THROW(clip.text(zeros({1, 13}, DType::i64), {}), Error);
   expect_refused([&] { clip.image.forward(zeros({1, 3, 12, 12}), {}); }, {"12x12", "reads 8x8"});
 }
@@ -62,7 +55,7 @@ TEST(Clip, ClassNamesBecomeAClassifier) {
       clip.text(tokenizer.tokens(std::vector<std::string>{"a dog.", "dog", "a sea dog.", "sea dog"},
                                  clip.context),
                 {});
-  EXPECT_LE(largest_difference(view(text, {4, 6}), alone), 1e-6);
+  EXPECT_LE(test::largest_difference(view(text, {4, 6}), alone), 1e-6);
 
   auto features = [&](std::vector<std::string> classes, std::vector<std::string> templates) {
     methods::class_text_features(clip, tokenizer, classes, templates);

@@ -40,14 +40,6 @@ Tensor random_images(const Shape& shape, DType dtype = DType::f32) {
   return nn::Scope(store).buffer("images", shape, {nn::Init::normal, 1});
 }
 
-double largest_difference(const Tensor& a, const Tensor& b) {
-  EXPECT_EQ(a.shape(), b.shape());
-  std::vector<double> x = a.values(), y = b.values();
-  double largest = 0;
-  for (size_t i = 0; i < x.size(); i++) largest = std::max(largest, std::abs(x[i] - y[i]));
-  return largest;
-}
-
 TEST(Models, ParameterCountsOfTheirSources) {
   struct {
     const char* name;
@@ -344,12 +336,12 @@ TEST(Models, EveryTapIsSeenAndChangesNothing) {
     Output plain = model.forward(x, {});
     nn::Taps taps(model.taps);
     Output tapped = model.forward(x, {.taps = &taps});
-    EXPECT_LE(largest_difference(plain.logits, tapped.logits), 1e-5) << small.name;
+    EXPECT_LE(test::largest_difference(plain.logits, tapped.logits), 1e-5) << small.name;
     EXPECT_EQ(plain.features.shape(), (Shape{small.images[0], model.width}));
     for (const std::string& name : model.taps) EXPECT_EQ(taps[name].layout(), Layout::strided);
     if (small.name.starts_with("resnet") && !small.own)
       for (std::string stage : {"1", "2", "3"}) {
-        EXPECT_EQ(largest_difference(relu(taps["pre" + stage]), taps["f" + stage]), 0);
+        EXPECT_EQ(test::largest_difference(relu(taps["pre" + stage]), taps["f" + stage]), 0);
         std::vector<double> sums = taps["pre" + stage].values();
         EXPECT_LT(*std::min_element(sums.begin(), sums.end()), 0);  // really before the ReLU
       }
@@ -381,10 +373,10 @@ TEST(Models, SideBySideIsEachOfThem) {
   nn::Taps taps({"1.f2"}), taps_alone({"f2"});
   Output out = both.forward(x, {.taps = &taps});
   Output first = alone[0].forward(x, {}), second = alone[1].forward(x, {.taps = &taps_alone});
-  EXPECT_EQ(largest_difference(out.features, cat({first.features, second.features}, 1)), 0);
-  EXPECT_EQ(largest_difference(taps["1.f2"], taps_alone["f2"]), 0);
+  EXPECT_EQ(test::largest_difference(out.features, cat({first.features, second.features}, 1)), 0);
+  EXPECT_EQ(test::largest_difference(taps["1.f2"], taps_alone["f2"]), 0);
   EXPECT_EQ(out.logits.shape(), (Shape{3, 5}));
-  EXPECT_EQ(largest_difference(first.logits, first.features), 0);  // without a classifier
+  EXPECT_EQ(test::largest_difference(first.logits, first.features), 0);  // without a classifier
 
   nn::Store rows(3);
   Model towers = make_model("mlp(inputs=2,hidden=4)+mlp(inputs=3,hidden=5,standardize=1)",
@@ -397,8 +389,8 @@ TEST(Models, SideBySideIsEachOfThem) {
   EXPECT_EQ(before.shape(), (Shape{6, 9}));
   for (int64_t i = 0; i < 6; i++) values.data<float>()[i * 5 + 3] += 1;  // of the second tower
   Tensor after = towers.forward(values, {}).features;
-  EXPECT_EQ(largest_difference(slice(before, 1, 0, 4), slice(after, 1, 0, 4)), 0);
-  EXPECT_GT(largest_difference(slice(before, 1, 4, 9), slice(after, 1, 4, 9)), 0);
+  EXPECT_EQ(test::largest_difference(slice(before, 1, 0, 4), slice(after, 1, 0, 4)), 0);
+  EXPECT_GT(test::largest_difference(slice(before, 1, 4, 9), slice(after, 1, 4, 9)), 0);
 
   auto refused = [](const std::string& name, std::initializer_list<std::string> words) {
     nn::Store plan = nn::Store::blueprint();
@@ -645,8 +637,8 @@ TEST(PublicCheckpoints, VitTinyImageNet) {
   Tensor features = data::read_npy(shared(folder + "vit_tiny_feature.npy"));
   NoGrad no_grad;
   Output out = net.model.forward(photographs(net.input, 24), {});
-  EXPECT_LE(largest_difference(out.logits, logits), 1e-4);
-  EXPECT_LE(largest_difference(out.features, features), 1e-4);
+  EXPECT_LE(test::largest_difference(out.logits, logits), 1e-4);
+  EXPECT_LE(test::largest_difference(out.features, features), 1e-4);
   std::vector<double> a = out.logits.values(), b = logits.values();
   for (int64_t n = 0; n < 24; n++)
     EXPECT_EQ(std::max_element(&a[size_t(n * 1000)], &a[size_t(n * 1000 + 999)] + 1) - &a[0],
@@ -675,7 +667,8 @@ TEST(PublicCheckpoints, PositionEmbeddingsAreResampledForAnotherImageSize) {
   Tensor stored = weights->read("pos_embed", DType::f32);
   Tensor positions = store.find("pos_embed")->value;
   EXPECT_EQ(positions.shape(), (Shape{1, 50, 192}));
-  EXPECT_EQ(largest_difference(positions.detach(), resample_pos_embed(stored, 1, 14, 14, 7, 7)), 0);
+  EXPECT_EQ(
+      test::largest_difference(positions.detach(), resample_pos_embed(stored, 1, 14, 14, 7, 7)), 0);
 }
 
 // Logits and all gradients of one training step, one behind the other.

@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <string>
 
-#include "tensor/core.h"
+#include "tensor/tensor.h"
 
 namespace pupil::test {
 
@@ -37,6 +37,14 @@ class TemporaryFolder {
   std::string path_;
 };
 
+inline double largest_difference(const Tensor& a, const Tensor& b) {
+  EXPECT_EQ(a.shape(), b.shape());
+  std::vector<double> x = a.values(), y = b.values();
+  double largest = 0;
+  for (size_t i = 0; i < x.size(); i++) largest = std::max(largest, std::abs(x[i] - y[i]));
+  return largest;
+}
+
 // f() must throw InputError with one line that contains all of these words.
 template <class F>
 void expect_refused(F&& f, std::initializer_list<std::string> words) {
@@ -55,6 +63,7 @@ void expect_refused(F&& f, std::initializer_list<std::string> words) {
 }  // namespace pupil::test
 
 // At the start of a test that needs reference data: skips, saying so, where there is none.
-#define PUPIL_NEEDS_SHARED()                                                            \
-  if (::pupil::test::shared_folder().empty()) GTEST_SKIP() << "no reference data: set " \
-                                                              "PUPIL_SHARED"
+#define PUPIL_NEEDS_SHARED()                  \
+  if (::pupil::test::shared_folder().empty()) \
+  GTEST_SKIP() << "no reference data: set "   \
+                  "PUPIL_SHARED"

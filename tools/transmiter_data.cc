@@ -69,7 +69,7 @@ class InputFiles {
   std::vector<std::string> lines(const std::string& path) {
     data::MappedFile file(path);
     note(path);
-    std::istringstream text(std::string(reinterpret_cast<const char*>(file.data()), file.size()));
+    std::istringstream text(std::string(file.text()));
     std::vector<std::string> names;
     for (std::string line; std::getline(text, line);) {
       if (!line.empty() && line.back() == '\r') line.pop_back();
