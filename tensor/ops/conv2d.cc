@@ -3,6 +3,7 @@
 #include "../onednn.h"
 #include "../ops.h"
 #include "convolution.h"
+#include "depthwise.h"
 #include "image.h"
 #include "winograd.h"
 
@@ -142,6 +143,10 @@ Tensor conv2d_fast(const Tensor& input, const Tensor& weight, const Tensor& bias
       if (winograd) {
         winograd::weight_gradient(conv.shape, saved_x.data<float>(), gy.data<float>(),
                                   gw.data<float>(), beta, scratch_for(conv.shape).data<float>());
+      } else if (depthwise::has_weight_gradient(conv)) {
+        Tensor scratch = empty({depthwise::scratch(conv.shape)});
+        depthwise::weight_gradient(conv.shape, saved_x.data<float>(), gy.data<float>(),
+                                   gw.data<float>(), beta, scratch.data<float>());
       } else {
         bool ok = onednn::convolution_weight_gradient(conv, saved_x.data<float>(), gy.data<float>(),
                                                       gw.data<float>(), beta);
@@ -240,6 +245,10 @@ PUPIL_SAMPLES(conv2d) {
   s.add("asymmetric", {{1, 2, 8, 11}, {3, 2, 1, 5}, {3}}, with({{2, 1}, {0, 2}}));
   s.add("groups", {{2, 4, 6, 6}, {6, 2, 3, 3}, {6}}, with({1, 1, 1, 2}));
   s.add("depthwise dilated", {{1, 5, 9, 8}, {5, 1, 3, 3}, {5}}, with({1, 2, 2, 5}));
+  s.add("depthwise 5x5", {{2, 40, 6, 22}, {40, 1, 5, 5}}, with({1, 2, 1, 40}));
+  s.add("depthwise 5x5 stride 2", {{2, 20, 9, 36}, {20, 1, 5, 5}}, with({2, 2, 1, 20}));
+  s.add("depthwise 7x7", {{1, 16, 9, 22}, {16, 1, 7, 7}}, with({1, 3, 1, 16}));
+  s.add("depthwise 7x7 stride 2", {{3, 17, 8, 7}, {17, 1, 7, 7}}, with({2, 3, 1, 17}));
   s.add("one", {{1, 1, 1, 1}, {1, 1, 1, 1}, {1}}, with({}));
   s.add("empty batch", {{0, 3, 4, 4}, {2, 3, 3, 3}, {2}}, with({1, 1}));
   s.add("permuted image", {{2, 5, 6, 3}, {4, 3, 3, 3}}, [](auto& v) {
