@@ -44,6 +44,11 @@ std::shared_ptr<const Weights> open_pth(const std::string& path);
 std::shared_ptr<const Weights> join_weights(std::vector<std::shared_ptr<const Weights>>,
                                             std::map<std::string, std::string> metadata);
 
+// `file` with these tensors in place of its own or besides them, and with this metadata.
+std::shared_ptr<const Weights> amend_weights(std::shared_ptr<const Weights> file,
+                                             std::map<std::string, Tensor> tensors,
+                                             std::map<std::string, std::string> metadata);
+
 // Tensors of any float or integer dtype under their names, in the order given. Written to a
 // temporary name in the same folder, synced and renamed: the old file stays intact until the new
 // one is whole.

@@ -171,6 +171,8 @@ Clip make_clip(const ClipConfig& c, const nn::Scope& scope) {
   image.classes = c.classes;
   image.width = c.embed_dim;
   image.head = "head";
+  image.clip = std::make_shared<const ClipConfig>(c);
+  image.vit.reset();  // SigLIP's trunk alone
   image.forward = [tower, head, side = c.image](const Tensor& x, const nn::Call& call) -> Output {
     PUPIL_CHECK(x.rank() == 4 && x.dim(1) == 3, "clip: images (n,3,h,w), got ", x.shape());
     if (x.dim(2) != side || x.dim(3) != side)

@@ -110,6 +110,7 @@ Model make_eva(const EvaConfig& config, const nn::Scope& scope) {
   model.classes = config.classes;
   model.width = config.dim;
   model.head = "head";
+  model.eva = std::make_shared<const EvaConfig>(config);
   model.input = imagenet_preprocessing();
   model.input.size = config.image;
   model.input.filter = Filter::bicubic;

@@ -370,9 +370,51 @@ Tensor to_theirs(const Translation::Entry& entry, size_t which, const ReadTensor
   return translated(entry.ours, entry.theirs, entry.shares, entry.transposed, which, ours);
 }
 
-std::shared_ptr<const data::Weights> in_our_names(std::shared_ptr<const data::Weights> file) {
+std::vector<std::string> names_of(const data::Weights& file) {
   std::vector<std::string> names;
-  for (const data::TensorInfo& info : file->list()) names.push_back(info.name);
+  for (const data::TensorInfo& info : file.list()) names.push_back(info.name);
+  return names;
+}
+
+std::shared_ptr<const data::Weights> in_names_of(const Layout& layout, const std::string& prefix,
+                                                 std::shared_ptr<const data::Weights> file) {
+  Translation translation = Translation::from_ours(layout, names_of(*file), prefix);
+  if (!translation.unknown.empty())
+    fail_input(file->path(), ": ", data::printable(translation.unknown[0]),
+               " has no place among the names of ", layout.name);
+  for (Translation::Entry& entry : translation.entries) std::swap(entry.ours, entry.theirs);
+  return std::make_shared<Renamed>(std::move(file), std::move(translation));
+}
+
+std::vector<std::string> libraries_of(const std::vector<std::string>& names) {
+  if (layout_of(names)) return {"hf"};
+  // Files that have all of these are a library's.
+  static const std::pair<const char*, std::vector<std::string>> marks[] = {
+      {"timm", {"patch_embed.proj.weight", "blocks.0.norm1.weight"}},
+      {"timm", {"stem.proj.weight", "blocks.0.norm1.weight"}},
+      {"timm", {"conv_stem.weight"}},
+      {"timm", {"layer4.0.conv1.weight"}},
+      {"timm", {"s1.b1.conv1.conv.weight"}},
+      {"timm", {"stages.0.blocks.0.conv1.weight"}},
+      {"timm", {"stages.0.blocks.0.conv_dw.weight"}},
+      {"torchvision", {"layer4.0.conv1.weight", "conv1.weight"}},
+      {"torchvision", {"features.0.0.weight"}},
+      {"torchvision", {"features.0.weight"}},
+      {"torchvision", {"stage2.0.branch2.0.weight"}},
+      {"torchvision", {"trunk_output.block1.block1-0.proj.0.weight"}},
+      {"openai", {"visual.proj"}},
+      {"openai", {"visual.attnpool.c_proj.weight"}}};
+  std::vector<std::string> found;
+  for (auto& [library, all] : marks)
+    if (std::all_of(all.begin(), all.end(), [&](const std::string& mark) {
+          return std::find(names.begin(), names.end(), mark) != names.end();
+        }))
+      found.push_back(library);
+  return found;
+}
+
+std::shared_ptr<const data::Weights> in_our_names(std::shared_ptr<const data::Weights> file) {
+  std::vector<std::string> names = names_of(*file);
   const Layout* layout = layout_of(names);
   if (!layout) return file;
   return std::make_shared<Renamed>(std::move(file), Translation(*layout, names));

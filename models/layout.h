@@ -52,6 +52,15 @@ using ReadTensor = std::function<Tensor(const std::string& name)>;
 Tensor to_ours(const Translation::Entry&, size_t which, const ReadTensor& theirs);
 Tensor to_theirs(const Translation::Entry&, size_t which, const ReadTensor& ours);
 
+// A file of ours under the layout's names. InputError for a name that has no place there.
+std::shared_ptr<const data::Weights> in_names_of(const Layout&, const std::string& prefix,
+                                                 std::shared_ptr<const data::Weights>);
+
+// The libraries that give a network these names: timm, torchvision, openai, hf. Some ResNets have
+// two, networks of research code none.
+std::vector<std::string> libraries_of(const std::vector<std::string>& names);
+std::vector<std::string> names_of(const data::Weights&);
+
 // The file under our names, read as it is asked for; the file itself where its names are ours.
 std::shared_ptr<const data::Weights> in_our_names(std::shared_ptr<const data::Weights>);
 

@@ -23,6 +23,10 @@ struct Preprocessing {
   double crop_pct = 1;
 };
 
+struct VitConfig;
+struct EvaConfig;
+struct ClipConfig;
+
 // A value: the layers live in `forward`'s closure, the parameters in the store it was built on.
 struct Model {
   std::string name;
@@ -33,6 +37,10 @@ struct Model {
   std::string head;             // parameter prefix of the classifier: "fc", "linear", "head"
   std::vector<std::string> taps;  // names that it announces, in order of the forward pass
   std::function<Output(const Tensor& x, const nn::Call&)> forward;  // x (n, channels, h, w)
+  // How it was built, of these families: what its towers need, or another library's description.
+  std::shared_ptr<const VitConfig> vit{};
+  std::shared_ptr<const EvaConfig> eva{};
+  std::shared_ptr<const ClipConfig> clip{};
   // Takes statistics of the inputs from the training samples (n, inputs); empty: none are needed.
   std::function<void(const Tensor& x)> fit_inputs;
 };

@@ -239,6 +239,7 @@ Model make_vit(const VitConfig& config, const nn::Scope& scope) {
   model.classes = config.classes;
   model.width = net->width();
   model.head = "head";
+  model.vit = std::make_shared<const VitConfig>(config);
   model.input = {config.image, 3, {0.5f, 0.5f, 0.5f}, {0.5f, 0.5f, 0.5f}};
   model.taps = {"patch_embed", "embeddings"};
   for (int i = 0; i < config.depth; i++) model.taps.push_back("blocks." + std::to_string(i));

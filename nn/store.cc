@@ -101,6 +101,8 @@ void Store::require_complete() const {
   if (!weights_) return;
   std::vector<std::string> unexpected;
   for (const data::TensorInfo& info : weights_->list()) {
+    if (!info.shape.numel())
+      continue;  // transformers keeps its register tokens where there are none
     auto declared = std::find_if(params_.begin() + int64_t(declared_before_source_), params_.end(),
                                  [&](const Param& p) { return p.name == info.name; });
     if (declared == params_.end() && !matches_any(fresh_, info.name))

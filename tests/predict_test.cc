@@ -4,27 +4,14 @@
 #include "data/convert.h"
 #include "models/models.h"
 #include "tests/data_files.h"
-#include "tools/program.h"
+#include "tests/program.h"
 
 namespace pupil {
 namespace {
 
 using nlohmann::json;
-
-struct Answer {
-  int code;
-  std::string out, err;
-};
-
-Answer run(std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), "pupil");
-  std::vector<char*> argv;
-  for (std::string& a : arguments) argv.push_back(a.data());
-  testing::internal::CaptureStdout();
-  testing::internal::CaptureStderr();
-  int code = program(int(argv.size()), argv.data());
-  return {code, testing::internal::GetCapturedStdout(), testing::internal::GetCapturedStderr()};
-}
+using test::run;
+using Answer = test::Outcome;
 
 // A network of three classes whose answer is always the second, and a folder of images.
 struct Scene {

@@ -1,4 +1,5 @@
-// Drives the built program, $PUPIL_PROGRAM, as a person at a shell does.
+// Drives the program as a person at a shell does: the built one, $PUPIL_PROGRAM, or in this
+// process.
 #pragma once
 #include <fcntl.h>
 #include <sys/resource.h>
@@ -11,6 +12,7 @@
 #include "data/weights.h"
 #include "support.h"
 #include "tensor/random.h"
+#include "tools/program.h"
 
 namespace pupil::test {
 
@@ -93,6 +95,18 @@ class Process {
 inline Outcome run_program(const std::vector<std::string>& arguments,
                            const TemporaryFolder& folder) {
   return Process(arguments, folder).wait();
+}
+
+// The same in this process.
+inline Outcome run(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), "pupil");
+  std::vector<char*> argv;
+  for (std::string& a : arguments) argv.push_back(a.data());
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  int code = program(int(argv.size()), argv.data());
+  std::string out = testing::internal::GetCapturedStdout();
+  return {code, out, testing::internal::GetCapturedStderr()};
 }
 
 // DIR/SPLIT_images.npy and SPLIT_labels.npy: 8-bit images, brighter in a quarter that tells the

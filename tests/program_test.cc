@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "models/models.h"
 #include "tools/config.h"
 
 namespace pupil::test {
@@ -154,6 +155,41 @@ TEST_F(Trained, StoredFeaturesAreTheTeacher) {
     EXPECT_NE(refused.err.find("f.safetensors"), std::string::npos) << refused.err;
     EXPECT_FALSE(std::filesystem::exists(folder / "refused"));
   }
+}
+
+// The rows of a program that was killed are kept, and the file is that of an undisturbed one.
+TEST(Program, FeaturesGoOnAfterAKill) {
+  TemporaryFolder folder;
+  write_images(folder / "data", "train", 600, 4, 32, 3);
+  nn::Store store(0);
+  models::make_model("resnet20_cifar", nn::Scope(store));
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  for (const nn::Param& p : store.params()) tensors.emplace_back(p.name, p.value);
+  data::save_safetensors(folder / "net.safetensors", tensors, {{"model", "resnet20_cifar"}});
+  auto arguments = [](const std::string& out, const std::string& tap) {
+    return std::vector<std::string>{
+        "features", "--teacher", "net.safetensors", "--data", "npy:data:train", "--batch", "4",
+        "--tap",    tap,         "--out",           out};
+  };
+  ASSERT_EQ(run_program(arguments("whole", "features"), folder).code, 0);
+  {
+    Process killed(arguments("parts", "features"), folder);
+    ASSERT_TRUE(killed.wait_for(folder / "parts.partial"));
+    while (std::filesystem::file_size(folder / "parts.partial") < 4000) usleep(100);
+    killed.send(SIGKILL);
+    ASSERT_EQ(killed.wait().code, 128 + SIGKILL);
+  }
+  EXPECT_FALSE(std::filesystem::exists(folder / "parts"));
+  // Rows of something else are not continued.
+  std::filesystem::copy_file(folder / "parts.partial", folder / "other.partial");
+  Outcome other = run_program(arguments("other", "logits"), folder);
+  EXPECT_EQ(other.code, 0) << other.err;
+  EXPECT_EQ(other.out.find("goes on"), std::string::npos) << other.out;
+  Outcome rest = run_program(arguments("parts", "features"), folder);
+  EXPECT_EQ(rest.code, 0) << rest.err;
+  EXPECT_NE(rest.out.find("goes on behind sample"), std::string::npos) << rest.out;
+  EXPECT_EQ(read_text(folder / "parts"), read_text(folder / "whole"));
+  EXPECT_FALSE(std::filesystem::exists(folder / "parts.partial"));
 }
 
 // The same for features and AFT, whose loss is computed from them.

@@ -8,9 +8,11 @@
 
 #include "../data/file.h"
 #include "../tensor/memory.h"
+#include "hf_config.h"
 #include "program.h"
 #include "run_folder.h"
 #include "text.h"
+#include "zero_shot.h"
 
 namespace pupil {
 namespace {
@@ -31,6 +33,7 @@ struct EvalArguments {
   int threads = 0;
   bool json = false, strict = false;
   std::string device = "cpu";
+  ZeroShotArguments zero_shot;
 };
 
 std::string class_name(const data::Dataset& set, int64_t c) {
@@ -39,10 +42,10 @@ std::string class_name(const data::Dataset& set, int64_t c) {
 
 void eval(const EvalArguments& a) {
   use_threads(a.threads);
-  bool is_run = std::filesystem::is_directory(a.what);
+  bool is_run = std::filesystem::is_directory(a.what) && !is_hf_folder(a.what);
   NetworkConfig config = parse_network(is_run ? best_checkpoint(a.what) : a.what);
   data::Dataset set = data::open_dataset(a.data, a.strict);
-  Network network = load_network(config);
+  Network network = load_network(config, read_zero_shot(a.zero_shot, set.class_names));
   Scores scores = evaluate(network.model, set, a.batch, 1);
 
   std::vector<std::pair<int64_t, int64_t>> per_class;  // right, all
@@ -101,6 +104,9 @@ int64_t count_correct(const Tensor& logits, const Tensor& labels) {
 
 Scores evaluate(const models::Model& model, const data::Dataset& set, int64_t batch_size,
                 int workers, const std::function<bool()>& keep_on) {
+  if (!model.classes)
+    fail_input("data: ", set.spec, ": ", model.name, " has no classifier for its classes",
+               model.clip ? "; give --template, and --classes where the data has no names" : "");
   if (set.classes != model.classes)
     fail_input("data: ", set.spec, " has ", set.classes, " classes and the model ", model.name,
                " answers ", model.classes, "; give a model that was trained for this data");
@@ -144,7 +150,8 @@ void add_eval_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("eval", "accuracy of a network on a data set");
   command->footer(
       "Examples:\n  pupil eval runs/kd --data fashion_mnist:DIR:test --confusion kd.csv\n"
-      "  pupil eval resnet20_cifar:resnet20.th --data cifar10:DIR:test --json");
+      "  pupil eval resnet20_cifar:resnet20.th --data cifar10:DIR:test --json\n"
+      "  pupil eval ViT-B-32-quickgelu:ViT-B-32.pt --data folder:photos --template templates.txt");
   auto a = std::make_shared<EvalArguments>();
   command
       ->add_option("network", a->what,
@@ -154,6 +161,7 @@ void add_eval_command(CLI::App& app) {
   command->add_option("--data", a->data, "KIND:PATH[:SPLIT[N]]")->required();
   command->add_option("--batch", a->batch, "samples at a time")->check(CLI::Range(1, 1000000));
   command->add_option("--confusion", a->confusion, "write the confusion matrix to this CSV file");
+  add_zero_shot_options(*command, a->zero_shot);
   command->add_flag("--strict", a->strict, "an unreadable image is an error");
   command->add_flag("--json", a->json, "for machines");
   command->add_option("--device", a->device, "cpu")->check(CLI::IsMember({"cpu"}));

@@ -1,5 +1,7 @@
 #include "features.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -7,6 +9,7 @@
 #include <chrono>
 #include <filesystem>
 #include <iostream>
+#include <nlohmann/json.hpp>
 
 #include "../data/file.h"
 #include "../data/sha256.h"
@@ -36,6 +39,74 @@ Tensor tap_of(const models::Output& out, const nn::Taps& taps, const std::string
 double since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
+
+// Rows as they come, in OUT.partial, so that a run that was killed goes on where it stood: a line
+// that says what they are of, their width in 16 characters, floats.
+class PartialRows {
+ public:
+  PartialRows(const std::string& out, const std::string& what)
+      : path_(out + ".partial"), head_(what + "\n"), begin_(int64_t(head_.size()) + kDigits) {
+    file_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    require(file_ >= 0);
+    if (::flock(file_, LOCK_EX | LOCK_NB)) {
+      ::close(file_);
+      fail_input("features: another pupil features is writing ", out);
+    }
+    std::string found(size_t(begin_), 0);
+    if (::pread(file_, found.data(), found.size(), 0) != begin_ || !found.starts_with(head_))
+      return;
+    width_ = std::atoll(found.c_str() + head_.size());
+    if (width_ > 0)
+      rows_ = std::max<int64_t>(::lseek(file_, 0, SEEK_END) - begin_, 0) / row_bytes();
+  }
+  ~PartialRows() { ::close(file_); }
+  PartialRows(const PartialRows&) = delete;
+
+  int64_t rows() const { return rows_; }
+  int64_t width() const { return width_; }
+  // The first n > 0 rows; later ones are forgotten.
+  void keep(int64_t n, float* to) {
+    at_ = begin_ + n * row_bytes();
+    require(::ftruncate(file_, at_) == 0);
+    char* bytes = reinterpret_cast<char*>(to);
+    for (int64_t at = begin_; at < at_;) {
+      ssize_t got = ::pread(file_, bytes + (at - begin_), size_t(at_ - at), at);
+      require(got > 0);
+      at += got;
+    }
+  }
+  void append(const float* values, int64_t n, int64_t width) {
+    if (!at_) {
+      width_ = width;
+      std::string head = head_ + std::to_string(width);
+      head.resize(size_t(begin_), ' ');
+      require(::ftruncate(file_, 0) == 0);
+      write(head.data(), begin_);
+    }
+    write(reinterpret_cast<const char*>(values), n * row_bytes());
+  }
+  void remove() { ::unlink(path_.c_str()); }
+
+ private:
+  static constexpr int64_t kDigits = 16;
+  int64_t row_bytes() const { return width_ * int64_t(sizeof(float)); }
+  void require(bool fine) const {
+    if (!fine) fail_input("features: ", path_, " cannot be written: ", std::strerror(errno));
+  }
+  void write(const char* data, int64_t bytes) {
+    for (int64_t done = 0; done < bytes;) {
+      ssize_t wrote = ::pwrite(file_, data + done, size_t(bytes - done), at_ + done);
+      require(wrote > 0);
+      done += wrote;
+    }
+    at_ += bytes;
+  }
+
+  std::string path_, head_;
+  int64_t begin_;  // of the rows
+  int file_ = -1;
+  int64_t at_ = 0, rows_ = 0, width_ = 0;
+};
 
 // Rows that somebody else computed, in the order of the samples.
 void import_rows(const FeaturesArguments& a) {
@@ -77,16 +148,40 @@ void features(const FeaturesArguments& a) {
   require_input(teacher.model, set);
   // Claims the output before the work: an unwritable folder is known at once, not after an hour.
   { data::FileWriter probe(a.out); }
+  data::FeatureHeader header;
+  header.teacher = teacher.model.name;
+  header.weight_hash = teacher.weights_hash;
+  header.preprocessing = models::describe(teacher.model.input);
+  header.tap = a.tap;
 
   data::LoaderOptions options;
   options.batch = std::min(a.batch, set.size());
   options.workers = a.workers;
   data::Loader loader(set, {teacher.model.input}, options);
+  data::Sha256 order;
+  order.add(set.rows.data(), set.rows.size() * sizeof(int64_t));
+  nlohmann::json what{{"format", "pupil-partial-features-1"},
+                      {"teacher", header.teacher},
+                      {"weights", header.weight_hash},
+                      {"input", header.preprocessing},
+                      {"tap", header.tap},
+                      {"data", set.hash},
+                      {"order", order.hex()},
+                      {"batch", options.batch}};
+  PartialRows partial(a.out, what.dump());
   Tensor rows;
+  int64_t done = 0;
+  if (int64_t batches = std::min(partial.rows(), set.size()) / options.batch) {
+    done = batches * options.batch;
+    rows = empty({set.size(), partial.width()});
+    partial.keep(done, rows.data<float>());
+    loader.start(0, batches);
+    std::printf("goes on behind sample %lld of %lld\n", (long long)done, (long long)set.size());
+  }
   NoGrad no_grad;
   auto begin = Clock::now();
   bool terminal = ::isatty(STDERR_FILENO);
-  int64_t done = 0;
+  const int64_t before = done;
   for (data::Batch batch; loader.next(batch);) {
     StepScope step;
     nn::Taps taps({a.tap});
@@ -100,20 +195,17 @@ void features(const FeaturesArguments& a) {
       rows = empty({set.size(), width});
     }
     std::copy_n(values.data<float>(), n * width, rows.data<float>() + done * width);
+    partial.append(values.data<float>(), n, width);
     done += n;
     double seconds = since(begin);
     if (terminal && seconds > 1)
       std::fprintf(stderr, "\r%lld of %lld samples  %.0f/s  left %.0f s   ", (long long)done,
-                   (long long)set.size(), double(done) / seconds,
-                   seconds * double(set.size() - done) / double(done));
+                   (long long)set.size(), double(done - before) / seconds,
+                   seconds * double(set.size() - done) / double(done - before));
   }
   if (terminal && since(begin) > 1) std::fprintf(stderr, "\n");
-  data::FeatureHeader header;
-  header.teacher = teacher.model.name;
-  header.weight_hash = teacher.weights_hash;
-  header.preprocessing = models::describe(teacher.model.input);
-  header.tap = a.tap;
   data::write_features(a.out, header, rows, set);
+  partial.remove();
   std::printf("%s: %s of %s for %lld of %lld samples of %s, %lld values each, %.1f s\n",
               a.out.c_str(), a.tap.c_str(), teacher.model.name.c_str(), (long long)done,
               (long long)set.whole, set.spec.c_str(), (long long)rows.dim(1), since(begin));
@@ -131,6 +223,7 @@ void add_features_command(CLI::App& app) {
       "  pupil features --teacher runs/teacher/best.safetensors --data folder:DIR --tap features "
       "--out f.safetensors\n"
       "  pupil features --from clip.npy --data npy:X.npy+Y.npy --tap features --out f.safetensors\n"
+      "A run that was stopped goes on when it is started again.\n"
       "Then in the configuration: [[teacher]] features = [\"logits.safetensors\"]");
   auto a = std::make_shared<FeaturesArguments>();
   auto* source = command->add_option_group("source");

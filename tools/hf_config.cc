@@ -5,6 +5,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "../models/clip.h"
 #include "../models/eva.h"
 #include "../models/layout.h"
 #include "../models/vit.h"
@@ -15,7 +16,20 @@ namespace {
 using nlohmann::json;
 namespace fs = std::filesystem;
 
-// ConfigFields with the class's default; a value of another kind is an error that names the field.
+constexpr std::pair<const char*, models::Activation> kActivations[] = {
+    {"gelu", models::Activation::gelu},
+    {"gelu_pytorch_tanh", models::Activation::gelu_tanh},
+    {"gelu_new", models::Activation::gelu_tanh},
+    {"quick_gelu", models::Activation::quick_gelu},
+    {"silu", models::Activation::silu},
+    {"swish", models::Activation::silu},
+    {"relu", models::Activation::relu}};
+
+constexpr std::pair<int, models::Filter> kPillow[] = {
+    {0, models::Filter::nearest}, {1, models::Filter::lanczos}, {2, models::Filter::bilinear},
+    {3, models::Filter::bicubic}, {4, models::Filter::box},     {5, models::Filter::hamming}};
+
+// Fields with the class's default; a value of another kind is an error that names the field.
 class ConfigFields {
  public:
   ConfigFields(const json& values, std::string where) : values_(values), where_(std::move(where)) {}
@@ -42,15 +56,9 @@ class ConfigFields {
       fail_input(where_, ": ", name, " is ", values_[name].dump(), "; only squares are known");
     return int(both[0]);
   }
-  models::Activation activation() const {
-    std::string name = get<std::string>("hidden_act", "gelu");
-    using models::Activation;
-    for (auto [known, activation] : {std::pair{"gelu", Activation::gelu},
-                                     {"gelu_pytorch_tanh", Activation::gelu_tanh},
-                                     {"gelu_new", Activation::gelu_tanh},
-                                     {"quick_gelu", Activation::quick_gelu},
-                                     {"silu", Activation::silu},
-                                     {"swish", Activation::silu}})
+  models::Activation activation(const char* otherwise = "gelu") const {
+    std::string name = get<std::string>("hidden_act", otherwise);
+    for (auto [known, activation] : kActivations)
       if (name == known) return activation;
     fail_input(where_, ": hidden_act ", name, " is not known");
   }
@@ -66,16 +74,23 @@ class ConfigFields {
   std::string where_;
 };
 
-models::VitConfig any_vit(const ConfigFields& f) {
-  models::VitConfig c;
+// What VitConfig and EvaConfig share.
+template <class Config>
+Config sized(const ConfigFields& f, int dim, int heads) {
+  Config c;
   c.image = f.side("image_size", 224);
   c.patch = f.side("patch_size", 16);
-  c.dim = f.count("hidden_size", 768);
+  c.dim = f.count("hidden_size", dim);
   c.depth = f.count("num_hidden_layers", 12);
-  c.heads = f.count("num_attention_heads", 12);
-  c.qkv_bias = f.get<bool>("qkv_bias", true);
+  c.heads = f.count("num_attention_heads", heads);
   c.activation = f.activation();
   c.classes = 0;
+  return c;
+}
+
+models::VitConfig any_vit(const ConfigFields& f) {
+  models::VitConfig c = sized<models::VitConfig>(f, 768, 12);
+  c.qkv_bias = f.get<bool>("qkv_bias", true);
   return c;
 }
 
@@ -108,12 +123,7 @@ models::VitConfig dinov2(const ConfigFields& f, bool registers) {
 }
 
 models::EvaConfig dinov3(const ConfigFields& f) {
-  models::EvaConfig c;
-  c.image = f.side("image_size", 224);
-  c.patch = f.side("patch_size", 16);
-  c.dim = f.count("hidden_size", 384);
-  c.depth = f.count("num_hidden_layers", 12);
-  c.heads = f.count("num_attention_heads", 6);
+  models::EvaConfig c = sized<models::EvaConfig>(f, 384, 6);
   c.hidden = f.count("intermediate_size", 1536);
   c.registers = f.count("num_register_tokens", 0);
   c.q_bias = f.get<bool>("query_bias", true);
@@ -121,7 +131,6 @@ models::EvaConfig dinov3(const ConfigFields& f) {
   c.v_bias = f.get<bool>("value_bias", true);
   c.proj_bias = f.get<bool>("proj_bias", true);
   c.mlp_bias = f.get<bool>("mlp_bias", true);
-  c.activation = f.activation();
   if (f.get<bool>("use_gated_mlp", false)) c.gate = models::Gate::apart;
   c.layer_scale = f.get<double>("layerscale_value", 1);
   json rope = f.get<json>("rope_parameters", json::object());
@@ -130,6 +139,17 @@ models::EvaConfig dinov3(const ConfigFields& f) {
   c.avg = false;
   c.norm_eps = f.get<double>("layer_norm_eps", 1e-5);
   return c;
+}
+
+models::ClipTransformer tower(const ConfigFields& f, bool siglip, models::ClipTransformer t) {
+  t.width = f.count("hidden_size", int(t.width));
+  t.hidden = f.count("intermediate_size", int(t.hidden));
+  t.layers = f.count("num_hidden_layers", t.layers);
+  t.heads = f.count("num_attention_heads", t.heads);
+  t.norm_eps = f.get<double>("layer_norm_eps", siglip ? 1e-6 : 1e-5);
+  t.activation = f.activation(siglip ? "gelu_pytorch_tanh" : "quick_gelu");
+  if (f.count("num_channels", 3) != 3) fail_input(f.where(), ": num_channels is not 3");
+  return t;
 }
 
 json read_json(const fs::path& path) {
@@ -158,9 +178,6 @@ void read_preprocessing(const fs::path& path, models::Model& model) {
   p.std = f.get<std::vector<float>>("image_std", {0.5f, 0.5f, 0.5f});
   if (p.mean.size() != 3 || p.std.size() != 3)
     fail_input(path.string(), ": image_mean and image_std need three numbers each");
-  using models::Filter;
-  static constexpr std::pair<int, Filter> kPillow[] = {
-      {1, Filter::lanczos}, {2, Filter::bilinear}, {3, Filter::bicubic}, {4, Filter::box}};
   int resample = f.count("resample", 2);
   auto filter = std::find_if(std::begin(kPillow), std::end(kPillow),
                              [&](auto& known) { return known.first == resample; });
@@ -205,6 +222,38 @@ const std::vector<std::string>& hf_config_fields() {
   return all;
 }
 
+const char* hf_activation(models::Activation activation) {
+  for (auto [name, known] : kActivations)
+    if (known == activation) return name;
+  fail_input("convert: transformers has no name for an activation of this network");
+}
+
+int hf_resample(models::Filter filter) {
+  auto found = std::find_if(std::begin(kPillow), std::end(kPillow),
+                            [&](auto& known) { return known.second == filter; });
+  PUPIL_CHECK(found != std::end(kPillow), "a filter without a number");
+  return found->first;
+}
+
+models::ClipConfig hf_clip(const json& config, const std::string& where, bool siglip) {
+  models::ClipConfig c;
+  c.siglip = siglip;
+  ConfigFields all(config, where);
+  json vision = all.get<json>("vision_config", json::object()),
+       text = all.get<json>("text_config", json::object());
+  ConfigFields v(vision, where + ": vision_config"), t(text, where + ": text_config");
+  models::ClipTransformer text_defaults = c.text;
+  c.vision = tower(v, siglip, c.vision);
+  c.text = tower(t, siglip, siglip ? models::ClipTransformer() : text_defaults);
+  c.image = v.side("image_size", 224);
+  c.patch = v.side("patch_size", siglip ? 16 : 32);
+  c.context = t.count("max_position_embeddings", siglip ? 64 : 77);
+  c.vocabulary = t.count("vocab_size", siglip ? 32000 : 49408);
+  c.embed_dim =
+      siglip ? t.count("projection_size", int(c.text.width)) : all.count("projection_dim", 512);
+  return c;
+}
+
 models::Model make_hf(const json& config, const std::string& where, const nn::Scope& scope,
                       bool has_pooler) {
   ConfigFields f(config, where);
@@ -239,9 +288,12 @@ models::Model make_hf(const json& config, const std::string& where, const nn::Sc
     return named_model(make_vit(c, scope));
   }
   if (name == "DINOv3ViTModel") return named_model(make_eva(dinov3(f), scope));
+  if (name == "CLIPModel" || name == "SiglipModel")
+    return named_model(make_clip(hf_clip(config, where, name == "SiglipModel"), scope).image);
   fail_input(where, ": the architecture \"", name,
              "\" is not known; known are ViT, DeiT, Dinov2 and ",
-             "Dinov2WithRegisters, each as Model or ForImageClassification, and DINOv3ViTModel");
+             "Dinov2WithRegisters, each as Model or ForImageClassification, DINOv3ViTModel, ",
+             "CLIPModel and SiglipModel");
 }
 
 bool is_hf_folder(const std::string& path) {

@@ -2,7 +2,7 @@
 #pragma once
 #include <nlohmann/json_fwd.hpp>
 
-#include "../models/models.h"
+#include "../models/clip.h"
 
 namespace pupil {
 
@@ -11,10 +11,17 @@ namespace pupil {
 const std::vector<std::string>& hf_config_fields();
 
 // ViT, DeiT, DINOv2 (with registers), DINOv3: `architectures` (or `architecture`) names the class,
-// without a head or for image classification. Taps as in make_vit and make_eva. InputError for
+// without a head or for image classification; CLIPModel, SiglipModel: the image tower. Taps as in
+// make_vit, make_eva, make_clip. InputError for
 // another class or a field that Pupil cannot follow; `where` is the file.
 models::Model make_hf(const nlohmann::json& config, const std::string& where, const nn::Scope&,
                       bool has_pooler);
+
+const char* hf_activation(models::Activation);  // its name there
+int hf_resample(models::Filter);                // Pillow's number
+
+// The two towers of CLIPModel or SiglipModel.
+models::ClipConfig hf_clip(const nlohmann::json& config, const std::string& where, bool siglip);
 
 // A folder as transformers writes it: config.json, model.safetensors and, for the preprocessing,
 // preprocessor_config.json where there is one. The weights have our names. InputError when one of

@@ -2,7 +2,11 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
+#include "../data/file.h"
+#include "../methods/clip_text.h"
+#include "../methods/zero_shot.h"
 #include "../models/layout.h"
 #include "hf_config.h"
 
@@ -49,13 +53,60 @@ int image_size(const NetworkConfig& config, const data::Weights* weights, const 
   return models::preprocessing_of(models::make_model(name, nn::Scope(plan)), weights).size;
 }
 
-std::shared_ptr<const data::Weights> open_network(const std::string& path) {
-  if (is_hf_folder(path)) return open_hf_folder(path).weights;
+// Without `make` where the file does not say how its network is built.
+HfFolder open_network(const std::string& path) {
+  if (is_hf_folder(path)) return open_hf_folder(path);
   std::shared_ptr<const data::Weights> weights = models::in_our_names(data::open_weights(path));
   if (!metadata(*weights, "position").empty())
     fail_input("weights: ", path, " is where a run stood, for --resume, and no network by itself; ",
                "give the run's folder to pupil eval, or its best.safetensors or last.safetensors");
-  return weights;
+  return {weights, nullptr};
+}
+
+// Class names as the metadata has them: `labels`, one a line, or Hugging Face's config.json.
+std::vector<std::string> stored_class_names(const data::Weights& weights) {
+  std::vector<std::string> names;
+  if (std::string labels = metadata(weights, "labels"); !labels.empty()) {
+    std::istringstream text(labels);
+    for (std::string line; std::getline(text, line);) names.push_back(line);
+  } else if (std::string config = metadata(weights, "config.json"); !config.empty()) {
+    nlohmann::json settings = nlohmann::json::parse(config, nullptr, false);
+    if (!settings.is_object() || !settings.contains("id2label")) return names;
+    const nlohmann::json& list = settings["id2label"];
+    for (size_t k = 0; k < list.size(); k++) {
+      if (!list.is_object() || !list.contains(std::to_string(k)) ||
+          !list[std::to_string(k)].is_string())
+        return {};
+      names.push_back(list[std::to_string(k)]);
+    }
+  }
+  return names;
+}
+
+std::string beside(const std::string& weights) {
+  namespace fs = std::filesystem;
+  fs::path folder = fs::is_directory(weights) ? fs::path(weights) : fs::path(weights).parent_path();
+  for (const char* name :
+       {"merges.txt", "bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt"})
+    if (fs::exists(folder / name)) return (folder / name).string();
+  fail_input("zero-shot: there is no vocabulary beside ", data::printable(weights),
+             "; give --vocab FILE, OpenAI's bpe_simple_vocab_16e6.txt.gz or Hugging Face's "
+             "merges.txt");
+}
+
+// `model`, its logits from the texts.
+void classify_by_texts(models::Model& model, const models::Clip& clip, const ZeroShot& texts,
+                       const std::string& weights) {
+  NoGrad no_grad;
+  data::ClipTokenizer tokenizer(texts.vocabulary.empty() ? beside(weights) : texts.vocabulary);
+  Tensor head = methods::zero_shot_head(
+      methods::class_text_features(clip, tokenizer, texts.classes, texts.templates),
+      clip.logit_scale.item());
+  model.classes = head.dim(0);
+  model.forward = [tower = model.forward, head](const Tensor& x, const nn::Call& call) {
+    Tensor features = tower(x, call).features;
+    return models::Output{methods::zero_shot_logits(features, head), features};
+  };
 }
 
 // How many outputs the stored classifier has; 0 when it has none.
@@ -63,7 +114,7 @@ int64_t stored_classes(const data::Weights& weights, const std::string& model) {
   nn::Store plan = nn::Store::blueprint();
   std::string head = models::make_model(model, nn::Scope(plan)).head + ".weight";
   for (const data::TensorInfo& info : weights.list())
-    if (info.name == head && info.shape.rank == 2) return info.shape[0];
+    if (info.name == head && info.shape.rank > 1) return info.shape[0];  // linear, or 1x1 of a map
   return 0;
 }
 
@@ -73,11 +124,11 @@ std::shared_ptr<const data::Weights> open_student(const NetworkConfig& config,
                                                   std::vector<std::string>& heads) {
   std::vector<std::string> names = models::networks_of(config.model);
   std::vector<std::string> paths = models::networks_of(config.weights);
-  if (names.size() < 2 || paths.size() != names.size()) return open_network(config.weights);
+  if (names.size() < 2 || paths.size() != names.size()) return open_network(config.weights).weights;
   std::vector<std::shared_ptr<const data::Weights>> files;
   std::string expected;
   for (size_t k = 0; k < names.size(); k++) {
-    files.push_back(open_network(paths[k]));
+    files.push_back(open_network(paths[k]).weights);
     nn::Store plan = nn::Store::blueprint();
     models::Model model = models::make_model(names[k], nn::Scope(plan));
     heads.push_back(concat(k, ".", model.head, ".*"));
@@ -109,29 +160,44 @@ bool finite(const Tensor& t) {
   });
 }
 
-Network load_network(const NetworkConfig& config) {
-  std::shared_ptr<const data::Weights> weights = open_network(config.weights);
-  Network network;
-  network.weights_hash = weights->hash();
-  network.store = std::make_unique<nn::Store>(0);
-  network.store->source(weights);
-  nn::Scope scope(*network.store);
-  if (config.model.empty() && is_hf_folder(config.weights)) {
-    network.model = open_hf_folder(config.weights).make(scope);
-    if (config.image) network.model.input.size = int(config.image);
-  } else {
-    std::string name = model_name(config, weights.get());
+Network load_network(const NetworkConfig& config, const ZeroShot& texts) {
+  HfFolder file = open_network(config.weights);
+  const data::Weights& weights = *file.weights;
+  std::function<models::Model(const nn::Scope&)> make = file.make;
+  if (!config.model.empty() || !make) {
+    std::string name = model_name(config, &weights);
     models::Options options;
-    options.image = image_size(config, weights.get(), name);
-    options.classes = stored_classes(*weights, name);
-    if (!options.classes) options.classes = 10;  // the list of missing names will say the rest
-    network.model = models::make_model(name, scope, options);
+    options.image = image_size(config, &weights, name);
+    options.classes = stored_classes(weights, name);
+    make = [=](const nn::Scope& scope) { return models::make_model(name, scope, options); };
   }
+  Network network;
+  network.weights_hash = weights.hash();
+  network.class_names = stored_class_names(weights);
+  network.store = std::make_unique<nn::Store>(0);
+  network.store->source(file.weights);
+  nn::Scope scope(*network.store);
+  std::optional<models::Clip> clip;
+  if (texts.classes.empty()) {
+    network.model = make(scope);
+  } else {
+    nn::Store plan = nn::Store::blueprint();
+    network.model = make(nn::Scope(plan));
+    if (!network.model.clip)
+      fail_input("zero-shot: ", network.model.name, " reads no texts; give a CLIP network");
+    clip = models::make_clip(*network.model.clip, scope);
+    network.model.forward = clip->image.forward;
+  }
+  if (config.image) network.model.input.size = int(config.image);
   const std::string name = network.model.name;
   network.store->require_complete();
   require_finite(*network.store, config.weights);
   if (!network.store->params().empty()) network.store->freeze("*");
-  apply_preprocessing(network.model, config, weights.get(), name);
+  if (clip) {
+    classify_by_texts(network.model, *clip, texts, config.weights);
+    network.class_names = texts.classes;
+  }
+  apply_preprocessing(network.model, config, &weights, name);
   return network;
 }
 

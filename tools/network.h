@@ -6,13 +6,23 @@ namespace pupil {
 
 struct Network {
   std::unique_ptr<nn::Store> store;
-  models::Model model;       // with the preprocessing that its images need
-  std::string weights_hash;  // SHA-256 of the file's tensors; "" without a file
+  models::Model model;                   // with the preprocessing that its images need
+  std::string weights_hash;              // SHA-256 of the file's tensors; "" without a file
+  std::vector<std::string> class_names;  // as the file says; empty: it does not
+};
+
+// Class names as the classifier of CLIP.
+struct ZeroShot {
+  std::vector<std::string> classes;
+  std::vector<std::string> templates{"a photo of a {}."};  // more: their features are averaged
+  std::string vocabulary;                                  // "": a file beside the weights
 };
 
 // A frozen network for inference: a teacher, or one to evaluate. The model's name and classes come
-// from the file when the configuration does not say. Throws InputError.
-Network load_network(const NetworkConfig&);
+// from the file when the configuration does not say; without a classifier in the file it has no
+// classes, and its logits are the features. With `classes` of a ZeroShot its logits are cosines to
+// these texts times the network's scale. Throws InputError.
+Network load_network(const NetworkConfig&, const ZeroShot& = {});
 // MODEL:CHECKPOINT, or the checkpoint of a run, which knows its model.
 NetworkConfig parse_network(const std::string& text);
 // The network to train.

@@ -10,9 +10,9 @@
 #include "../data/file.h"
 #include "../tensor/memory.h"
 #include "../tensor/runtime.h"
-#include "network.h"
 #include "program.h"
 #include "text.h"
+#include "zero_shot.h"
 
 namespace pupil {
 namespace {
@@ -26,6 +26,7 @@ struct PredictArguments {
   int64_t batch = 32, top = 5;
   int threads = 0;
   bool json = false, exif = false;
+  ZeroShotArguments zero_shot;
 };
 
 struct Prediction {
@@ -60,45 +61,6 @@ std::vector<Picture> pictures_of(const std::vector<std::string>& names) {
     for (std::string& path : found) all.push_back({std::move(path), "", {}});
   }
   return all;
-}
-
-// One name a line. In ImageNet's lists a number such as n01440764 stands before it, which is not
-// part of the name.
-std::vector<std::string> read_labels(const std::string& path) {
-  data::MappedFile file(path);
-  std::istringstream text(std::string(reinterpret_cast<const char*>(file.data()), file.size()));
-  std::vector<std::string> names;
-  for (std::string line; std::getline(text, line);) {
-    while (!line.empty() && std::isspace(uint8_t(line.back()))) line.pop_back();
-    if (line.size() > 10 && line[0] == 'n' && line[9] == ' ' &&
-        std::all_of(line.begin() + 1, line.begin() + 9,
-                    [](char c) { return std::isdigit(uint8_t(c)); }))
-      line.erase(0, 10);
-    names.push_back(line);
-  }
-  while (!names.empty() && names.back().empty()) names.pop_back();
-  return names;
-}
-
-// Class names as the file's metadata has them: `labels`, one a line, or Hugging Face's config.json.
-std::vector<std::string> stored_labels(const data::Weights& weights) {
-  std::vector<std::string> names;
-  if (auto at = weights.metadata().find("labels"); at != weights.metadata().end()) {
-    std::istringstream text(at->second);
-    for (std::string line; std::getline(text, line);) names.push_back(line);
-  } else if (auto config = weights.metadata().find("config.json");
-             config != weights.metadata().end()) {
-    Json settings = Json::parse(config->second, nullptr, false);
-    if (!settings.is_object() || !settings.contains("id2label")) return names;
-    for (size_t k = 0; k < settings["id2label"].size(); k++) {
-      const Json& list = settings["id2label"];
-      if (!list.is_object() || !list.contains(std::to_string(k)) ||
-          !list[std::to_string(k)].is_string())
-        return {};
-      names.push_back(list[std::to_string(k)]);
-    }
-  }
-  return names;
 }
 
 // Softmax, the `top` most likely; of equal ones the first class comes first.
@@ -160,11 +122,13 @@ void predict(const PredictArguments& a) {
   NetworkConfig config;
   config.model = a.model;
   config.weights = a.weights;
-  Network network = load_network(config);
+  Network network = load_network(config, read_zero_shot(a.zero_shot));
   const models::Model& model = network.model;
   if (model.inputs) fail_input("predict: ", model.name, " takes rows of features, not images");
-  std::vector<std::string> names =
-      a.labels.empty() ? stored_labels(*data::open_weights(a.weights)) : read_labels(a.labels);
+  if (!model.classes)
+    fail_input("predict: ", a.weights, " has no classifier",
+               model.clip ? "; name classes for it: --classes a,b,c" : "");
+  std::vector<std::string> names = a.labels.empty() ? network.class_names : read_names(a.labels);
   if (!a.labels.empty() && int64_t(names.size()) != model.classes)
     fail_input("predict: ", a.labels, " has ", names.size(), " names, the network ", model.classes,
                " classes; give one name a line in the order of the classes");
@@ -219,7 +183,9 @@ void add_predict_command(CLI::App& app) {
       "Examples:\n"
       "  pupil predict --model vit_tiny_patch16_224 --weights vit.safetensors \\\n"
       "    --labels imagenet1k_label.txt cat.jpg\n"
-      "  pupil predict --weights runs/kd/best.safetensors photos --csv answers.csv");
+      "  pupil predict --weights runs/kd/best.safetensors photos --csv answers.csv\n"
+      "  pupil predict --model ViT-B-32-quickgelu --weights ViT-B-32.pt --classes cat,dog \\\n"
+      "    --template \"a photo of a {}.\" --vocab bpe_simple_vocab_16e6.txt.gz photos");
   auto a = std::make_shared<PredictArguments>();
   command->add_option("--model", a->model,
                       "a network of pupil models; may be left out when the weights name it");
@@ -227,8 +193,11 @@ void add_predict_command(CLI::App& app) {
   command
       ->add_option("IMAGE", a->images, "PNG or JPEG files, or folders of them (also those inside)")
       ->required();
-  command->add_option("--labels", a->labels,
-                      "class names, one a line (default: what the weights say, else numbers)");
+  auto* labels =
+      command->add_option("--labels", a->labels,
+                          "class names, one a line (default: what the weights say, else numbers)");
+  add_zero_shot_options(*command, a->zero_shot);
+  labels->excludes("--classes");
   command->add_option("--top", a->top, "answers of an image")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "../../models/layout.h"
+#include "../hf_config.h"
 #include "models.h"
 
 namespace pupil::verify {
@@ -92,46 +93,22 @@ void openai_clip(Case& c) {
   finish(c, store);
 }
 
-models::ClipTransformer with_fields(Fields& f, models::ClipTransformer t) {
-  t.width = f.get("hidden_size", t.width);
-  t.hidden = f.get("intermediate_size", t.hidden);
-  t.heads = f.get("num_attention_heads", t.heads);
-  t.layers = f.get("num_hidden_layers", t.layers);
-  t.norm_eps = f.get("layer_norm_eps", t.norm_eps);
-  if (f.has("hidden_act")) {
-    std::string name = f["hidden_act"];
-    auto known = models::activation_named(name == "gelu_pytorch_tanh" ? "gelu_tanh" : name);
-    if (!known) throw Unsupported("hidden_act = " + name);
-    t.activation = *known;
-  }
-  for (const char* unused : {"bos_token_id", "eos_token_id", "pad_token_id", "projection_dim"})
-    f.has(unused);
-  return t;
-}
-
 // CLIPModel and SiglipModel of transformers; what a configuration leaves out has their defaults.
 template <bool siglip>
 void hugging_face_towers(Case& c) {
-  models::ClipConfig config;
-  config.siglip = siglip;
-  Fields vision(c, "vision_config"), text(c, "text_config");
-  models::ClipTransformer vision_defaults, text_defaults{.width = 512, .hidden = 2048, .heads = 8};
-  if (siglip) text_defaults = vision_defaults;
-  for (auto* t : {&vision_defaults, &text_defaults}) {
-    t->activation = siglip ? models::Activation::gelu_tanh : models::Activation::quick_gelu;
-    t->norm_eps = siglip ? 1e-6 : 1e-5;
+  json settings = {{"projection_dim", siglip ? 0 : c.integer("projection_dim", 512)}};
+  for (const char* part : {"vision_config", "text_config"}) {
+    Fields fields(c, part);
+    for (const char* known :
+         {"hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers",
+          "layer_norm_eps", "hidden_act", "bos_token_id", "eos_token_id", "pad_token_id",
+          "projection_dim", "image_size", "patch_size", "num_channels", "max_position_embeddings",
+          "vocab_size", "projection_size"})
+      fields.has(known);
+    fields.require_read();
+    settings[part] = c.attribute(part);
   }
-  config.vision = with_fields(vision, vision_defaults);
-  config.text = with_fields(text, text_defaults);
-  config.image = vision.get("image_size", 224);
-  config.patch = vision.get("patch_size", siglip ? 16 : 32);
-  if (vision.get("num_channels", 3) != 3) throw Unsupported("num_channels");
-  config.context = text.get<int64_t>("max_position_embeddings", siglip ? 64 : 77);
-  config.vocabulary = text.get<int64_t>("vocab_size", siglip ? 32000 : 49408);
-  config.embed_dim =
-      siglip ? text.get("projection_size", config.text.width) : c.integer("projection_dim", 512);
-  vision.require_read();
-  text.require_read();
+  models::ClipConfig config = hf_clip(settings, c.function(), siglip);
 
   nn::Store store(0, c.dtype(), c.device());
   store.source(models::in_our_names(c.parameters()));
