@@ -5,6 +5,7 @@
 #include <csetjmp>
 #include <cstdio>
 
+#include "file.h"
 #include "sources.h"
 
 // jpeglib.h needs the declarations of cstdio before it.
@@ -61,7 +62,7 @@ std::string png_defect(File f) {
     if ((at == 8) != (name == "IHDR")) return "its header is damaged";
     bool critical = !(type[0] & 0x20);
     if (critical && crc32(0, f.data() + at + 4, unsigned(length + 4)) != big32(f, at + 8 + length))
-      return concat("the checksum of its ", name, " part is wrong");
+      return concat("the checksum of its ", printable(name), " part is wrong");
     if (name == "IHDR") {
       if (length != 13) return "its header is damaged";
       // 1-bit grey, eight pixels to a byte, deflated at most 1032 to 1

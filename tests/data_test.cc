@@ -7,6 +7,7 @@
 #include "data/sha256.h"
 #include "data/sources.h"
 #include "data_files.h"
+#include "fuzz.h"
 
 namespace pupil::data {
 namespace {
@@ -349,18 +350,6 @@ TEST(Datasets, CifarPythonBatches) {
   wrong[wrong.size() - 4] = 11;  // the last label
   write_bytes(file, wrong);
   expect_refused([&] { open_dataset(spec); }, {file, "label 11 of sample 2"});
-  for (int round = 0; round < 400; round++) {
-    RngKey key{uint64_t(round), 1, 0};
-    Bytes mutated = good;
-    for (int k = 0; k < 3; k++)
-      mutated[random_bits(key, 2 * k) % (k ? good.size() : 130)] =
-          uint8_t(random_bits(key, 2 * k + 1));
-    write_bytes(file, mutated);
-    try {
-      open_dataset(spec);
-    } catch (const InputError&) {
-    }
-  }
 }
 
 TEST(Folder, ReadsClassesInTheOrderOfTheirNames) {
@@ -577,57 +566,54 @@ TEST(Subsets, ValidationIsDisjointAndStratified) {
     EXPECT_THROW(split_validation(whole, share, 3), InputError) << share;
 }
 
-// Every reader must answer a damaged file with a data set or an InputError. Meant for the sanitizer
-// build, where a stray read ends the program.
-TEST(Hostile, MutatedFiles) {
-  TemporaryFolder folder;
-  struct Target {
-    std::string file, spec;
-    Bytes good;
-  };
-  fs::create_directories(folder / "photos/a");
-  std::vector<Target> targets = {
-      {folder / "train-images-idx3-ubyte", "mnist:" + folder.path(), idx_images(20, 6)},
-      {folder / "train-labels-idx1-ubyte", "mnist:" + folder.path(), idx_labels(20)},
-      {folder / "train.bin", "cifar100:" + folder.path(), cifar_records(3, 100)},
-      {folder / "photos/a/0.png", "folder:" + (folder / "photos"), png(noise_image(7, 5, 3, 1))}};
-  if (!shared_folder().empty())
-    for (const char* name : {"jpeg_progressive.jpg", "jpeg_cmyk.jpg", "jpeg_restart.jpg",
-                             "png_interlaced.png", "png_palette_4bit.png", "png_gray16.png"})
-      targets.push_back({folder / "photos/a/0.png", "folder:" + (folder / "photos"),
-                         read_bytes(shared_folder() + "/reference/image/files/" + name)});
-  for (const Target& target : targets) write_bytes(target.file, target.good);
-  testing::internal::CaptureStderr();
-  int read = 0, refused = 0;
-  for (const Target& target : targets)
-    for (int round = 0; round < 300; round++) {
-      RngKey key{uint64_t(round), stream_id(target.spec), 0};
-      Bytes bytes = target.good;
-      // Headers are where lengths live: half of the changes go into the first 64 bytes.
-      for (int k = 0; k < 1 + round % 4; k++) {
-        size_t reach = k % 2 ? bytes.size() : std::min<size_t>(bytes.size(), 64);
-        bytes[random_bits(key, 2 * k) % reach] = uint8_t(random_bits(key, 2 * k + 1));
-      }
-      if (round % 5 == 0) bytes.resize(random_bits(key, 99) % bytes.size());
-      write_bytes(target.file, bytes);
-      try {
-        Dataset set = open_dataset(target.spec);
+std::string text(const Bytes& bytes) { return {bytes.begin(), bytes.end()}; }
+
+// Every image of the data set is decoded.
+void fuzz_dataset(const std::string& spec, const std::string& file,
+                  const std::vector<std::string>& good, const std::string& mention = "") {
+  fuzz(
+      good, file,
+      [&] {
+        Dataset set = open_dataset(spec);
         Image image;
         for (int64_t i = 0; i < set.size(); i++) set.image(i, image);
-        read++;
-      } catch (const InputError&) {
-        refused++;
-      }
-      // The structure check of a folder hides most damage from the decoder; show it the rest too.
-      if (target.file.ends_with("png")) try {
-          decode_image(bytes, "mutated");
-        } catch (const InputError&) {
-        }
-      write_bytes(target.file, target.good);
-    }
-  testing::internal::GetCapturedStderr();
-  EXPECT_GT(read, 100);
-  EXPECT_GT(refused, 100);
+      },
+      mention);
+}
+
+TEST(Fuzz, Idx) {
+  TemporaryFolder folder;
+  std::string images = folder / "train-images-idx3-ubyte",
+              labels = folder / "train-labels-idx1-ubyte";
+  std::string spec = "mnist:" + folder.path();
+  Bytes good_images = idx_images(20, 6), good_labels = idx_labels(20);
+  write_bytes(labels, good_labels);
+  fuzz_dataset(spec, images, {text(good_images), text(gzip(good_images))}, folder.path());
+  write_bytes(images, good_images);
+  fuzz_dataset(spec, labels, {text(good_labels), text(gzip(good_labels))}, folder.path());
+}
+
+TEST(Fuzz, Cifar) {
+  TemporaryFolder folder;
+  std::string file = folder / "train.bin";
+  fuzz_dataset("cifar100:" + folder.path(), file, {text(cifar_records(3, 100))});
+}
+
+TEST(Fuzz, CifarOfPickles) {
+  TemporaryFolder folder;
+  std::string file = folder / "test_batch";
+  fuzz_dataset("cifar10:" + folder.path() + ":test", file,
+               {text(cifar_pickle(3)), text(cifar_pickle_of_python3(3))});
+}
+
+// Decoded by itself: the check of a folder's structure hides damage from the decoder.
+TEST(Fuzz, Images) {
+  PUPIL_NEEDS_SHARED();
+  TemporaryFolder folder;
+  std::string files = shared_folder() + "/reference/image/files", path = folder / "a.png";
+  std::vector<std::string> good = seeds({files}, ".jpg", 20000);
+  for (std::string& one : seeds({files}, ".png", 20000)) good.push_back(one);
+  fuzz(good, path, [&] { decode_image(read_bytes(path), path, true); });
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "fuzz.h"
 #include "program.h"
 #include "tools/config.h"
 
@@ -287,6 +288,14 @@ TEST_F(StudyTest, BadFilesAreRefused) {
           {"study.lr", "data.validation_share"});
   refused(base + "[[arm]]\nname = \"a\"\n[arm.student]\nweights = \"absent.pth\"\n",
           {"absent.pth"});
+}
+
+TEST(Fuzz, Toml) {
+  TemporaryFolder folder;
+  std::string path = folder / "a.toml";
+  const char* source = std::getenv("PUPIL_SOURCE");
+  fuzz(seeds({concat(source ? source : ".", "/tools/recipes")}, ".toml", 10000), path,
+       [&] { read_study(path); });
 }
 
 }  // namespace

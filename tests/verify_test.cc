@@ -8,7 +8,7 @@
 #include <set>
 
 #include "data/weights.h"
-#include "support.h"
+#include "fuzz.h"
 #include "tensor/runtime.h"
 
 namespace pupil {
@@ -486,6 +486,16 @@ TEST(VerifyProgram, DamagedCases) {
     EXPECT_EQ(alone.code, 2);
     EXPECT_NE(alone.text.find("cut off"), std::string::npos) << alone.text;
   }
+}
+
+// A case whose damage changes only its numbers fails without an error.
+TEST(Fuzz, Cases) {
+  test::TemporaryFolder folder;
+  std::string path = folder / "a.safetensors";
+  test::fuzz(test::seeds({golden()}, ".safetensors", 1500), path, [&] {
+    VerifyResult result = verify_case(path, {DType::f64, {}});
+    if (result.status == VerifyResult::failed) fail_input(path, ": ", result.reason);
+  });
 }
 
 }  // namespace

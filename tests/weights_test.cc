@@ -16,8 +16,7 @@
 #include "data/convert.h"
 #include "data/file.h"
 #include "data/sha256.h"
-#include "tensor/random.h"
-#include "tests/support.h"
+#include "tests/fuzz.h"
 
 namespace pupil::data {
 namespace {
@@ -26,16 +25,6 @@ namespace fs = std::filesystem;
 using namespace std::string_literals;
 
 using Folder = test::TemporaryFolder;
-
-std::string content(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
-void overwrite(const std::string& path, std::string_view bytes) {
-  fs::remove(path);  // some file systems wait for the disk when a file is truncated and rewritten
-  std::ofstream(path, std::ios::binary).write(bytes.data(), std::streamsize(bytes.size()));
-}
 
 template <class F>
 std::string refusal(F&& f) {
@@ -121,14 +110,14 @@ TEST(FileWriter, OldFileUntilCommit) {
   {
     FileWriter abandoned(path);
     abandoned.write("new");
-    EXPECT_EQ(content(path), "old");
+    EXPECT_EQ(test::content(path), "old");
     EXPECT_NE(refusal([&] { FileWriter second(path); }).find("another process"), std::string::npos);
   }
-  EXPECT_EQ(content(path), "old");
+  EXPECT_EQ(test::content(path), "old");
   EXPECT_FALSE(fs::exists(path + ".tmp"));
-  overwrite(path + ".tmp", "left behind by a killed process");
+  test::overwrite(path + ".tmp", "left behind by a killed process");
   write_file(path, "new");
-  EXPECT_EQ(content(path), "new");
+  EXPECT_EQ(test::content(path), "new");
   EXPECT_FALSE(fs::exists(path + ".tmp"));
 }
 
@@ -152,7 +141,7 @@ TEST(Npy, RoundTrip) {
 // --- reference files ---
 
 nlohmann::json expected(const std::string& folder) {
-  return nlohmann::json::parse(content(folder + "/expected.json"));
+  return nlohmann::json::parse(test::content(folder + "/expected.json"));
 }
 
 Shape shape_of(const nlohmann::json& list) {
@@ -273,7 +262,7 @@ TEST(Containers, EveryFileGivesTheSameModel) {
   }
   auto hugging = open_weights(folder / "hf_folder");
   EXPECT_EQ(hugging->hash(), open_weights(folder / "hf_folder/model.safetensors")->hash());
-  EXPECT_EQ(hugging->metadata().at("config.json"), content(folder / "hf_folder/config.json"));
+  EXPECT_EQ(hugging->metadata().at("config.json"), test::content(folder / "hf_folder/config.json"));
 }
 
 TEST(Containers, Kinds) {
@@ -338,7 +327,7 @@ TEST(Npy, OtherVersionsOrdersAndTypes) {
     std::string bytes = std::string("\x93NUMPY") + char(version) + '\0';
     uint32_t length = uint32_t(header.size());
     bytes.append(reinterpret_cast<const char*>(&length), version == 1 ? 2 : 4);
-    overwrite(folder / "a.npy", bytes + header + std::string(values));
+    test::overwrite(folder / "a.npy", bytes + header + std::string(values));
     return folder / "a.npy";
   };
   using namespace std::string_view_literals;
@@ -435,15 +424,15 @@ TEST(PyTorch, ZipAndZip64) {
   Folder folder;
   std::string path = folder / "a.pth";
   for (bool zip64 : {false, true}) {
-    overwrite(path,
-              zip_archive({{"a/data.pkl", tensor_pickle()}, {"a/data/0", four_floats()}}, zip64));
+    test::overwrite(
+        path, zip_archive({{"a/data.pkl", tensor_pickle()}, {"a/data/0", four_floats()}}, zip64));
     auto w = open_weights(path);
     EXPECT_EQ(w->read("w", DType::f32).values(), (std::vector<double>{1, 3, 2, 4}));
     EXPECT_TRUE(w->bytes("w").empty());  // transposed
-    overwrite(path, zip_archive({{"a/data.pkl", tensor_pickle()},
-                                 {"a/data/0", four_floats()},
-                                 {"a/data/0", four_floats()}},
-                                zip64));
+    test::overwrite(path, zip_archive({{"a/data.pkl", tensor_pickle()},
+                                       {"a/data/0", four_floats()},
+                                       {"a/data/0", four_floats()}},
+                                      zip64));
     EXPECT_NE(refusal([&] { open_weights(path); }).find("twice"), std::string::npos);
   }
 }
@@ -452,7 +441,8 @@ TEST(PyTorch, RefusesWhatIsNoStateDict) {
   Folder folder;
   std::string path = folder / "a.pth";
   auto message = [&](const std::string& pickle) {
-    overwrite(path, zip_archive({{"a/data.pkl", pickle}, {"a/data/0", four_floats()}}, false));
+    test::overwrite(path,
+                    zip_archive({{"a/data.pkl", pickle}, {"a/data/0", four_floats()}}, false));
     return refusal([&] { open_weights(path); });
   };
   auto text = [](const std::string& s) { return "\x8c"s + char(s.size()) + s; };
@@ -504,9 +494,9 @@ TEST(PyTorch, TrainingCheckpointsByPreference) {
   for (const char* key : {"student", "teacher", "model_state_dict", "model", "state_dict",
                           "model_ema", "state_dict_ema"}) {
     all += entry(key);
-    overwrite(path, zip_archive(
-                        {{"a/data.pkl", all + "X\5\0\0\0epochK\7s."s}, {"a/data/0", four_floats()}},
-                        false));
+    test::overwrite(path, zip_archive({{"a/data.pkl", all + "X\5\0\0\0epochK\7s."s},
+                                       {"a/data/0", four_floats()}},
+                                      false));
     auto w = open_weights(path);
     EXPECT_EQ(w->container(), concat("PyTorch zip, entry ", key));
     EXPECT_EQ(w->metadata().at("epoch"), "7");
@@ -534,11 +524,11 @@ TEST(PyTorch, TorchScriptGivesItsTensors) {
   Folder folder;
   std::string path = folder / "a.pt";
   auto archive = [&](const std::string& pickle) {
-    overwrite(path, zip_archive({{"a/data.pkl", pickle},
-                                 {"a/constants.pkl", "\x80\2)."s},
-                                 {"a/code/__torch__/net.py", "import os; os.system('rm')"},
-                                 {"a/data/0", four_floats()}},
-                                false));
+    test::overwrite(path, zip_archive({{"a/data.pkl", pickle},
+                                       {"a/constants.pkl", "\x80\2)."s},
+                                       {"a/code/__torch__/net.py", "import os; os.system('rm')"},
+                                       {"a/data/0", four_floats()}},
+                                      false));
     return path;
   };
   auto w = open_weights(archive(script_pickle()));
@@ -558,8 +548,8 @@ TEST(PyTorch, TorchScriptGivesItsTensors) {
   // A module that holds itself.
   EXPECT_NE(message("\x80\2c__torch__.net\nNet\n)\x81q\0}X\1\0\0\0ah\0sb."s), "");
   // Outside of such an archive its classes are strangers.
-  overwrite(path,
-            zip_archive({{"a/data.pkl", script_pickle()}, {"a/data/0", four_floats()}}, false));
+  test::overwrite(
+      path, zip_archive({{"a/data.pkl", script_pickle()}, {"a/data/0", four_floats()}}, false));
   EXPECT_NE(refusal([&] { open_weights(path); }).find("__torch__.net.Net"), std::string::npos);
 }
 
@@ -571,7 +561,7 @@ TEST(Sharded, WhatAnIndexMayNotSay) {
   save_safetensors(folder / "a.safetensors", {{"w", full({2}, 3)}, {"unused", zeros({1})}});
   save_safetensors(folder / "b.safetensors", {{"v", full({1}, 4)}});
   auto index = [&](const std::string& map) {
-    overwrite(path, R"({"metadata": {}, "weight_map": )" + map + "}");
+    test::overwrite(path, R"({"metadata": {}, "weight_map": )" + map + "}");
     return refusal([&] { open_weights(path); });
   };
   EXPECT_EQ(index(R"({"w": "a.safetensors", "v": "b.safetensors"})"), "");
@@ -648,11 +638,11 @@ TEST(Convert, OtherPrecision) {
 TEST(Convert, AFolderIsNewAndKeepsItsSettings) {
   Folder folder;
   fs::create_directory(folder / "in");
-  overwrite(folder / "in/config.json", R"({"model_type": "vit"})");
+  test::overwrite(folder / "in/config.json", R"({"model_type": "vit"})");
   save_safetensors(folder / "in/model.safetensors", {{"x", zeros({2})}});
   auto source = open_weights(folder / "in");
   convert_weights(*source, folder / "out/");
-  EXPECT_EQ(content(folder / "out/config.json"), R"({"model_type": "vit"})");
+  EXPECT_EQ(test::content(folder / "out/config.json"), R"({"model_type": "vit"})");
   EXPECT_FALSE(open_safetensors(folder / "out/model.safetensors")->metadata().count("config.json"));
   EXPECT_NE(refusal([&] { convert_weights(*source, folder / "out"); }).find("exists"),
             std::string::npos);
@@ -661,7 +651,7 @@ TEST(Convert, AFolderIsNewAndKeepsItsSettings) {
   // A file keeps them as a note, and gives them back to a folder.
   convert_weights(*source, folder / "a.safetensors");
   convert_weights(*open_weights(folder / "a.safetensors"), folder / "again");
-  EXPECT_EQ(content(folder / "again/config.json"), R"({"model_type": "vit"})");
+  EXPECT_EQ(test::content(folder / "again/config.json"), R"({"model_type": "vit"})");
 }
 
 // An archive with one deflated record that claims `size` bytes.
@@ -683,12 +673,12 @@ std::string deflated(const std::string& name, const std::string& text, uint32_t 
 TEST(Npz, DeflatedArraysAndBombs) {
   Folder folder;
   save_npy(folder / "a.npy", full({100, 10}, 7));
-  std::string array = content(folder / "a.npy"), path = folder / "a.npz";
+  std::string array = test::content(folder / "a.npy"), path = folder / "a.npz";
   uint32_t size = uint32_t(array.size());
-  overwrite(path, deflated("x.npy", array, size));
+  test::overwrite(path, deflated("x.npy", array, size));
   EXPECT_EQ(open_weights(path)->read("x", DType::f32).values(), std::vector<double>(1000, 7));
   auto message = [&](const std::string& bytes) {
-    overwrite(path, bytes);
+    test::overwrite(path, bytes);
     return refusal([&] { open_weights(path); });
   };
   EXPECT_NE(message(deflated("x.npy", array, size + 1)).find("unpacked"), std::string::npos);
@@ -699,88 +689,7 @@ TEST(Npz, DeflatedArraysAndBombs) {
   EXPECT_NE(message(damaged).find("unpacked"), std::string::npos);
 }
 
-// --- fuzzing: any damage is answered with InputError or with tensors, never with anything else ---
-
-uint32_t draw(uint32_t file, int64_t i) { return random_bits({2026, file, 0}, i); }
-
-std::string mutate(const std::vector<std::string>& seeds, uint32_t round, size_t& seed) {
-  int64_t at = 0;
-  auto below = [&](size_t n) { return n ? draw(round, at++) % n : 0; };
-  seed = below(seeds.size());
-  std::string s = seeds[seed];
-  for (size_t step = 0, steps = 1 + below(4); step < steps; step++) {
-    // Structure lies at the front and the end of all formats.
-    size_t window = std::min<size_t>(s.size(), 1024);
-    size_t place = below(3) ? below(window) : s.size() - 1 - below(window);
-    if (s.empty()) break;
-    switch (below(6)) {
-      case 0:  // a bit
-        s[place] = char(s[place] ^ (1 << below(8)));
-        break;
-      case 1: {  // a number at its limits
-        const uint8_t values[] = {0, 1, 0x7f, 0x80, 0xff};
-        for (size_t i = 0, n = size_t(1) << below(4); i < n && place + i < s.size(); i++)
-          s[place + i] = char(values[below(5)]);
-        break;
-      }
-      case 2:  // cut off
-        s.resize(place);
-        break;
-      case 3:  // bytes lost
-        s.erase(place, 1 + below(16));
-        break;
-      case 4: {  // a piece of another file
-        const std::string& other = seeds[below(seeds.size())];
-        size_t from = below(other.size());
-        s.insert(place, other.substr(from, 1 + below(64)));
-        break;
-      }
-      default:  // a piece twice
-        s.insert(place, s.substr(place, 1 + below(64)));
-    }
-  }
-  return s;
-}
-
-void fuzz(const std::vector<std::string>& seeds, int rounds, const std::string& path,
-          const std::function<void()>& parse) {
-  ASSERT_FALSE(seeds.empty());
-  std::vector<int> accepted(seeds.size());
-  int refused = 0;
-  for (int i = 0; i < rounds; i++) {
-    size_t seed = 0;
-    overwrite(path, mutate(seeds, uint32_t(i), seed));
-    std::string message;
-    try {
-      parse();
-      accepted[seed]++;
-    } catch (const InputError& e) {
-      message = e.what();
-      refused++;
-    } catch (const std::exception& e) {
-      FAIL() << "round " << i << ": " << e.what();
-    }
-    if (!message.empty()) {
-      ASSERT_NE(message.find(path), std::string::npos) << "round " << i << ": " << message;
-      ASSERT_EQ(message.find('\n'), std::string::npos) << "round " << i << ": " << message;
-    }
-  }
-  EXPECT_GT(refused, rounds / 4);  // the mutations do reach the checks
-  EXPECT_LT(refused, rounds);
-}
-
-std::vector<std::string> seeds(const std::vector<std::string>& folders, const std::string& suffix,
-                               size_t largest) {
-  std::vector<fs::path> paths;
-  for (const std::string& folder : folders)
-    for (const auto& entry : fs::directory_iterator(folder))
-      if (entry.path().extension() == suffix && entry.file_size() <= largest)
-        paths.push_back(entry.path());
-  std::sort(paths.begin(), paths.end());
-  std::vector<std::string> out;
-  for (const fs::path& path : paths) out.push_back(content(path.string()));
-  return out;
-}
+// --- fuzzing ---
 
 void read_all(const std::string& path) {
   auto w = open_weights(path);
@@ -792,18 +701,18 @@ TEST(Fuzz, Safetensors) {
   PUPIL_NEEDS_SHARED();
   Folder folder;
   std::string path = folder / "a.safetensors";
-  fuzz(seeds({test::shared_folder() + "/reference/hostile"}, ".safetensors", 1000), 20000, path,
-       [&] { read_all(path); });
+  test::fuzz(test::seeds({test::shared_folder() + "/reference/hostile"}, ".safetensors", 1000),
+             path, [&] { read_all(path); });
 }
 
 TEST(Fuzz, PyTorch) {
   PUPIL_NEEDS_SHARED();
   Folder folder;
   std::string path = folder / "a.pth";
-  fuzz(seeds({test::shared_folder() + "/reference/hostile",
-              test::shared_folder() + "/reference/models/containers"},
-             ".pth", 36000),
-       20000, path, [&] { read_all(path); });
+  test::fuzz(test::seeds({test::shared_folder() + "/reference/hostile",
+                          test::shared_folder() + "/reference/models/containers"},
+                         ".pth", 36000),
+             path, [&] { read_all(path); });
 }
 
 TEST(Fuzz, Npz) {
@@ -812,18 +721,19 @@ TEST(Fuzz, Npz) {
   save_safetensors(folder / "a", {{"x", full({2, 3}, 1)}, {"n", full({2}, 5, DType::i64)}});
   convert_weights(*open_weights(folder / "a"), path);
   save_npy(folder / "a.npy", full({100}, 1));
-  std::string array = content(folder / "a.npy");
-  fuzz({content(path), deflated("x.npy", array, uint32_t(array.size()))}, 20000, path,
-       [&] { read_all(path); });
+  std::string array = test::content(folder / "a.npy");
+  test::fuzz({test::content(path), deflated("x.npy", array, uint32_t(array.size()))}, path,
+             [&] { read_all(path); });
 }
 
 TEST(Fuzz, IndexOfShards) {
   Folder folder;
   std::string path = folder / "model.safetensors.index.json";
   save_safetensors(folder / "a", {{"w", full({2}, 3)}});
-  fuzz({R"({"metadata": {"total_size": 8}, "weight_map": {"w": "a"}})",
-        R"({"weight_map": {"w": "a", "v": "b"}})", R"({"weight_map": {"w": "a"}, "x": [[1, 2]]})"},
-       20000, path, [&] { read_all(path); });
+  test::fuzz(
+      {R"({"metadata": {"total_size": 8}, "weight_map": {"w": "a"}})",
+       R"({"weight_map": {"w": "a", "v": "b"}})", R"({"weight_map": {"w": "a"}, "x": [[1, 2]]})"},
+      path, [&] { read_all(path); });
 }
 
 TEST(Fuzz, Npy) {
@@ -833,9 +743,9 @@ TEST(Fuzz, Npy) {
   for (DType dtype : {DType::f64, DType::f32, DType::i64, DType::u8})
     for (Shape shape : {Shape{}, Shape{0}, Shape{3}, Shape{2, 3}, Shape{1, 2, 3}}) {
       save_npy(path, full(shape, 1, dtype));
-      files.push_back(content(path));
+      files.push_back(test::content(path));
     }
-  fuzz(files, 20000, path, [&] { read_npy(path); });
+  test::fuzz(files, path, [&] { read_npy(path); });
 }
 
 // --- writing where it cannot work ---
@@ -854,7 +764,7 @@ TEST(FileWriter, FullDiskLeavesTheOldFile) {
   Folder folder;
   std::string path = folder / "a.safetensors";
   save_safetensors(path, {{"x", full({4}, 1)}});
-  std::string before = content(path);
+  std::string before = test::content(path);
   rlimit old;
   ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &old), 0);
   auto handler = std::signal(SIGXFSZ, SIG_IGN);
@@ -865,7 +775,7 @@ TEST(FileWriter, FullDiskLeavesTheOldFile) {
   std::signal(SIGXFSZ, handler);
   EXPECT_NE(message.find(path), std::string::npos) << message;
   EXPECT_NE(message.find("file size"), std::string::npos) << message;
-  EXPECT_EQ(content(path), before);
+  EXPECT_EQ(test::content(path), before);
   EXPECT_FALSE(fs::exists(path + ".tmp"));
 }
 
@@ -889,7 +799,7 @@ TEST(FileWriter, FollowsASymbolicLink) {
   write_file(folder / "link", "one");
   write_file(folder / "link", "two");
   EXPECT_TRUE(fs::is_symlink(folder / "link"));
-  EXPECT_EQ(content(folder / "there/a"), "two");
+  EXPECT_EQ(test::content(folder / "there/a"), "two");
 }
 
 TEST(MappedFile, NotAFile) {

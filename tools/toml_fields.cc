@@ -19,7 +19,7 @@ toml::table parse_table(const std::string& text, const std::string& name) {
   try {
     return toml::parse(text, name);
   } catch (const toml::parse_error& error) {
-    fail_input(name, ":", error.source().begin.line, ": ", error.description());
+    fail_input(name, ":", error.source().begin.line, ": ", data::printable(error.description()));
   }
 }
 

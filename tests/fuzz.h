@@ -1,0 +1,124 @@
+// Readers are shown 20,000 damaged files each: any damage is answered with InputError or with what
+// is still there to read, never with anything else. Meant for the sanitizers, where a stray read
+// ends the program; tools/fuzz.sh runs these tests for longer.
+#pragma once
+#include <fstream>
+
+#include "support.h"
+#include "tensor/random.h"
+
+namespace pupil::test {
+
+inline std::string content(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+inline void overwrite(const std::string& path, std::string_view bytes) {
+  // Some file systems wait for the disk when a file is truncated and rewritten.
+  std::filesystem::remove(path);
+  std::ofstream(path, std::ios::binary).write(bytes.data(), std::streamsize(bytes.size()));
+}
+
+// The contents of the files with this ending, at most `largest` bytes each.
+inline std::vector<std::string> seeds(const std::vector<std::string>& folders,
+                                      const std::string& suffix, size_t largest) {
+  std::vector<std::filesystem::path> paths;
+  for (const std::string& folder : folders)
+    for (const auto& entry : std::filesystem::directory_iterator(folder))
+      if (entry.path().extension() == suffix && entry.file_size() <= largest)
+        paths.push_back(entry.path());
+  std::sort(paths.begin(), paths.end());
+  std::vector<std::string> out;
+  for (const std::filesystem::path& path : paths) out.push_back(content(path.string()));
+  return out;
+}
+
+// One of the seeds with up to four changes.
+inline std::string mutate(const std::vector<std::string>& seeds, RngKey key) {
+  int64_t at = 0;
+  auto below = [&](size_t n) { return n ? random_bits(key, at++) % n : 0; };
+  std::string s = seeds[below(seeds.size())];
+  for (size_t step = 0, steps = 1 + below(4); step < steps && !s.empty(); step++) {
+    // Structure lies at the front and the end of all formats.
+    size_t window = std::min<size_t>(s.size(), 1024);
+    size_t place = below(3) ? below(window) : s.size() - 1 - below(window);
+    switch (below(6)) {
+      case 0:  // a bit
+        s[place] = char(s[place] ^ (1 << below(8)));
+        break;
+      case 1: {  // a number at its limits
+        const uint8_t values[] = {0, 1, 0x7f, 0x80, 0xff};
+        for (size_t i = 0, n = size_t(1) << below(4); i < n && place + i < s.size(); i++)
+          s[place + i] = char(values[below(5)]);
+        break;
+      }
+      case 2:  // cut off
+        s.resize(place);
+        break;
+      case 3:  // bytes lost
+        s.erase(place, 1 + below(16));
+        break;
+      case 4: {  // a piece of another file
+        const std::string& other = seeds[below(seeds.size())];
+        size_t from = below(other.size());
+        s.insert(place, other.substr(from, 1 + below(64)));
+        break;
+      }
+      default:  // a piece twice
+        s.insert(place, s.substr(place, 1 + below(64)));
+    }
+  }
+  return s;
+}
+
+inline size_t held_memory(const char* what) {  // "VmHWM:" the peak, "VmRSS:" now; in bytes
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;)
+    if (word == what) {
+      size_t kib = 0;
+      status >> kib;
+      return kib << 10;
+    }
+  return 0;
+}
+
+// Writes mutations of the seeds to `path` and parses each. PUPIL_FUZZ_INPUTS and PUPIL_FUZZ_SEED
+// change their number and choice. A message must be one line that names `mention`, else the path.
+inline void fuzz(const std::vector<std::string>& seeds, const std::string& path,
+                 const std::function<void()>& parse, std::string mention = "") {
+  auto setting = [](const char* name, int other) {
+    const char* text = std::getenv(name);
+    return text ? std::atoi(text) : other;
+  };
+  ASSERT_FALSE(seeds.empty());
+  if (mention.empty()) mention = path;
+  const int rounds = setting("PUPIL_FUZZ_INPUTS", 20000), seed = setting("PUPIL_FUZZ_SEED", 2026);
+  size_t largest = 0;
+  for (const std::string& s : seeds) largest = std::max(largest, s.size());
+  std::ofstream("/proc/self/clear_refs") << "5";  // the peak begins here
+  const size_t before = held_memory("VmRSS:");
+  int refused = 0;
+  for (int i = 0; i < rounds; i++) {
+    overwrite(path, mutate(seeds, {uint64_t(seed), uint32_t(i), 0}));
+    std::string message;
+    try {
+      parse();
+      continue;
+    } catch (const InputError& e) {
+      message = e.what();
+      refused++;
+    } catch (const std::exception& e) {
+      FAIL() << "round " << i << ": " << e.what();
+    }
+    ASSERT_NE(message.find(mention), std::string::npos) << "round " << i << ": " << message;
+    ASSERT_EQ(message.find('\n'), std::string::npos) << "round " << i << ": " << message;
+  }
+  EXPECT_GT(refused, rounds / 4);  // the mutations do reach the checks
+  EXPECT_LT(refused, rounds);
+#ifndef __SANITIZE_ADDRESS__  // which keeps what was freed
+  EXPECT_LE(held_memory("VmHWM:"), before + largest + (size_t(64) << 20));
+#endif
+}
+
+}  // namespace pupil::test
