@@ -28,8 +28,8 @@ complete() { "$folder/bin/python" -c "import ${packages// /, }" 2>/dev/null; }
 if ! complete; then
   python3 -m venv "$folder"
   "$folder/bin/pip" install --quiet --upgrade pip
-  "$folder/bin/pip" install --quiet torch torchvision
-  "$folder/bin/pip" install --quiet timm transformers open_clip_torch onnx onnxruntime safetensors pillow
+  "$folder/bin/pip" install --quiet torch torchvision timm transformers open_clip_torch onnx \
+    onnxruntime safetensors pillow
   complete || { echo "check_python: $folder lacks some of: $packages" >&2; exit 1; }
 fi
 export HF_HUB_OFFLINE=1  # nothing is downloaded: all weights are random
