@@ -28,7 +28,7 @@ struct Initializer {
 struct Port {
   std::string name;
   DType dtype = DType::f32;
-  std::vector<int64_t> shape;  // -1: the size of the batch
+  std::vector<int64_t> shape{};  // -1: the size of the batch
 };
 
 struct Graph {

@@ -94,14 +94,15 @@ struct ClipText {
     Tensor x = add(tokens(ids), slice(positions, 0, 0, length));
     x = run_blocks(blocks, x, "text", call);
     if (call.wants("text.ln_final")) call.see("text.ln_final", ln_final(x));
+    if (head) return (*head)(ln_final(view(slice(x, 1, length - 1, length), {n, width})));
     std::vector<int64_t> ends;  // of the texts, as rows of all tokens
     Tensor rows = ids.contiguous();
     for (int64_t i = 0; i < n; i++) {
       const int64_t* row = rows.data<int64_t>() + i * length;
-      ends.push_back(i * length + (head ? length - 1 : std::max_element(row, row + length) - row));
+      ends.push_back(i * length + (std::max_element(row, row + length) - row));
     }
-    Tensor pooled = index_select(view(x, {n * length, width}), from(ends, {n}).to(x.device()));
-    return head ? (*head)(ln_final(pooled)) : matmul(ln_final(pooled), projection);
+    Tensor at = announce("text_ends", from(ends, {n}), {ids}, {}).to(x.device());
+    return matmul(ln_final(index_select(view(x, {n * length, width}), at)), projection);
   }
 };
 

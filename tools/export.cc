@@ -3,22 +3,23 @@
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <iostream>
 
 #include "../data/file.h"
-#include "network.h"
 #include "onnx_graph.h"
 #include "program.h"
-#include "text.h"
+#include "zero_shot.h"
 
 namespace pupil {
 namespace {
 
 struct ExportArguments {
-  std::string out, model, weights;
+  std::string out, model, weights, labels;
   int64_t image = 0;
   int threads = 0;
-  bool with_preprocess = false;
+  bool with_preprocess = false, text = false;
+  ZeroShotArguments zero_shot;
 };
 
 const char* name_of_filter(models::Filter filter) {
@@ -27,18 +28,46 @@ const char* name_of_filter(models::Filter filter) {
   PUPIL_CHECK(false, "export: a filter without a name");
 }
 
+std::string export_texts(const ExportArguments& a, const Network& network) {
+  { data::FileWriter probe(a.out); }
+  const models::Clip& clip = *network.clip;
+  data::onnx::Graph graph = onnx_text_graph(clip, *network.store);
+  graph.metadata = {{"model", network.model.name},
+                    {"logit_scale", fmt::format("{}", std::exp(clip.logit_scale.item()))}};
+  if (clip.logit_bias)
+    graph.metadata.emplace_back("logit_bias", fmt::format("{}", clip.logit_bias.item()));
+  data::onnx::save(a.out, graph);
+  return concat("text tower; up to ", clip.context, " token ids in");
+}
+
+std::string export_images(const ExportArguments& a, const Network& network) {
+  const models::Model& model = network.model;
+  ExportOptions options{a.with_preprocess, network.class_names};
+  if (!a.labels.empty()) options.class_names = read_names(a.labels);
+  if (!options.class_names.empty() && int64_t(options.class_names.size()) != model.classes) {
+    if (!a.labels.empty())
+      fail_input("export: ", a.labels, " has ", options.class_names.size(), " names, the network ",
+                 model.classes, " classes; give one name a line in the order of the classes");
+    options.class_names.clear();  // of another classifier
+  }
+  export_onnx(a.out, model, *network.store, options);
+  return a.with_preprocess ? "8-bit pixels in" : model.inputs ? "rows in" : "images in";
+}
+
 void export_command(const ExportArguments& a) {
   use_threads(a.threads);
   NetworkConfig config;
   config.model = a.model;
   config.weights = a.weights;
   config.image = a.image;
-  Network network = load_network(config);
-  export_onnx(a.out, network.model, *network.store, {a.with_preprocess, {}});
-  std::cout << a.out << ": " << network.model.name << ", " << network.store->count()
-            << " parameters; " << (a.with_preprocess ? "8-bit pixels" : "images") << " in, "
-            << (network.model.classes ? concat("logits of ", network.model.classes, " classes")
-                                      : concat("features of width ", network.model.width))
+  ZeroShot texts = read_zero_shot(a.zero_shot);
+  texts.towers = a.text;
+  Network network = load_network(config, texts);
+  std::string what = a.text ? export_texts(a, network) : export_images(a, network);
+  int64_t classes = a.text ? 0 : network.model.classes;
+  std::cout << a.out << ": " << network.model.name << ", " << what << ", "
+            << (classes ? concat("logits of ", classes, " classes")
+                        : concat("features of width ", network.model.width))
             << " out" << std::endl;
 }
 
@@ -71,6 +100,8 @@ void add_export_command(CLI::App& app) {
       "Examples:\n"
       "  pupil export vit.onnx --model vit_tiny_patch16_224 --weights vit.safetensors\n"
       "  pupil export student.onnx --weights runs/kd/best.safetensors --with-preprocess\n"
+      "  pupil export cats.onnx --model ViT-B-32-quickgelu --weights ViT-B-32.pt \\\n"
+      "    --classes cat,dog --vocab bpe_simple_vocab_16e6.txt.gz\n"
       "Batches may have any size. Resizing and cropping stay with the program that calls the "
       "network;\n"
       "the file's metadata says how (size, filter, crop_pct, mean, std).");
@@ -85,6 +116,15 @@ void add_export_command(CLI::App& app) {
   command->add_flag("--with-preprocess", a->with_preprocess,
                     "take 8-bit pixels (batch, side, side, channels) and normalise them inside; "
                     "resizing and cropping stay outside");
+  auto* labels =
+      command->add_option("--labels", a->labels,
+                          "class names for the metadata, one a line (default: as the weights say)");
+  add_zero_shot_options(*command, a->zero_shot);
+  labels->excludes("--classes");
+  command
+      ->add_flag("--text", a->text,
+                 "the text tower of CLIP: token ids (batch, context), padded with zeros, in")
+      ->excludes("--classes", "--labels", "--with-preprocess");
   add_threads_option(*command, a->threads);
   command->callback([a] { export_command(*a); });
 }

@@ -8,8 +8,8 @@ class App;
 namespace pupil {
 
 struct ExportOptions {
-  bool with_preprocess = false;          // 8-bit pixels go in, the network normalises them
-  std::vector<std::string> class_names;  // empty: unknown
+  bool with_preprocess = false;            // 8-bit pixels go in, the network normalises them
+  std::vector<std::string> class_names{};  // empty: unknown
 };
 
 // Writes the network as an ONNX file (onnx_graph.h; data/onnx.h for the errors); what its images

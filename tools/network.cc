@@ -177,8 +177,8 @@ Network load_network(const NetworkConfig& config, const ZeroShot& texts) {
   network.store = std::make_unique<nn::Store>(0);
   network.store->source(file.weights);
   nn::Scope scope(*network.store);
-  std::optional<models::Clip> clip;
-  if (texts.classes.empty()) {
+  std::optional<models::Clip>& clip = network.clip;
+  if (texts.classes.empty() && !texts.towers) {
     network.model = make(scope);
   } else {
     nn::Store plan = nn::Store::blueprint();
@@ -193,7 +193,7 @@ Network load_network(const NetworkConfig& config, const ZeroShot& texts) {
   network.store->require_complete();
   require_finite(*network.store, config.weights);
   if (!network.store->params().empty()) network.store->freeze("*");
-  if (clip) {
+  if (!texts.classes.empty()) {
     classify_by_texts(network.model, *clip, texts, config.weights);
     network.class_names = texts.classes;
   }

@@ -1,5 +1,6 @@
 // A network as a configuration or a command line names it: built, its weights read.
 #pragma once
+#include "../models/clip.h"
 #include "config.h"
 
 namespace pupil {
@@ -9,6 +10,7 @@ struct Network {
   models::Model model;                   // with the preprocessing that its images need
   std::string weights_hash;              // SHA-256 of the file's tensors; "" without a file
   std::vector<std::string> class_names;  // as the file says; empty: it does not
+  std::optional<models::Clip> clip{};    // both towers, where texts were asked for
 };
 
 // Class names as the classifier of CLIP.
@@ -16,6 +18,7 @@ struct ZeroShot {
   std::vector<std::string> classes;
   std::vector<std::string> templates{"a photo of a {}."};  // more: their features are averaged
   std::string vocabulary;                                  // "": a file beside the weights
+  bool towers = false;                                     // Network::clip, without classes, too
 };
 
 // A frozen network for inference: a teacher, or one to evaluate. The model's name and classes come

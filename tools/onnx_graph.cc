@@ -21,7 +21,7 @@ struct Operand {
 struct Constant {
   Tensor tensor;
   std::string name;         // of the parameter that it is or was computed from; may be empty
-  bool parameter = false;   // the parameter's own memory
+  bool parameter = false;   // the parameter's own values, perhaps in another shape
   bool per_sample = false;  // repeated for every sample of the batch along the first axis
 };
 
@@ -128,7 +128,7 @@ class GraphListener : public Listener {
     if (int value = value_of(t); value >= 0) return {value, -1};
     Constant c{t.to(Device{}).contiguous(), t.name()};
     if (auto at = parameters_.find(c.name); at != parameters_.end())
-      c.parameter = at->second.raw() == t.raw() && at->second.numel() == t.numel();
+      c.parameter = at->second.raw() == c.tensor.raw() && at->second.numel() == t.numel();
     if (first_)
       compare(c);
     else
@@ -185,7 +185,7 @@ class GraphWriter {
   // 8-bit pixels (n, h, w, c) -> images: (p / 255 - mean) / std
   void normalise(const models::Preprocessing& in) {
     std::vector<float> factor, summand;
-    for (size_t c = 0; c < in.std.size(); c++) {
+    for (size_t c = 0; c < size_t(in.channels); c++) {
       factor.push_back(float(1 / (255 * double(in.std[c]))));
       summand.push_back(float(-double(in.mean[c]) / double(in.std[c])));
     }
@@ -235,11 +235,14 @@ class GraphWriter {
   std::string ints(const Ints& values) {
     return initializer("constant", from(values, {int64_t(values.size())}));
   }
+  std::string scalar(int64_t value) {
+    return initializer("constant", alias(from(Ints{value}, {1}), {}, {}));
+  }
   std::string number(double value) { return initializer("constant", full({}, value)); }
 
  private:
   const GraphTrace &one_, &two_;
-  std::string images_, batch_;
+  std::string images_, batch_, zero_;
   Names names_;  // of values
   std::map<int, const Step*> patches_;
   std::map<std::string, int> counts_;
@@ -292,14 +295,17 @@ class GraphWriter {
     return sizes;
   }
 
-  // (1, ..) repeated for every sample.
-  std::string expanded(const std::string& x, const Shape& one) {
+  std::string batch() {  // its size, as a list of one
     if (batch_.empty())
       batch_ = add("Shape", {images_}, {{"start", int64_t(0)}, {"end", int64_t(1)}});
+    return batch_;
+  }
+  // (1, ..) repeated for every sample.
+  std::string expanded(const std::string& x, const Shape& one) {
     Ints rest = list(one);
     rest.erase(rest.begin());
     std::string sizes =
-        rest.empty() ? batch_ : add("Concat", {batch_, ints(rest)}, {{"axis", int64_t(0)}});
+        rest.empty() ? batch() : add("Concat", {batch(), ints(rest)}, {{"axis", int64_t(0)}});
     return add("Expand", {x, sizes});
   }
   std::string reshaped(const std::string& x, const Ints& sizes) {
@@ -375,23 +381,38 @@ class GraphWriter {
     }
     std::vector<onnx::Attribute> attributes{
         {"kernel_shape", list(kernel)}, {"strides", Ints{w[0], w[1]}}, {"pads", pads}};
-    if (maximum)
-      attributes.push_back({"dilations", Ints{w[4], w[5]}});
-    else
+    std::string x = input(0);
+    if (!maximum) {
       attributes.push_back({"count_include_pad", whole("include_pad")});
-    return add(maximum ? "MaxPool" : "AveragePool", {input(0)}, attributes);
+      return add("AveragePool", {x}, attributes);
+    }
+    attributes.push_back({"dilations", Ints{w[4], w[5]}});
+    // onnxruntime 1.31 merges zeros of a Pad into the pool, where they count as -infinity (BiT's
+    // logits were 1e-3 off); the smallest number above zero stays out of it.
+    for (onnx::Node& n : graph.nodes)
+      if (n.outputs[0] == x && n.type == "Pad" && n.inputs.back() == zero_)
+        n.inputs[2] = number(double(std::numeric_limits<float>::min()));
+    return add("MaxPool", {x}, attributes);
   }
 
-  // weight and bias of a norm, ones and zeros where it has none
-  Names affine(int64_t channels) {
-    bool own = has(2);
-    return {own ? input(1) : initializer("constant", full({channels}, 1)),
-            own ? input(2) : initializer("constant", zeros({channels}))};
+  std::string layer_norm() {
+    std::string x = input(0);
+    if (has(1))
+      return add("LayerNormalization", {x, input(1), input(2)},
+                 {{"axis", int64_t(-1)}, {"epsilon", float(real("eps"))}});
+    // Groups of channels are long rows. Runtimes sum the squares of those in float32 before the
+    // mean is gone, 1e-3 off; hence written out.
+    const std::vector<onnx::Attribute> along{{"axes", Ints{-1}}, {"keepdims", int64_t(1)}};
+    std::string centred = add("Sub", {x, add("ReduceMean", {x}, along)});
+    std::string variance = add("ReduceMean", {add("Mul", {centred, centred})}, along);
+    return add("Div", {centred, add("Sqrt", {add("Add", {variance, number(real("eps"))})})});
   }
 
   std::string batch_norm() {
-    Names inputs = affine(in_shape()[1]);
-    inputs.insert(inputs.begin(), input(0));
+    int64_t channels = in_shape()[1];
+    bool own = has(2);
+    Names inputs{input(0), own ? input(1) : initializer("constant", full({channels}, 1)),
+                 own ? input(2) : initializer("constant", zeros({channels}))};
     for (const char* statistic : {"mean", "variance"})
       inputs.push_back(name_of(attribute(statistic).tensor));
     std::string y = add("BatchNormalization", inputs, {{"epsilon", float(real("eps"))}});
@@ -405,8 +426,7 @@ class GraphWriter {
     std::string packed = transposed(reshaped(input(0), {0, 0, 3, heads, width}), {2, 0, 3, 1, 4});
     std::string parts[3];
     for (int64_t k = 0; k < 3; k++)
-      parts[k] = add("Gather", {packed, initializer("constant", alias(from(Ints{k}, {1}), {}, {}))},
-                     {{"axis", int64_t(0)}});
+      parts[k] = add("Gather", {packed, scalar(k)}, {{"axis", int64_t(0)}});
     std::string q = add("Mul", {parts[0], number(1 / std::sqrt(double(width)))});
     std::string scores = add("MatMul", {q, transposed(parts[1], {0, 1, 3, 2})});
     std::string y = add("MatMul", {add("Softmax", {scores}, {{"axis", int64_t(-1)}}), parts[2]});
@@ -429,7 +449,9 @@ class GraphWriter {
     Ints pads = list(sizes("begin"));
     for (int d = 0; d < in_shape().rank; d++)
       pads.push_back(out_shape()[d] - in_shape()[d] - pads[size_t(d)]);
-    return add("Pad", {input(0), ints(pads), number(real("value"))});
+    std::string value = number(real("value"));
+    if (real("value") == 0) zero_ = value;
+    return add("Pad", {input(0), ints(pads), value});
   }
 
   std::string shortcut() {
@@ -458,12 +480,7 @@ class GraphWriter {
     if (op == "global_avg_pool")
       return add("Flatten", {add("GlobalAveragePool", {input(0)})}, {{"axis", int64_t(1)}});
     if (op == "qkv_attention") return attention();
-    if (op == "layer_norm") {
-      Names inputs = affine(in_shape()[-1]);
-      inputs.insert(inputs.begin(), input(0));
-      return add("LayerNormalization", inputs,
-                 {{"axis", int64_t(-1)}, {"epsilon", float(real("eps"))}});
-    }
+    if (op == "layer_norm") return layer_norm();
     if (op == "matmul") {
       Names inputs{input(0), input(1)};
       for (size_t k : {0, 1})
@@ -522,16 +539,67 @@ class GraphWriter {
     if (op == "index_select" || op == "embedding")
       return add("Gather", {input(0), name_of(attribute("index").tensor)},
                  {{"axis", whole("axis")}});
+    if (op == "text_ends") {  // the first of the largest ids of each text, as rows of all tokens
+      int64_t length = in_shape()[1];
+      std::string ids = add("Cast", {input(0)}, {{"to", int64_t(6)}});  // not all runtimes have i64
+      std::string end = add("ArgMax", {ids}, {{"axis", int64_t(1)}, {"keepdims", int64_t(0)}});
+      std::string all = add("Mul", {add("Squeeze", {batch()}), scalar(length)});
+      return add("Add", {end, add("Range", {scalar(0), all, scalar(length)})});
+    }
     if (op == "pad") return pad();
     if (op == "shortcut_a") return shortcut();
     PUPIL_CHECK(false, "export: ", op, " has no counterpart in ONNX yet");
   }
 };
 
-Tensor random_images(const Shape& shape, uint64_t seed) {
+Tensor random_images(const Shape& shape) {
   std::vector<float> values(size_t(shape.numel()));
-  for (size_t i = 0; i < values.size(); i++) values[i] = float(normal({seed}, int64_t(i)));
+  for (size_t i = 0; i < values.size(); i++)
+    values[i] = float(normal({uint64_t(shape[0])}, int64_t(i)));
   return from(values, shape);
+}
+
+struct Pass {
+  std::string name;
+  std::function<Tensor(int64_t n)> sample;  // n random inputs, other ones for another n
+  std::function<Tensor(const Tensor&)> forward;
+  onnx::Port input;  // without its shape: that of `sample`
+  std::string output;
+  const models::Preprocessing* normalise = nullptr;  // of 8-bit pixels, which are the input then
+};
+
+onnx::Graph graph_of(const Pass& pass, const nn::Store& store) {
+  NoGrad no_grad;
+  auto run = [&](int64_t n, GraphTrace* first) {
+    Tensor x = pass.sample(n);
+    GraphListener listener(store, x, first);
+    int result = listener.value_of(pass.forward(x));
+    GraphTrace& trace = listener.trace;
+    PUPIL_CHECK(result >= 0 && (!first || trace.steps.size() == first->steps.size()),
+                "export: ", pass.name,
+                ": the output does not follow from the ops that were announced");
+    trace.result = result;
+    return std::move(trace);
+  };
+  GraphTrace one = run(1, nullptr), two = run(2, &one);
+  PUPIL_CHECK(one.result == two.result, "export: ", pass.name, ": another output of two inputs");
+
+  auto port = [&](onnx::Port port, int value) {
+    if (!port.shape.empty()) return port;
+    port.shape = list(one.shapes[size_t(value)]);
+    port.shape[0] = -1;
+    return port;
+  };
+  GraphWriter writer(one, two, pass.input.name);
+  if (pass.normalise) writer.normalise(*pass.normalise);
+  for (const Step& step : one.steps) writer.write(step);
+  std::string last = writer.value(one.result);
+  onnx::Graph& graph = writer.graph;
+  graph.nodes.push_back({"Identity", {last}, {pass.output}, {}});
+  graph.name = pass.name;
+  graph.inputs = {port(pass.input, 0)};
+  graph.outputs = {port({pass.output}, one.result)};
+  return std::move(graph);
 }
 
 }  // namespace
@@ -541,42 +609,39 @@ onnx::Graph onnx_graph(const models::Model& model, const nn::Store& store, bool 
   if (with_preprocess && model.inputs)
     fail_input("export: ", model.name, " takes rows of features, not images; there is nothing to ",
                "preprocess");
-  auto shape = [&](int64_t n) {
-    return model.inputs ? Shape{n, model.inputs} : Shape{n, in.channels, in.size, in.size};
-  };
-  NoGrad no_grad;
-  auto run = [&](int64_t n, GraphTrace* first) {
-    Tensor images = random_images(shape(n), uint64_t(n));
-    GraphListener listener(store, images, first);
-    int result = listener.value_of(model.forward(images, {}).logits);
-    GraphTrace& trace = listener.trace;
-    PUPIL_CHECK(result >= 0 && (!first || trace.steps.size() == first->steps.size()),
-                "export: ", model.name,
-                ": the output does not follow from the ops that were announced");
-    trace.result = result;
-    return std::move(trace);
-  };
-  GraphTrace one = run(1, nullptr), two = run(2, &one);
-  PUPIL_CHECK(one.result == two.result, "export: ", model.name, ": another output for two images");
+  Pass pass{.name = model.name,
+            .sample =
+                [&](int64_t n) {
+                  return random_images(model.inputs ? Shape{n, model.inputs}
+                                                    : Shape{n, in.channels, in.size, in.size});
+                },
+            .forward = [&](const Tensor& x) { return model.forward(x, {}).logits; },
+            .input = {model.inputs ? "rows" : "images"},
+            .output = model.classes ? "logits" : "features"};
+  if (with_preprocess) {
+    pass.input = {"pixels", DType::u8, {-1, in.size, in.size, in.channels}};
+    pass.normalise = &in;
+  }
+  return graph_of(pass, store);
+}
 
-  auto any_batch = [](const Shape& of_one) {
-    Ints sizes = list(of_one);
-    sizes[0] = -1;
-    return sizes;
-  };
-  onnx::Port images{model.inputs ? "rows" : "images", DType::f32, any_batch(shape(1))};
-  if (with_preprocess) images = {"pixels", DType::u8, {-1, in.size, in.size, in.channels}};
-  GraphWriter writer(one, two, images.name);
-  if (with_preprocess) writer.normalise(in);
-  for (const Step& step : one.steps) writer.write(step);
-  std::string output = model.classes ? "logits" : "features";
-  std::string last = writer.value(one.result);
-  onnx::Graph& graph = writer.graph;
-  graph.nodes.push_back({"Identity", {last}, {output}, {}});
-  graph.name = model.name;
-  graph.inputs = {images};
-  graph.outputs = {{output, DType::f32, any_batch(one.shapes[size_t(one.result)])}};
-  return std::move(graph);
+onnx::Graph onnx_text_graph(const models::Clip& clip, const nn::Store& store) {
+  int64_t words = 0;
+  for (const nn::Param& p : store.params())
+    if (p.name.ends_with("token_embedding.weight")) words = p.value.dim(0);
+  PUPIL_CHECK(words > 0, "export: no text tower");
+  return graph_of({.name = clip.image.name + " text tower",
+                   .sample =
+                       [&](int64_t n) {
+                         std::vector<int64_t> ids(size_t(n * clip.context));
+                         for (size_t i = 0; i < ids.size(); i++)
+                           ids[i] = random_bits({uint64_t(n)}, int64_t(i)) % words;
+                         return from(ids, {n, clip.context});
+                       },
+                   .forward = [&](const Tensor& ids) { return clip.text(ids, {}); },
+                   .input = {"ids", DType::i64},
+                   .output = "features"},
+                  store);
 }
 
 }  // namespace pupil

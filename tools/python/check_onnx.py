@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Exports networks with `pupil export` and runs them with onnxruntime beside Pupil itself.
 
-    python tools/python/check_onnx.py build/pupil --weights ../shared/data/weights
+    python tools/python/check_onnx.py build/pupil
     python tools/python/check_onnx.py build/pupil RN50 convnext_tiny
 
 Without names: every network of `pupil models` up to --largest parameters, with random weights, and
-the checkpoints below --weights. Logits of batches of 1 and 3 random images must agree to 1e-4 of the
+the checkpoints in --weights. Logits of batches of 1 and 3 random images must agree to 1e-4 of the
 largest one; of the checkpoints also with --with-preprocess, from 8-bit pixels. Needs onnx,
 onnxruntime and numpy.
 """
@@ -128,7 +128,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("pupil", help="the program")
     parser.add_argument("names", nargs="*", metavar="NAME", help="networks of pupil models")
-    parser.add_argument("--weights", help="a folder with real checkpoints")
+    here = os.path.dirname(os.path.abspath(__file__))
+    shared = os.environ.get("PUPIL_SHARED", os.path.join(here, "..", "..", "..", "shared"))
+    parser.add_argument("--weights", default=os.path.join(shared, "data", "weights"),
+                        help="a folder with real checkpoints (default: the shared data, if there)")
     parser.add_argument("--largest", type=int, default=30_000_000, help="parameters (default %(default)s)")
     a = parser.parse_args()
     pupil = os.path.abspath(a.pupil)
@@ -136,10 +139,10 @@ def main():
     known = {m["name"]: m["parameters"] for m in json.loads(run(pupil, "models", "--json"))}
     for name in a.names or [n for n, size in known.items() if size <= a.largest]:
         jobs.append((name, None))
-    if a.weights:
-        for file, name in WEIGHTS.items():
-            if not a.names or name in a.names:
-                jobs.append((name, os.path.join(a.weights, file)))
+    for file, name in WEIGHTS.items():
+        path = os.path.join(a.weights, file)
+        if (not a.names or name in a.names) and os.path.exists(path):
+            jobs.append((name, path))
     print(f"{'network':44} {'weights':44} {'nodes':>5}  difference")
     for name, path in jobs:
         with tempfile.TemporaryDirectory() as folder:
