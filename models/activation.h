@@ -3,8 +3,7 @@
 
 namespace pupil::models {
 
-enum class Activation { none, relu, relu6, hard_swish, silu, gelu, gelu_tanh, quick_gelu };
+using pupil::Activation;
 std::optional<Activation> activation_named(std::string_view name);  // "gelu_tanh"
-Tensor activate(const Tensor& x, Activation);
 
 }  // namespace pupil::models

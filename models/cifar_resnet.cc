@@ -43,9 +43,10 @@ struct CifarBlock {
   // the last ReLU is announced; the two are one pass unless somebody asks for it.
   Tensor operator()(const Tensor& x, const nn::Call& call, const std::string& pre) {
     Tensor residual = shortcut(x, call);
-    Tensor y = conv_norm(conv1, bn1, x, call, true);
-    if (pre.empty() || !call.wants(pre)) return conv_norm(conv2, bn2, y, call, true, residual);
-    Tensor sum = conv_norm(conv2, bn2, y, call, false, residual);
+    Tensor y = conv_norm(conv1, bn1, x, call, Activation::relu);
+    if (pre.empty() || !call.wants(pre))
+      return conv_norm(conv2, bn2, y, call, Activation::relu, residual);
+    Tensor sum = conv_norm(conv2, bn2, y, call, Activation::none, residual);
     call.see(pre, sum);
     return relu(sum);
   }
@@ -75,7 +76,7 @@ struct CifarResnet {
   }
 
   Output operator()(const Tensor& images, const nn::Call& call) {
-    Tensor x = conv_norm(conv1, bn1, images, call, true);
+    Tensor x = conv_norm(conv1, bn1, images, call, Activation::relu);
     call.see("f0", x);
     for (int stage = 0; stage < 3; stage++) {
       std::string number = std::to_string(stage + 1);

@@ -34,8 +34,10 @@ struct CifarVgg {
     for (int block = 0; block < 5; block++) {
       std::string number = std::to_string(block);
       bool announced = block > 0 && call.wants("pre" + number);
-      for (Unit& unit : blocks[block])
-        x = unit.norm(unit.conv(x), call, !announced || &unit != &blocks[block].back());
+      for (Unit& unit : blocks[block]) {
+        bool bare = announced && &unit == &blocks[block].back();
+        x = unit.norm(unit.conv(x), call, bare ? Activation::none : Activation::relu);
+      }
       if (announced) {
         call.see("pre" + number, x);
         x = relu(x);

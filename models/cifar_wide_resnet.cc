@@ -12,7 +12,7 @@ nn::Conv2d wide_convolution(const nn::Scope& scope, int64_t in, int64_t out, int
 // relu(norm(x)); what comes before the ReLU is announced as `pre`.
 Tensor activated(nn::BatchNorm& norm, const Tensor& x, const nn::Call& call,
                  const std::string& pre) {
-  if (pre.empty() || !call.wants(pre)) return norm(x, call, true);
+  if (pre.empty() || !call.wants(pre)) return norm(x, call, Activation::relu);
   Tensor y = norm(x, call);
   call.see(pre, y);
   return relu(y);
@@ -33,7 +33,7 @@ struct WideBlock {
 
   Tensor operator()(const Tensor& x, const nn::Call& call, const std::string& pre) {
     Tensor y = activated(bn1, x, call, pre);
-    return add(conv2(bn2(conv1(y), call, true)), projection ? (*projection)(y) : x);
+    return add(conv2(bn2(conv1(y), call, Activation::relu)), projection ? (*projection)(y) : x);
   }
 };
 

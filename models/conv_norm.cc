@@ -26,10 +26,7 @@ Tensor ConvNorm::operator()(const Tensor& image, const nn::Call& call, const Ten
     options.padding = even ? Pair(int(rows / 2), int(columns / 2)) : Pair(0);
     if (!even) x = pad(x, {columns / 2, columns - columns / 2, rows / 2, rows - rows / 2});
   }
-  // ReLU within the norm's pass, which passes no gradient at 0.
-  bool rectified = activation == Activation::relu || activation == Activation::relu6;
-  Tensor y = nn::conv_norm(padded, norm, x, call, rectified, residual);
-  return activation == Activation::relu ? y : activate(y, activation);
+  return nn::conv_norm(padded, norm, x, call, activation, residual);
 }
 
 Tensor pointwise(const nn::Conv2d& conv, const Tensor& rows) {

@@ -51,23 +51,27 @@ BatchNorm::BatchNorm(Scope scope, int64_t channels, double eps, double momentum,
       eps(eps),
       momentum(momentum) {}
 
-Tensor BatchNorm::operator()(const Tensor& x, const Call& call, bool relu, const Tensor& residual) {
+Tensor BatchNorm::operator()(const Tensor& x, const Call& call, Activation activation,
+                             const Tensor& residual) {
   if (call.train) ++*num_batches_tracked.data<int64_t>();
   return batch_norm(x, weight, bias, running_mean, running_var,
-                    {call.train, momentum, eps, relu, residual});
+                    {call.train, momentum, eps, activation, residual});
 }
 
-Tensor conv_norm(const Conv2d& conv, BatchNorm& norm, const Tensor& x, const Call& call, bool relu,
-                 const Tensor& residual) {
+Tensor conv_norm(const Conv2d& conv, BatchNorm& norm, const Tensor& x, const Call& call,
+                 Activation activation, const Tensor& residual) {
   bool recorded = false;
   for (const Tensor& t : {x, conv.weight, conv.bias, norm.weight, norm.bias, residual})
     recorded |= grad_enabled() && t && t.requires_grad();
-  if (call.train || recorded || plain_mode()) return norm(conv(x), call, relu, residual);
+  if (call.train || recorded || plain_mode()) return norm(conv(x), call, activation, residual);
   NoGrad unrecorded;
   Tensor factor = div(norm.weight, sqrt(add_scalar(norm.running_var, norm.eps)));
   Tensor weight = mul(conv.weight, view(factor, {factor.dim(0), 1, 1, 1}));
   Tensor shift = conv.bias ? sub(norm.running_mean, conv.bias) : norm.running_mean;
-  return conv2d_tail(x, weight, sub(norm.bias, mul(shift, factor)), conv.options, residual, relu);
+  bool rectify = activation == Activation::relu || activation == Activation::relu6;
+  Tensor y =
+      conv2d_tail(x, weight, sub(norm.bias, mul(shift, factor)), conv.options, residual, rectify);
+  return activation == Activation::relu ? y : activate(y, activation);
 }
 
 LayerNorm::LayerNorm(Scope scope, int64_t channels, double eps)

@@ -126,16 +126,17 @@ struct Conv2d {
 struct BatchNorm {
   BatchNorm(Scope, int64_t channels, double eps = 1e-5, double momentum = 0.1,
             Init weight = {Init::ones});
-  // relu(batch_norm(x) + residual), the last two when asked for
-  Tensor operator()(const Tensor& x, const Call&, bool relu = false, const Tensor& residual = {});
+  // activation(batch_norm(x) + residual), the last two when asked for
+  Tensor operator()(const Tensor& x, const Call&, Activation = Activation::none,
+                    const Tensor& residual = {});
   Tensor weight, bias, running_mean, running_var, num_batches_tracked;
   double eps, momentum;
 };
 
-// relu(norm(conv(x)) + residual), the last two when asked for: the same as one after the other. In
-// evaluation, where no gradient is wanted, the norm is folded into the convolution.
-Tensor conv_norm(const Conv2d&, BatchNorm&, const Tensor& x, const Call&, bool relu = false,
-                 const Tensor& residual = {});
+// activation(norm(conv(x)) + residual), the last two when asked for: the same as one after the
+// other. In evaluation, where no gradient is wanted, the norm is folded into the convolution.
+Tensor conv_norm(const Conv2d&, BatchNorm&, const Tensor& x, const Call&,
+                 Activation = Activation::none, const Tensor& residual = {});
 
 struct LayerNorm {
   LayerNorm(Scope, int64_t channels, double eps = 1e-6);

@@ -28,6 +28,10 @@ Tensor scale(const Tensor& x, double factor);            // factor * x
 Tensor add_scalar(const Tensor& x, double summand);      // x + summand
 Tensor clamp(const Tensor& x, double low, double high);  // passes the gradient at the bounds
 
+// unary.cc -- one of them by its name; relu6: x cut at 0 and 6.
+enum class Activation { none, relu, relu6, hard_swish, silu, gelu, gelu_tanh, quick_gelu };
+Tensor activate(const Tensor& x, Activation);
+
 // gelu.cc -- x * Phi(x) (Hendrycks and Gimpel 2016); tanh_form: 0.5x(1 + tanh(sqrt(2/pi)(x +
 // 0.044715x^3))).
 Tensor gelu(const Tensor& x, bool tanh_form = false);
@@ -158,12 +162,12 @@ Tensor pixel_unshuffle(const Tensor& x, int r);
 // batch_norm.cc -- Ioffe and Szegedy 2015. x (n, c, ...), running_mean, running_var (c), weight and
 // bias (c) or both empty. Training uses the biased batch variance and moves the running values by
 // `momentum` towards the batch's (unbiased variance); evaluation treats the running values as
-// constants. Then + residual (if given) and ReLU (if asked): the tail of a residual block in one
-// pass.
+// constants. Then + residual (if given) and the activation, whose relu and relu6 pass no gradient
+// at their bounds: the tail of a block in one pass.
 struct BatchNormOptions {
   bool train = false;
   double momentum = 0.1, eps = 1e-5;
-  bool relu = false;
+  Activation activation = Activation::none;
   Tensor residual;  // same shape and layout as x
 };
 Tensor batch_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& running_mean,

@@ -626,13 +626,13 @@ TEST(ConvNorm, IsTheConvolutionAndThenTheNorm) {
       copy_into(norm.running_var, add_scalar(square(norm.bias.detach()), 0.3));
       Tensor x = root.buffer("x", {3, in, 16, 20}, {Init::normal, 1});
       Tensor residual = root.buffer("residual", conv(x).shape(), {Init::normal, 1});
-      for (bool relu : {false, true})
+      for (Activation last : {Activation::none, Activation::relu, Activation::relu6})
         for (const Tensor& added : {Tensor(), residual}) {
-          Tensor apart = norm(conv(x), {}, relu, added),
-                 recorded = conv_norm(conv, norm, x, {}, relu, added);
+          Tensor apart = norm(conv(x), {}, last, added),
+                 recorded = conv_norm(conv, norm, x, {}, last, added);
           EXPECT_EQ(apart.values(), recorded.values());
           NoGrad off;
-          std::vector<double> folded = conv_norm(conv, norm, x, {}, relu, added).values(),
+          std::vector<double> folded = conv_norm(conv, norm, x, {}, last, added).values(),
                               wanted = apart.values();
           ASSERT_EQ(folded.size(), wanted.size());
           double error = 0, size = 0;
@@ -641,7 +641,8 @@ TEST(ConvNorm, IsTheConvolutionAndThenTheNorm) {
             size += wanted[i] * wanted[i];
           }
           EXPECT_LT(std::sqrt(error / size), dtype == DType::f32 ? 3e-6 : 1e-14)
-              << in << " to " << out << ", relu " << relu << ", residual " << bool(added);
+              << in << " to " << out << ", activation " << int(last) << ", residual "
+              << bool(added);
         }
     }
 }
@@ -658,7 +659,7 @@ TEST(ConvNorm, IsRecordedForEveryInput) {
     store.freeze("*");
     for (Tensor* t : {&x, &residual}) t->requires_grad_(false);
     wanted->requires_grad_();
-    Tensor y = conv_norm(conv, norm, x, {}, true, residual);
+    Tensor y = conv_norm(conv, norm, x, {}, Activation::relu, residual);
     EXPECT_TRUE(y.requires_grad()) << wanted->shape();
   }
 }

@@ -172,7 +172,7 @@ Tensor batch_norm_plain(const Tensor& input, const Tensor& weight, const Tensor&
       grad[0].none();
   });
   if (options.residual) y = add(y, options.residual);
-  return options.relu ? relu(y) : y;
+  return activate(y, options.activation);
 }
 
 Tensor batch_norm_fast(const Tensor& input, const Tensor& weight, const Tensor& bias,
@@ -202,17 +202,19 @@ Tensor batch_norm_fast(const Tensor& input, const Tensor& weight, const Tensor& 
   Tensor shift = bias ? bias.detach() : zeros({channels}), residual;
   if (options.residual) residual = in_layout(options.residual.detach(), x.layout());
   channel_apply(blocks, {x.data<float>(), residual ? residual.data<float>() : nullptr, m, factor,
-                         shift.data<float>(), options.relu, y.data<float>()});
+                         shift.data<float>(), options.activation, y.data<float>()});
   std::vector<Tensor> inputs{input};
   if (weight) inputs.insert(inputs.end(), {weight, bias});
   if (residual) inputs.push_back(options.residual);
-  Tensor output = options.relu ? y.detach() : Tensor();
+  // Where a ReLU follows the residual, its output says where; else the norm's input does.
+  bool rectified = options.activation == Activation::relu;
+  Tensor output = rectified && residual ? y.detach() : Tensor();
+  Activation again = residual ? Activation::none : options.activation;
+  if (again == Activation::none) shift = Tensor();  // not read again
   bool train = options.train, affine = bool(weight), has_residual = bool(residual);
   Layout residual_layout = residual ? options.residual.layout() : x.layout();
-  const Attributes said{{"mean", running_mean},
-                        {"variance", running_var},
-                        {"eps", options.eps},
-                        {"relu", options.relu}};
+  const Attributes said{
+      {"mean", running_mean}, {"variance", running_var}, {"eps", options.eps}, {"relu", rectified}};
   return record("batch_norm", y, inputs, said, [=](Backward& grad) {
     Tensor gy = in_layout(grad.gy, x.layout()), gx;
     grad.gy = Tensor();
@@ -220,9 +222,10 @@ Tensor batch_norm_fast(const Tensor& input, const Tensor& weight, const Tensor& 
     bool stores = to_residual && output;  // the masked gradient is what the residual gets
     if (grad[0].needed) gx = gy.sole_owner() && !to_residual ? gy : empty_like(gy);
     Tensor masked = !stores || gy.sole_owner() ? gy : empty_like(gy);
-    const float* kept = output ? output.data<float>() : nullptr;
+    ActivationGradient activation{output ? output.data<float>() : nullptr, again,
+                                  scale.data<float>(), shift ? shift.data<float>() : nullptr};
     std::vector<double> sum(size_t(channels), 0.0), dot(sum);
-    channel_sums(blocks, {x.data<float>(), kept, gy.data<float>(), mean.data<float>(),
+    channel_sums(blocks, {x.data<float>(), gy.data<float>(), mean.data<float>(), activation,
                           stores ? masked.data<float>() : nullptr, sum.data(), dot.data()});
     const float *s = inverse_std.data<float>(), *factor = scale.data<float>();
     if (affine) {
@@ -247,9 +250,9 @@ Tensor batch_norm_fast(const Tensor& input, const Tensor& weight, const Tensor& 
         offset[size_t(c)] = float(share * sum[size_t(c)]);
         slope[size_t(c)] = float(share * dot[size_t(c)] * double(s[c]) * double(s[c]));
       }
-      channel_gradient(blocks,
-                       {x.data<float>(), stores ? nullptr : kept, masked.data<float>(),
-                        mean.data<float>(), factor, offset.data(), slope.data(), gx.data<float>()});
+      if (stores) activation.y = nullptr;
+      channel_gradient(blocks, {x.data<float>(), masked.data<float>(), mean.data<float>(),
+                                activation, offset.data(), slope.data(), gx.data<float>()});
       grad[0].give(gx);
     } else
       grad[0].none();
@@ -266,19 +269,29 @@ Tensor batch_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, Ten
                   Tensor& running_var, const BatchNormOptions& options) {
   check(x, weight, bias, running_mean, running_var, options);
   bool fast = cpu_fast(x.dtype(), x.device()) && has_channel_blocks(x) && x.numel() > 0;
+  Activation last = options.activation;
+  bool fused =
+      fast && options.train && !options.residual &&
+      (last == Activation::relu6 || last == Activation::hard_swish || last == Activation::silu);
+  if (!fused && last != Activation::none && last != Activation::relu) {
+    BatchNormOptions first = options;
+    first.activation = last == Activation::relu6 ? Activation::relu : Activation::none;
+    return activate(batch_norm(x, weight, bias, running_mean, running_var, first), last);
+  }
   return (fast ? batch_norm_fast : batch_norm_plain)(x, weight, bias, running_mean, running_var,
                                                      options);
 }
 
 PUPIL_SAMPLES(batch_norm) {
   // v: x, weight, bias and, for residual blocks, a residual of x's shape
-  auto with = [](bool train, bool relu) {
+  using A = Activation;
+  auto with = [](bool train, A activation) {
     return [=](auto& v) {
       int64_t c = v[0].dim(1);
       std::vector<double> mean(size_t(c), 0.25), var(size_t(c), 1.5);
       Tensor running_mean = from(mean, {c}, v[0].dtype()).to(v[0].device());
       Tensor running_var = from(var, {c}, v[0].dtype()).to(v[0].device());
-      BatchNormOptions options{train, 0.1, 1e-5, relu, v.size() > 3 ? v[3] : Tensor()};
+      BatchNormOptions options{train, 0.1, 1e-5, activation, v.size() > 3 ? v[3] : Tensor()};
       Tensor y = batch_norm(v[0], v.size() > 1 ? v[1] : Tensor(), v.size() > 1 ? v[2] : Tensor(),
                             running_mean, running_var, options);
       return to_strided(y);
@@ -286,15 +299,28 @@ PUPIL_SAMPLES(batch_norm) {
   };
   for (bool train : {true, false}) {
     std::string mode = train ? "train " : "eval ";
-    s.add(mode + "matrix", {{6, 3}, {3}, {3}}, with(train, false));
-    s.add(mode + "image", {{3, 4, 5, 2}, {4}, {4}}, with(train, false));
-    s.add(mode + "16 channels", {{3, 32, 5, 3}, {32}, {32}}, with(train, false));
-    s.add(mode + "not affine", {{3, 4, 5, 2}}, with(train, false));
-    s.add(mode + "relu", {{3, 4, 5, 2}, {4}, {4}}, with(train, true));
-    s.add(mode + "residual relu", {{3, 4, 5, 2}, {4}, {4}, {3, 4, 5, 2}}, with(train, true),
+    s.add(mode + "matrix", {{6, 3}, {3}, {3}}, with(train, A::none));
+    s.add(mode + "image", {{3, 4, 5, 2}, {4}, {4}}, with(train, A::none));
+    s.add(mode + "16 channels", {{3, 32, 5, 3}, {32}, {32}}, with(train, A::none));
+    s.add(mode + "not affine", {{3, 4, 5, 2}}, with(train, A::none));
+    s.add(mode + "relu", {{3, 4, 5, 2}, {4}, {4}}, with(train, A::relu));
+    s.add(mode + "residual relu", {{3, 4, 5, 2}, {4}, {4}, {3, 4, 5, 2}}, with(train, A::relu),
           {.bf16 = false});  // bf16 takes the other side of a kink
-    s.add(mode + "residual", {{3, 4, 5}, {4}, {4}, {3, 4, 5}}, with(train, false));
+    s.add(mode + "residual", {{3, 4, 5}, {4}, {4}, {3, 4, 5}}, with(train, A::none));
   }
+  // Values on both sides of every kink, none near one; bf16 takes the other side.
+  for (A last : {A::relu6, A::hard_swish, A::silu, A::gelu})
+    for (bool train : {true, false}) {
+      std::string name = concat(train ? "train " : "eval ", int(last));
+      s.add(name, {{7, 19}, {19}, {19}}, with(train, last), {-8, 8, false});
+      s.add(name + " residual", {{7, 3}, {3}, {3}, {7, 3}}, with(train, last), {-8, 8, false});
+      s.add(name + " after conv2d", {{2, 3, 6, 5}, {32, 3, 3, 3}, {32}, {32}},
+            [=](auto& v) {
+              std::vector<Tensor> inputs{conv2d(v[0], v[1], Tensor(), {1, 1}), v[2], v[3]};
+              return with(train, last)(inputs);
+            },
+            {-5, 5, false});
+    }
   // On the float32 path of the CPU a convolution's output is in an image layout. Not in bf16: a
   // rounding flips a ReLU.
   for (int64_t channels : {32, 20})
@@ -303,14 +329,14 @@ PUPIL_SAMPLES(batch_norm) {
           [=](auto& v) {
             Tensor y = conv2d(v[0], v[1], Tensor(), {1, 1});
             std::vector<Tensor> inputs{y, v[2], v[3], y};
-            return with(true, true)(inputs);
+            return with(true, A::relu)(inputs);
           },
           {-1, 1, false});
-  s.add("two values", {{2, 1}, {1}, {1}}, with(true, false), {-1, 1, false});  // gradients cancel
-  s.add("empty batch", {{0, 3, 2, 2}, {3}, {3}}, with(false, true));
-  s.add_error("one value", {{1, 3}, {3}, {3}}, with(true, false));
-  s.add_error("channels", {{4, 3}, {4}, {4}}, with(true, false));
-  s.add_error("residual", {{4, 3}, {3}, {3}, {4, 1}}, with(true, false));
+  s.add("two values", {{2, 1}, {1}, {1}}, with(true, A::none), {-1, 1, false});  // gradients cancel
+  s.add("empty batch", {{0, 3, 2, 2}, {3}, {3}}, with(false, A::relu));
+  s.add_error("one value", {{1, 3}, {3}, {3}}, with(true, A::none));
+  s.add_error("channels", {{4, 3}, {4}, {4}}, with(true, A::none));
+  s.add_error("residual", {{4, 3}, {3}, {3}, {4, 1}}, with(true, A::none));
 }
 
 }  // namespace pupil

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "../launch.h"
+#include "swish.h"
 
 namespace pupil {
 namespace {
@@ -29,6 +30,55 @@ void with_width(int64_t width, F f) {
     f(std::integral_constant<int64_t, kWidth>{});
   else
     f(width);
+}
+
+struct Linear {
+  float fwd(float u) const { return u; }
+  float bwd(float, float gy) const { return gy; }
+};
+template <bool six>
+struct Rectified {
+  float fwd(float u) const {
+    float v = !(u > 0) && u == u ? 0.0f : u;  // NaN stays
+    return six && v > 6 ? 6.0f : v;
+  }
+  float bwd(float u, float gy) const {
+    float g = u > 0 ? gy : 0.0f;
+    return six && u >= 6 ? 0.0f : g;
+  }
+};
+struct HardSwished {
+  float fwd(float u) const {
+    float low = u < -3 ? -3.0f : u, gate = low > 3 ? 3.0f : low;
+    return u * (gate + 3) * (1 / 6.0f);
+  }
+  float bwd(float u, float gy) const {
+    float inside = u > 3 ? 1.0f : u * (1 / 3.0f) + 0.5f;
+    return gy * (u < -3 ? 0.0f : inside);
+  }
+};
+struct Silu {
+  SwishFast<false> f;
+  float fwd(float u) const { return f.fwd(u); }
+  float bwd(float u, float gy) const { return f.bwd(u, 0, gy); }
+};
+
+template <class F>
+void with_activation(Activation activation, F f) {
+  switch (activation) {
+    case Activation::none:
+      return f(Linear{});
+    case Activation::relu:
+      return f(Rectified<false>{});
+    case Activation::relu6:
+      return f(Rectified<true>{});
+    case Activation::hard_swish:
+      return f(HardSwished{});
+    case Activation::silu:
+      return f(Silu{});
+    default:
+      PUPIL_CHECK(false, "batch_norm: an activation without a fused pass");
+  }
 }
 
 int64_t parts_of(const ChannelBlocks& b) { return std::min(b.groups, kMaxParts); }
@@ -112,7 +162,7 @@ void channel_moments(const ChannelBlocks& b, const float* x, double* mean, doubl
 }
 
 void channel_apply(const ChannelBlocks& b, const ChannelApply& given) {
-  auto run = [&](auto has_residual, auto relu) {
+  auto run = [&](auto has_residual, auto activation) {
     ChannelApply k = given;  // clang 14 cannot capture it through two lambdas
     int64_t tasks = b.groups * b.blocks;
 #pragma omp parallel for schedule(static) if (b.rows * b.channels > kParallelWork)
@@ -135,22 +185,23 @@ void channel_apply(const ChannelBlocks& b, const ChannelApply& given) {
             int64_t i = r * b.pitch + c;
             float v = (x[i] - mean[c]) * scale[c] + shift[c];
             if (has_residual) v += residual[i];
-            y[i] = relu && !(v > 0) && v == v ? 0.0f : v;  // NaN stays
+            y[i] = activation.fwd(v);
           }
       });
     }
   };
-  if (given.residual)
-    given.relu ? run(std::true_type{}, std::true_type{}) : run(std::true_type{}, std::false_type{});
+  if (!given.residual)
+    with_activation(given.activation, [&](auto f) { run(std::false_type{}, f); });
+  else if (given.activation == Activation::relu)
+    run(std::true_type{}, Rectified<false>{});
   else
-    given.relu ? run(std::false_type{}, std::true_type{})
-               : run(std::false_type{}, std::false_type{});
+    run(std::true_type{}, Linear{});
 }
 
 void channel_sums(const ChannelBlocks& b, const ChannelSums& given) {
   int64_t parts = parts_of(b), channels = b.channels;
   std::vector<double> partial(size_t(parts * 2 * channels));
-  auto run = [&](auto has_mask, auto stores) {
+  auto run = [&](auto activation, auto has_mask, auto stores) {
     ChannelSums k = given;
 #pragma omp parallel for schedule(static) if (b.rows * channels > kParallelWork)
     for (int64_t part = 0; part < parts; part++) {
@@ -158,18 +209,22 @@ void channel_sums(const ChannelBlocks& b, const ChannelSums& given) {
       double* dots = sums + channels;
       each_run(b, part, parts, [&](int64_t block, int64_t start, int64_t rows) {
         with_width(b.width(block), [&](auto width) {
-          float mean[kWidth];
-          for (int64_t c = 0; c < width; c++) mean[c] = k.mean[block * kWidth + c];
+          float mean[kWidth], scale[kWidth], shift[kWidth];
+          for (int64_t c = 0; c < width; c++) {
+            mean[c] = k.mean[block * kWidth + c];
+            scale[c] = k.g.scale[block * kWidth + c];
+            shift[c] = k.g.shift ? k.g.shift[block * kWidth + c] : 0;
+          }
           for (int64_t first = 0; first < rows; first += kShort) {
             int64_t n = std::min(kShort, rows - first), at = start + first * b.pitch;
-            const float *x = k.x + at, *gy = k.gy + at, *y = has_mask ? k.y + at : nullptr;
+            const float *x = k.x + at, *gy = k.gy + at, *y = has_mask ? k.g.y + at : nullptr;
             float* masked = stores ? k.masked + at : nullptr;
             float sum[kWidth] = {}, dot[kWidth] = {};
             for (int64_t r = 0; r < n; r++)
 #pragma omp simd
               for (int64_t c = 0; c < width; c++) {
                 int64_t i = r * b.pitch + c;
-                float g = gy[i];
+                float g = activation.bwd((x[i] - mean[c]) * scale[c] + shift[c], gy[i]);
                 if (has_mask) g = y[i] > 0 ? g : 0.0f;
                 if (stores) masked[i] = g;
                 sum[c] += g;
@@ -184,17 +239,19 @@ void channel_sums(const ChannelBlocks& b, const ChannelSums& given) {
       });
     }
   };
-  if (given.y)
-    given.masked ? run(std::true_type{}, std::true_type{})
-                 : run(std::true_type{}, std::false_type{});
+  if (!given.g.y)
+    with_activation(given.g.activation,
+                    [&](auto f) { run(f, std::false_type{}, std::false_type{}); });
+  else if (given.masked)
+    run(Linear{}, std::true_type{}, std::true_type{});
   else
-    run(std::false_type{}, std::false_type{});
+    run(Linear{}, std::true_type{}, std::false_type{});
   add_parts(partial, parts, channels, 0, given.sum);
   add_parts(partial, parts, channels, 1, given.dot);
 }
 
 void channel_gradient(const ChannelBlocks& b, const ChannelGradient& given) {
-  auto run = [&](auto has_mask) {
+  auto run = [&](auto activation, auto has_mask) {
     ChannelGradient k = given;
     int64_t tasks = b.groups * b.blocks;
 #pragma omp parallel for schedule(static) if (b.rows * b.channels > kParallelWork)
@@ -203,27 +260,31 @@ void channel_gradient(const ChannelBlocks& b, const ChannelGradient& given) {
       int64_t rows = group + 1 == b.groups ? b.last_rows : b.group_rows;
       int64_t start = group * b.group_stride + block * b.block_stride;
       with_width(b.width(block), [&](auto width) {
-        float mean[kWidth], scale[kWidth], offset[kWidth], slope[kWidth];
+        float mean[kWidth], scale[kWidth], shift[kWidth], offset[kWidth], slope[kWidth];
         for (int64_t c = 0; c < width; c++) {
           mean[c] = k.mean[block * kWidth + c];
-          scale[c] = k.scale[block * kWidth + c];
+          scale[c] = k.g.scale[block * kWidth + c];
+          shift[c] = k.g.shift ? k.g.shift[block * kWidth + c] : 0;
           offset[c] = k.offset[block * kWidth + c];
           slope[c] = k.slope[block * kWidth + c];
         }
-        const float *x = k.x + start, *gy = k.gy + start, *y = has_mask ? k.y + start : nullptr;
+        const float *x = k.x + start, *gy = k.gy + start, *y = has_mask ? k.g.y + start : nullptr;
         float* gx = k.gx + start;
         for (int64_t r = 0; r < rows; r++)
 #pragma omp simd
           for (int64_t c = 0; c < width; c++) {
             int64_t i = r * b.pitch + c;
-            float g = gy[i];
+            float g = activation.bwd((x[i] - mean[c]) * scale[c] + shift[c], gy[i]);
             if (has_mask) g = y[i] > 0 ? g : 0.0f;
             gx[i] = scale[c] * g - offset[c] - slope[c] * (x[i] - mean[c]);
           }
       });
     }
   };
-  given.y ? run(std::true_type{}) : run(std::false_type{});
+  if (given.g.y)
+    run(Linear{}, std::true_type{});
+  else
+    with_activation(given.g.activation, [&](auto f) { run(f, std::false_type{}); });
 }
 
 }  // namespace pupil

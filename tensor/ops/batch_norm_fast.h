@@ -1,6 +1,6 @@
 // Batch norm of float32 images whose channels are dense (nhwc, nchw16c, or a matrix), on the CPU.
 #pragma once
-#include "../tensor.h"
+#include "../ops.h"
 
 namespace pupil {
 
@@ -19,28 +19,38 @@ bool has_channel_blocks(const Tensor& x);
 // All statistics in f64 sums over short float32 sums around a local mean.
 void channel_moments(const ChannelBlocks&, const float* x, double* mean, double* variance);
 
-// y = relu?((x - mean) scale + shift + residual)
+// y = activation((x - mean) scale + shift + residual): none or relu; without residual also relu6,
+// hard_swish and silu.
 struct ChannelApply {
   const float *x, *residual;  // residual may be null
   const float *mean, *scale, *shift;
-  bool relu;
+  Activation activation;
   float* y;
 };
 void channel_apply(const ChannelBlocks&, const ChannelApply&);
 
-// sum[c] = sum of g, dot[c] = sum of g (x - mean), where g = gy, or 0 where y is not positive. With
-// `masked` the masked g is stored there (it may be gy).
+// The gradient of an activation: g = gy where y is positive, else 0 (y given: the output of a
+// ReLU); else gy activation'(u) with u = (x - mean) scale + shift worked out again.
+struct ActivationGradient {
+  const float* y;  // may be null
+  Activation activation;
+  const float *scale, *shift;  // shift may be null where there is no activation or y
+};
+
+// sum[c] = sum of g, dot[c] = sum of g (x - mean). With `masked` g is stored there (it may be gy).
 struct ChannelSums {
-  const float *x, *y, *gy, *mean;  // y may be null: no ReLU
-  float* masked;                   // may be null
+  const float *x, *gy, *mean;
+  ActivationGradient g;
+  float* masked;  // may be null
   double *sum, *dot;
 };
 void channel_sums(const ChannelBlocks&, const ChannelSums&);
 
-// gx = scale g - offset - slope (x - mean); gx may be gy.
+// gx = g.scale g - offset - slope (x - mean); gx may be gy.
 struct ChannelGradient {
-  const float *x, *y, *gy, *mean;  // y may be null: gy is already masked or there is no ReLU
-  const float *scale, *offset, *slope;
+  const float *x, *gy, *mean;
+  ActivationGradient g;
+  const float *offset, *slope;
   float* gx;
 };
 void channel_gradient(const ChannelBlocks&, const ChannelGradient&);

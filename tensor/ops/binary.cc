@@ -3,6 +3,7 @@
 #include "../../autograd/samples.h"
 #include "../launch.h"
 #include "broadcast.h"
+#include "image.h"
 
 namespace pupil {
 
@@ -71,7 +72,8 @@ void cpu_binary(F f, const NdIndex<2>& index, const T* a, const T* b, T* y) {
   });
 }
 
-// Not recorded. Images of one layout and shape are combined in place of their memory.
+// Not recorded. Images of one layout and shape are combined in place of their memory, and so is an
+// image with a value for every channel.
 template <class F>
 Tensor binary_map(const char* op, const Tensor& a, const Tensor& b, F f = {}) {
   require_floating(op, a);
@@ -79,24 +81,33 @@ Tensor binary_map(const char* op, const Tensor& a, const Tensor& b, F f = {}) {
               b.shape(), " ", name_of(b.dtype()), " have different dtypes");
   PUPIL_CHECK(a.device() == b.device(), op, ": tensors on different devices");
   bool images = a.layout() != Layout::strided && a.layout() == b.layout() && a.shape() == b.shape();
-  if (!images && (a.layout() != Layout::strided || b.layout() != Layout::strided))
+  bool gated = a.layout() != Layout::strided && b.layout() == Layout::strided &&
+               b.shape() == Shape{a.dim(0), a.dim(1), 1, 1};
+  if (!images && !gated && (a.layout() != Layout::strided || b.layout() != Layout::strided))
     return binary_map(op, a.contiguous(), b.contiguous(), f);
   NdIndex<2> index;
-  Tensor y;
+  Tensor y, gate;
   if (images) {
     y = empty_like(a);
     index.rank = 1;
     index.dims[0] = a.numel();
     index.strides[0][0] = index.strides[1][0] = 1;
+  } else if (gated) {
+    y = empty_like(a);
+    Tensor image = memory_of(a, a.layout());
+    gate = memory_of(b.contiguous(), a.layout());
+    const Tensor* both[2] = {&image, &gate};
+    index = coalesce(broadcast_index(op, image.shape(), both));
   } else {
     Shape shape = broadcast_shape(op, a.shape(), b.shape());
     y = empty(shape, a.dtype(), a.device());
     const Tensor* both[2] = {&a, &b};
     index = coalesce(broadcast_index(op, shape, both));
   }
+  const Tensor& right = gate ? gate : b;
   dispatch(a.dtype(), [&](auto t) {
     using T = typename decltype(t)::type;
-    const T *p = a.data<T>(), *q = b.data<T>();
+    const T *p = a.data<T>(), *q = right.data<T>();
     if (y.device().is_cuda())
       map(y.device(), y.numel(), MapNd<2, BinaryMap<F, T>>{index, {f, p, q, y.data<T>()}});
     else
@@ -238,7 +249,14 @@ namespace {
 
 PUPIL_SAMPLES(add) { binary_samples(s, add); }
 PUPIL_SAMPLES(sub) { binary_samples(s, sub); }
-PUPIL_SAMPLES(mul) { binary_samples(s, mul); }
+PUPIL_SAMPLES(mul) {
+  binary_samples(s, mul);
+  for (int64_t c : {32, 20})  // an image in a layout, of 2 samples and of 1
+    for (int64_t n : {2, 1})
+      s.add(concat("gate ", n, " ", c), {{n, 3, 6, 5}, {c, 3, 3, 3}, {n, c, 1, 1}}, [](auto& v) {
+        return to_strided(mul(conv2d(v[0], v[1], Tensor(), {1, 1}), v[2]));
+      });
+}
 PUPIL_SAMPLES(div) { binary_samples(s, div); }
 PUPIL_SAMPLES(maximum) { binary_samples(s, maximum); }
 PUPIL_SAMPLES(minimum) { binary_samples(s, minimum); }

@@ -35,4 +35,20 @@ inline Tensor in_layout(const Tensor& x, Layout layout) {
   return x.layout() != layout ? x.to(layout) : layout == Layout::strided ? x.contiguous() : x;
 }
 
+// The memory of an image in a layout as a row-major tensor, (n, h, w, c) or (n, c / 16, h, w, 16);
+// of a row-major (n, c, 1, 1), a value for every channel, alike. image_of: back.
+inline Tensor memory_of(const Tensor& x, Layout layout) {
+  int64_t n = x.dim(0), c = x.dim(1), h = x.dim(2), w = x.dim(3);
+  Shape shape = layout == Layout::nhwc ? Shape{n, h, w, c} : Shape{n, c / 16, h, w, 16};
+  return alias(x, shape, row_major_strides(shape));
+}
+inline Tensor image_of(const Tensor& memory, Layout layout) {
+  const Shape m = memory.shape();
+  Tensor image = memory.detach();
+  image.impl()->layout = layout;
+  image.impl()->shape =
+      layout == Layout::nhwc ? Shape{m[0], m[3], m[1], m[2]} : Shape{m[0], 16 * m[1], m[2], m[3]};
+  return image;
+}
+
 }  // namespace pupil

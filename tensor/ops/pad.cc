@@ -4,6 +4,7 @@
 
 #include "../../autograd/samples.h"
 #include "broadcast.h"
+#include "image.h"
 
 namespace pupil {
 
@@ -31,6 +32,25 @@ Tensor pad_constant(const Tensor& input, const std::vector<int64_t>& amounts, do
                 [=](Backward& b) { b[0].give(alias(b.gy.contiguous(), inside, strides, offset)); });
 }
 
+// Height and width of an image in a layout, which the result has too.
+Tensor pad_image(const Tensor& input, const std::vector<int64_t>& amounts, double value) {
+  Layout layout = input.layout();
+  Tensor x = memory_of(input, layout);
+  int64_t top = amounts[2], left = amounts[0];
+  Shape inside = x.shape(), shape = inside;
+  shape[-3] += top + amounts[3];
+  shape[-2] += left + amounts[1];
+  Shape strides = row_major_strides(shape);
+  int64_t offset = top * strides[-3] + left * strides[-2];
+  Tensor y = full(shape, value, x.dtype(), x.device());
+  copy_into(alias(y, inside, strides, offset), x);
+  return record("pad", image_of(y, layout), {input},
+                {{"begin", Shape{0, 0, top, left}}, {"value", value}}, [=](Backward& b) {
+                  Tensor gy = memory_of(in_layout(b.gy, layout), layout);
+                  b[0].give(image_of(alias(gy, inside, strides, offset).contiguous(), layout));
+                });
+}
+
 }  // namespace
 
 Tensor pad(const Tensor& x, const std::vector<int64_t>& amounts, Border border, double value) {
@@ -47,7 +67,11 @@ Tensor pad(const Tensor& x, const std::vector<int64_t>& amounts, Border border, 
                 "pad: ", before, " before and ", after, " behind axis ", x.rank() - 1 - int(k / 2),
                 " of ", x.shape());
   }
-  if (border == Border::constant) return pad_constant(to_strided(x), amounts, value);
+  if (border == Border::constant) {
+    bool image = x.layout() != Layout::strided && amounts.size() == 4 &&
+                 *std::min_element(amounts.begin(), amounts.end()) >= 0;
+    return image ? pad_image(x, amounts, value) : pad_constant(to_strided(x), amounts, value);
+  }
   Tensor y = x;
   for (size_t k = 0; k < amounts.size(); k += 2) {
     int d = x.rank() - 1 - int(k / 2);
@@ -67,6 +91,10 @@ PUPIL_SAMPLES(pad) {
     return [=](auto& v) { return pad(v[0], amounts, border, value); };
   };
   s.add("constant", {{2, 2, 3, 4}}, by({0, 1, 2, 1}, Border::constant, 0.5));
+  for (int64_t channels : {32, 20})
+    s.add(concat("after conv2d ", channels), {{2, 3, 6, 5}, {channels, 3, 3, 3}}, [](auto& v) {
+      return to_strided(pad(conv2d(v[0], v[1], Tensor(), {1, 1}), {0, 1, 1, 2}));
+    });
   s.add("crop", {{4, 5}}, by({-1, 2, 1, -2}));
   s.add("nothing", {{3}}, by({}));
   s.add("reflect", {{2, 3, 4}}, by({3, 1, 2, 0}, Border::reflect));

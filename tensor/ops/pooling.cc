@@ -1,5 +1,6 @@
 #include "../../autograd/samples.h"
 #include "../launch.h"
+#include "image.h"
 #include "window.h"
 
 namespace pupil {
@@ -19,6 +20,22 @@ struct PoolGeometry : Windows {
     if (left < -margin_w) left = -margin_w;
     return (bottom - top) * (right - left);
   }
+
+  // f(pixel) for every pixel of an image plane that a window contains.
+#ifdef __CUDACC__
+#pragma nv_exec_check_disable  // f of the CPU's twin runs on the host alone
+#endif
+  template <class F>
+  PUPIL_HD void each_inside(int64_t out_y, int64_t out_x, const F& f) const {
+    for (int64_t ky = 0; ky < kernel_h; ky++) {
+      int64_t y = out_y * stride_h - padding_h + ky * dilation_h;
+      if (y < 0 || y >= height) continue;
+      for (int64_t kx = 0; kx < kernel_w; kx++) {
+        int64_t x = out_x * stride_w - padding_w + kx * dilation_w;
+        if (x >= 0 && x < width) f(y * width + x);
+      }
+    }
+  }
 };
 
 template <class T>
@@ -28,20 +45,12 @@ struct MaxPoolForward {
   T* y;
   int32_t* where;  // the pixel of the image plane that won
   PUPIL_HD void operator()(int64_t i) const {
-    int64_t out_x = i % s.out_width, out_y = i / s.out_width % s.out_height;
+    using A = acc_t<T>;
     const T* plane = x + i / s.out_width / s.out_height * s.height * s.width;
     int64_t best = -1;
-    for (int64_t ky = 0; ky < s.kernel_h; ky++) {
-      int64_t in_y = out_y * s.stride_h - s.padding_h + ky * s.dilation_h;
-      if (in_y < 0 || in_y >= s.height) continue;
-      for (int64_t kx = 0; kx < s.kernel_w; kx++) {
-        int64_t in_x = out_x * s.stride_w - s.padding_w + kx * s.dilation_w;
-        if (in_x < 0 || in_x >= s.width) continue;
-        int64_t at = in_y * s.width + in_x;
-        using A = acc_t<T>;
-        if (best < 0 || A(plane[at]) > A(plane[best]) || A(plane[at]) != A(plane[at])) best = at;
-      }
-    }
+    s.each_inside(i / s.out_width % s.out_height, i % s.out_width, [&](int64_t at) {
+      if (best < 0 || A(plane[at]) > A(plane[best]) || A(plane[at]) != A(plane[at])) best = at;
+    });
     y[i] = best < 0 ? T(-INFINITY) : plane[best];
     where[i] = int32_t(best);
   }
@@ -57,14 +66,7 @@ struct AveragePoolForward {
     int64_t out_x = i % s.out_width, out_y = i / s.out_width % s.out_height;
     const T* plane = x + i / s.out_width / s.out_height * s.height * s.width;
     A sum = 0;
-    for (int64_t ky = 0; ky < s.kernel_h; ky++) {
-      int64_t in_y = out_y * s.stride_h - s.padding_h + ky;
-      if (in_y < 0 || in_y >= s.height) continue;
-      for (int64_t kx = 0; kx < s.kernel_w; kx++) {
-        int64_t in_x = out_x * s.stride_w - s.padding_w + kx;
-        if (in_x >= 0 && in_x < s.width) sum = sum + A(plane[in_y * s.width + in_x]);
-      }
-    }
+    s.each_inside(out_y, out_x, [&](int64_t at) { sum = sum + A(plane[at]); });
     y[i] = T(sum / A(s.divisor(out_y, out_x)));
   }
 };
@@ -121,10 +123,8 @@ struct GlobalAverageBackward {
     if (block == 1)
       team.each(pixels, [&](int64_t p) { to[p] = T(A(from[0]) / A(pixels)); });
     else
-      team.each(block, [&](int64_t c) {
-        T share = T(A(from[c]) / A(pixels));
-        for (int64_t p = 0; p < pixels; p++) to[p * block + c] = share;
-      });
+      for (int64_t p = 0; p < pixels; p++)
+        team.each(block, [&](int64_t c) { to[p * block + c] = T(A(from[c]) / A(pixels)); });
   }
 };
 
@@ -138,34 +138,133 @@ PoolGeometry check(const char* op, const Tensor& x, const PoolOptions& o) {
           o.count_include_pad};
 }
 
+// The float32 twin on the CPU, for every layout: an image has `block` channels side by side, of
+// which up to 16 are done at once.
+struct BlockPool {
+  PoolGeometry s;
+  int64_t images, block;
+
+  BlockPool(const PoolGeometry& s, const Tensor& x) : s(s), block(ImageIndex(x).block) {
+    images = x.dim(0) * x.dim(1) / block;
+  }
+
+  // f(first channel, how many): 16 as a constant, so that loops become vector code.
+  template <class F>
+  void each_run(const F& f) const {
+    for (int64_t first = 0; first < block; first += 16)
+      if (block - first >= 16)
+        f(first, std::integral_constant<int64_t, 16>{});
+      else
+        f(first, block - first);
+  }
+
+  void forward(const float* x, float* y, int32_t* where, bool maximum) const {
+    BlockPool p = *this;
+    parallel_for(images * s.out_height, images * s.out_height * s.out_width * block,
+                 [=](int64_t row) {
+                   const float* image = x + row / p.s.out_height * p.s.height * p.s.width * p.block;
+                   int64_t out_y = row % p.s.out_height;
+                   for (int64_t out_x = 0; out_x < p.s.out_width; out_x++)
+                     p.each_run([&](int64_t first, auto width) {
+                       float value[16];
+                       int32_t winner[16];
+                       for (int64_t c = 0; c < width; c++)
+                         value[c] = maximum ? -INFINITY : 0, winner[c] = -1;
+                       p.s.each_inside(out_y, out_x, [&](int64_t pixel) {
+                         const float* from = image + pixel * p.block + first;
+                         if (maximum) {
+#pragma omp simd
+                           for (int64_t c = 0; c < width; c++) {
+                             float v = from[c];
+                             bool better = winner[c] < 0 || v > value[c] || v != v;
+                             value[c] = better ? v : value[c];
+                             winner[c] = better ? int32_t(pixel) : winner[c];
+                           }
+                         } else {
+#pragma omp simd
+                           for (int64_t c = 0; c < width; c++) value[c] += from[c];
+                         }
+                       });
+                       int64_t at = (row * p.s.out_width + out_x) * p.block + first;
+                       float divisor = maximum ? 1.0f : float(p.s.divisor(out_y, out_x));
+                       for (int64_t c = 0; c < width; c++)
+                         y[at + c] = maximum ? value[c] : value[c] / divisor;
+                       if (where)
+                         for (int64_t c = 0; c < width; c++) where[at + c] = winner[c];
+                     });
+                 });
+  }
+
+  // Every window gives its share to its pixels.
+  void backward(const float* gy, const int32_t* where, float* gx) const {
+    BlockPool p = *this;
+    int64_t size = s.height * s.width * block;
+    parallel_for(images, images * size, [=](int64_t i) {
+      float* image = gx + i * size;
+      std::fill(image, image + size, 0.0f);
+      for (int64_t out_y = 0; out_y < p.s.out_height; out_y++)
+        for (int64_t out_x = 0; out_x < p.s.out_width; out_x++)
+          p.each_run([&](int64_t first, auto width) {
+            int64_t at = ((i * p.s.out_height + out_y) * p.s.out_width + out_x) * p.block + first;
+            const float* share = gy + at;
+            if (where) {
+              for (int64_t c = 0; c < width; c++)
+                if (where[at + c] >= 0) image[where[at + c] * p.block + first + c] += share[c];
+              return;
+            }
+            float divisor = float(p.s.divisor(out_y, out_x));
+            p.s.each_inside(out_y, out_x, [&](int64_t pixel) {
+              float* to = image + pixel * p.block + first;
+#pragma omp simd
+              for (int64_t c = 0; c < width; c++) to[c] += share[c] / divisor;
+            });
+          });
+    });
+  }
+};
+
+Tensor empty_in(const Shape& shape, const Tensor& like) {
+  return like.layout() == Layout::strided ? empty(shape, like.dtype(), like.device())
+                                          : empty_image(shape, like.dtype(), like.layout());
+}
+
 Tensor pool(const char* op, const Tensor& input, const PoolGeometry& s, bool maximum) {
-  Tensor x = input.contiguous().detach(), where;
-  Tensor y = empty({x.dim(0), x.dim(1), s.out_height, s.out_width}, x.dtype(), x.device());
-  if (maximum) where = empty(y.shape(), DType::i32, x.device());
-  dispatch(x.dtype(), [&](auto t) {
-    using T = typename decltype(t)::type;
-    if (maximum)
-      map(x.device(), y.numel(),
-          MaxPoolForward<T>{s, x.data<T>(), y.data<T>(), where.data<int32_t>()});
-    else
-      map(x.device(), y.numel(), AveragePoolForward<T>{s, x.data<T>(), y.data<T>()});
-  });
-  return record(op, y.to(input.layout()), {input},
-                {{"kernel", Shape{s.kernel_h, s.kernel_w}},
-                 {"window", Shape{s.stride_h, s.stride_w, s.padding_h, s.padding_w, s.dilation_h,
-                                  s.dilation_w}},
-                 {"include_pad", s.count_include_pad}},
-                [s, where, shape = x.shape(), layout = input.layout()](Backward& grad) {
-                  Tensor gy = grad.gy.contiguous();
-                  Tensor gx = empty(shape, gy.dtype(), gy.device());
-                  dispatch(gy.dtype(), [&](auto t) {
-                    using T = typename decltype(t)::type;
-                    map(gx.device(), gx.numel(),
-                        PoolBackward<T>{s, gy.data<T>(), where ? where.data<int32_t>() : nullptr,
-                                        gx.data<T>()});
-                  });
-                  grad[0].give(gx.to(layout));
-                });
+  bool fast = cpu_fast(input.dtype(), input.device());
+  Layout layout = input.layout();
+  Tensor x = in_layout(input, fast ? layout : Layout::strided).detach(), where;
+  Tensor y = empty_in({x.dim(0), x.dim(1), s.out_height, s.out_width}, x);
+  if (maximum) where = empty({y.numel()}, DType::i32, x.device());
+  if (fast)
+    BlockPool(s, x).forward(x.data<float>(), y.data<float>(),
+                            maximum ? where.data<int32_t>() : nullptr, maximum);
+  else
+    dispatch(x.dtype(), [&](auto t) {
+      using T = typename decltype(t)::type;
+      if (maximum)
+        map(x.device(), y.numel(),
+            MaxPoolForward<T>{s, x.data<T>(), y.data<T>(), where.data<int32_t>()});
+      else
+        map(x.device(), y.numel(), AveragePoolForward<T>{s, x.data<T>(), y.data<T>()});
+    });
+  return record(
+      op, in_layout(y, layout), {input},
+      {{"kernel", Shape{s.kernel_h, s.kernel_w}},
+       {"window",
+        Shape{s.stride_h, s.stride_w, s.padding_h, s.padding_w, s.dilation_h, s.dilation_w}},
+       {"include_pad", s.count_include_pad}},
+      [=, shape = x.shape()](Backward& grad) {
+        Tensor gy = in_layout(grad.gy, fast ? layout : Layout::strided);
+        Tensor gx = empty_in(shape, gy);
+        const int32_t* winners = where ? where.data<int32_t>() : nullptr;
+        if (fast)
+          BlockPool(s, gx).backward(gy.data<float>(), winners, gx.data<float>());
+        else
+          dispatch(gy.dtype(), [&](auto t) {
+            using T = typename decltype(t)::type;
+            map(gx.device(), gx.numel(), PoolBackward<T>{s, gy.data<T>(), winners, gx.data<T>()});
+          });
+        grad[0].give(in_layout(gx, layout));
+      });
 }
 
 }  // namespace
@@ -188,11 +287,15 @@ Tensor global_avg_pool(const Tensor& input) {
   int64_t channels = x.dim(1), pixels = x.dim(2) * x.dim(3);
   int64_t block = layout == Layout::nhwc ? channels : layout == Layout::nchw16c ? 16 : 1;
   Tensor y = empty({x.dim(0), channels}, x.dtype(), x.device());
-  dispatch(x.dtype(), [&](auto t) {
-    using T = typename decltype(t)::type;
-    rows(x.device(), y.numel(), GlobalAverage<T>{x.data<T>(), y.data<T>(), channels, pixels, block},
-         pixels);
-  });
+  if (cpu_fast(x.dtype(), x.device()))  // one window: the whole image
+    BlockPool({{x.dim(2), x.dim(3), 1, 1, x.dim(2), x.dim(3), 1, 1, 0, 0, 1, 1}, false}, x)
+        .forward(x.data<float>(), y.data<float>(), nullptr, false);
+  else
+    dispatch(x.dtype(), [&](auto t) {
+      using T = typename decltype(t)::type;
+      rows(x.device(), y.numel(),
+           GlobalAverage<T>{x.data<T>(), y.data<T>(), channels, pixels, block}, pixels);
+    });
   return record("global_avg_pool", y, {input}, [=](Backward& grad) {
     Tensor gy = grad.gy.contiguous();
     Tensor gx = layout == Layout::strided ? empty(shape, gy.dtype(), gy.device())
@@ -218,11 +321,12 @@ PUPIL_SAMPLES(max_pool2d) {
     return max_pool2d(permute(v[0], {0, 3, 1, 2}), {2, 2});
   });
   s.add("empty", {{0, 2, 4, 4}}, with({2, 2}));
-  s.add("after conv2d", {{2, 3, 6, 5}, {16, 3, 3, 3}},
-        [](auto& v) {
-          return to_strided(max_pool2d(conv2d(v[0], v[1], Tensor(), {1, 1}), {3, 2, 1}));
-        },
-        {-1, 1, false});  // in bf16 a rounding changes the winner
+  for (int64_t channels : {32, 20})
+    s.add(concat("after conv2d ", channels), {{2, 3, 6, 5}, {channels, 3, 3, 3}},
+          [](auto& v) {
+            return to_strided(max_pool2d(conv2d(v[0], v[1], Tensor(), {1, 1}), {3, 2, 1}));
+          },
+          {-1, 1, false});  // in bf16 a rounding changes the winner
   s.add_error("window", {{1, 1, 2, 2}}, with({5, 1}));
 }
 
@@ -237,6 +341,10 @@ PUPIL_SAMPLES(avg_pool2d) {
   s.add("asymmetric", {{1, 2, 6, 7}}, with({{2, 3}, {1, 2}, {0, 1}}));
   s.add("one", {{1, 1, 1, 1}}, with({1, 1}));
   s.add("empty", {{0, 2, 4, 4}}, with({2, 2}));
+  for (int64_t channels : {32, 20})
+    s.add(concat("after conv2d ", channels), {{2, 3, 6, 5}, {channels, 3, 3, 3}}, [](auto& v) {
+      return to_strided(avg_pool2d(conv2d(v[0], v[1], Tensor(), {1, 1}), {3, 2, 1}));
+    });
   s.add_error("rank", {{2, 2}}, with({2, 2}));
 }
 

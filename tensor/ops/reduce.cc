@@ -204,6 +204,10 @@ ReducedAxes reduced_axes(const char* op, const Shape& x, const std::vector<int>&
 
 Tensor sum_to(const Tensor& x, const Shape& target) {
   if (x.shape() == target) return x;
+  if (x.layout() != Layout::strided && target == Shape{x.dim(0), x.dim(1), 1, 1}) {
+    NoGrad unrecorded;
+    return view(scale(global_avg_pool(x), double(x.dim(2) * x.dim(3))), target);
+  }
   bool reduced[kMaxRank]{};
   int shift = x.rank() - target.rank;
   for (int d = 0; d < x.rank(); d++)

@@ -1,23 +1,10 @@
 // x sigma(beta x): SiLU (Elfwing et al. 2018, arXiv 1702.03118) with beta = 1, the quick form of
 // GELU (Hendrycks and Gimpel 2016, section 2) with beta = 1.702. e = exp(-|u|) never overflows.
+#include "swish.h"
 #include "unary.h"
-#include "vector_math.h"
 
 namespace pupil {
 
-template <bool quick>
-struct SwishFast {
-  static constexpr bool saves_x = true, saves_y = false;
-  static constexpr float beta = quick ? 1.702f : 1.0f;
-  PUPIL_HD float fwd(float x) const {
-    float u = beta * x, e = vector_exp(-fabsf(u));
-    return x * ((u < 0 ? e : 1.0f) / (1.0f + e));
-  }
-  PUPIL_HD float bwd(float x, float, float gy) const {
-    float u = beta * x, e = vector_exp(-fabsf(u)), r = 1.0f / (1.0f + e);
-    return gy * r * fmaf(u * e, r, u < 0 ? e : 1.0f);
-  }
-};
 template <bool quick>
 struct Swish {
   static constexpr bool saves_x = true, saves_y = false;

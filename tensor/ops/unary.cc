@@ -246,6 +246,28 @@ Tensor clamp(const Tensor& x, double low, double high) {
   return unary("clamp", x, Clamp{.low = low, .high = high}, {{"low", low}, {"high", high}});
 }
 
+Tensor activate(const Tensor& x, Activation activation) {
+  switch (activation) {
+    case Activation::none:
+      return x;
+    case Activation::relu:
+      return relu(x);
+    case Activation::relu6:
+      return clamp(x, 0, 6);
+    case Activation::hard_swish:
+      return hard_swish(x);
+    case Activation::silu:
+      return silu(x);
+    case Activation::gelu:
+      return gelu(x);
+    case Activation::gelu_tanh:
+      return gelu(x, true);
+    case Activation::quick_gelu:
+      return quick_gelu(x);
+  }
+  PUPIL_CHECK(false, "activate: no such activation");
+}
+
 PUPIL_SAMPLES(relu) { unary_samples(s, relu, 0.1, 1); }
 PUPIL_SAMPLES(exp) { unary_samples(s, exp, -3, 3); }
 PUPIL_SAMPLES(log) { unary_samples(s, log, 0.3, 3); }

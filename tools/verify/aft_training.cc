@@ -55,7 +55,7 @@ struct Student {
 
   models::Output operator()(const Tensor& x, bool train) {
     Tensor features = (*first)(x);
-    if (norm) features = (*norm)(features, {train, nullptr, nullptr}, true);
+    if (norm) features = (*norm)(features, {train, nullptr, nullptr}, Activation::relu);
     if (arch == "mlp") features = relu(features);
     if (second) features = (*second)(features);
     return {(*classifier)(features), features};
