@@ -30,6 +30,17 @@ Tensor run_blocks(const std::vector<Block>& blocks, Tensor x, const std::string&
   return x;
 }
 
+// Stored positions (1 + old grid, width), class token first, on another grid as open_clip resizes
+// them; empty for what is no square grid of this width.
+Tensor on_other_grid(const Tensor& stored, int grid, int64_t width) {
+  if (stored.rank() != 2 || stored.dim(1) != width || stored.dim(0) < 2) return {};
+  int old = int(std::lround(std::sqrt(double(stored.dim(0) - 1))));
+  if (int64_t(old) * old + 1 != stored.dim(0)) return {};
+  Tensor resized =
+      resample_pos_embed(view(stored, {1, stored.dim(0), width}), 1, old, old, grid, grid);
+  return view(resized, {1 + int64_t(grid) * grid, width});
+}
+
 struct ClipVit {
   nn::PatchEmbed patches;
   Tensor class_embedding, positions;
@@ -45,7 +56,10 @@ struct ClipVit {
         positions(
             scope.param("positional_embedding",
                         {1 + int64_t(c.image / c.patch) * (c.image / c.patch), c.vision.width},
-                        scaled_normal(c.vision.width))),
+                        scaled_normal(c.vision.width),
+                        [&c](const Tensor& stored) {
+                          return on_other_grid(stored, c.image / c.patch, c.vision.width);
+                        })),
         ln_pre(scope / "ln_pre", c.vision.width, c.vision.norm_eps),
         blocks(make_blocks(scope / "transformer" / "resblocks", c.vision.layers,
                            block_options(c.vision, false))),
@@ -247,7 +261,6 @@ const std::vector<NamedClip>& named_clips() {
     ClipConfig siglip = vit(224, 16, base, base, 768);
     siglip.siglip = true;
     siglip.vision.norm_eps = siglip.text.norm_eps = 1e-6;
-    siglip.vision.activation = siglip.text.activation = Activation::gelu_tanh;
     siglip.context = 64;
     siglip.vocabulary = 32000;
     list.push_back({"ViT-B-16-SigLIP", siglip});

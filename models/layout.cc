@@ -105,6 +105,7 @@ class Renamed : public data::Weights {
                    stored.at(entry.theirs[0]).shape, " cannot become ", entry.ours[0],
                    "; is this the file of another network?");
       for (size_t i = 0; i < entry.ours.size(); i++) {
+        if (entry.ours[i].empty()) continue;  // rows that the network does without
         data::TensorInfo info = joined;
         info.name = entry.ours[i];
         if (entry.ours.size() > 1)
@@ -221,6 +222,47 @@ std::vector<Layout> hugging_face() {
           {"hf_dinov3", turned + "mlp.up_proj.weight", {"model."}, joined(rotary, up), {}, mask}};
 }
 
+// The files of facebookresearch/dinov2 and dinov3: timm's names but for a few. What no rule changes
+// keeps its name.
+std::vector<Layout> meta_dino() {
+  const std::string mlp = "blocks.*.mlp.";
+  std::vector<Rule> v2{{{"reg_token"}, {"register_tokens"}},
+                       {{mlp + "fc1.@"}, {mlp + "w12.@"}},
+                       {{mlp + "fc2.@"}, {mlp + "w3.@"}}};
+  std::vector<Rule> v3{
+      {{"reg_token"}, {"storage_tokens"}},
+      {{"blocks.*.gamma_1"}, {"blocks.*.ls1.gamma"}},
+      {{"blocks.*.gamma_2"}, {"blocks.*.ls2.gamma"}},
+      {{"blocks.*.attn.q_bias", "", "blocks.*.attn.v_bias"},  // that of k is masked
+       {"blocks.*.attn.qkv.bias"}},
+      {{mlp + "fc1_g.@"}, {mlp + "w1.@"}},
+      {{mlp + "fc1_x.@"}, {mlp + "w2.@"}},
+      {{mlp + "fc2.@"}, {mlp + "w3.@"}}};
+  return {{"meta_dinov3",
+           "storage_tokens",
+           {},
+           v3,
+           {},
+           {"mask_token", "rope_embed.periods", "blocks.*.attn.qkv.bias_mask"}},
+          {"meta_dinov2", "mask_token", {}, v2, {}, {"mask_token"}}};
+}
+
+// timm adds the position of the class token to the token itself where there are registers.
+std::shared_ptr<const data::Weights> with_placed_class_token(
+    std::shared_ptr<const data::Weights> file) {
+  if (!file->has("reg_token") || !file->has("pos_embed") || !file->has("cls_token")) return file;
+  Tensor positions = file->read("pos_embed", DType::f32),
+         token = file->read("cls_token", DType::f32);
+  if (positions.rank() != 3 || positions.dim(1) < 2 ||
+      token.shape() != Shape{1, 1, positions.dim(2)})
+    fail_input(file->path(), ": pos_embed ", positions.shape(), " and cls_token ", token.shape(),
+               " do not fit together");
+  return data::amend_weights(file,
+                             {{"cls_token", add(token, slice(positions, 1, 0, 1))},
+                              {"pos_embed", slice(positions, 1, 1, positions.dim(1)).contiguous()}},
+                             file->metadata());
+}
+
 // transformers' CLIP and SigLIP (modeling_clip.py, modeling_siglip.py); ours are open_clip's names.
 std::vector<Layout> hugging_face_towers() {
   const std::string vision = "vision_model.", text = "text_model.";
@@ -292,8 +334,9 @@ std::vector<Layout> hugging_face_towers() {
 
 const std::vector<Layout>& layouts() {
   static const std::vector<Layout> all = [] {
-    std::vector<Layout> list = hugging_face(), towers = hugging_face_towers();
-    list.insert(list.end(), towers.begin(), towers.end());
+    std::vector<Layout> list = hugging_face();
+    for (auto more : {hugging_face_towers, meta_dino})
+      for (Layout& layout : more()) list.push_back(std::move(layout));
     return list;
   }();
   return all;
@@ -310,7 +353,8 @@ Translation::Translation(const Layout& layout, const std::vector<std::string>& t
   std::vector<std::string> taken;
   for (const std::string& name : theirs) {
     std::string prefix = prefix_of(layout, name), rest = name.substr(prefix.size());
-    if (std::find(layout.dropped.begin(), layout.dropped.end(), rest) != layout.dropped.end()) {
+    if (std::any_of(layout.dropped.begin(), layout.dropped.end(),
+                    [&](const std::string& pattern) { return match(pattern, rest).has_value(); })) {
       dropped.push_back(name);
       continue;
     }
@@ -387,7 +431,10 @@ std::shared_ptr<const data::Weights> in_names_of(const Layout& layout, const std
 }
 
 std::vector<std::string> libraries_of(const std::vector<std::string>& names) {
-  if (layout_of(names)) return {"hf"};
+  if (const Layout* layout = layout_of(names)) {
+    if (layout->name.starts_with("hf_")) return {"hf"};
+    return {};
+  }
   // Files that have all of these are a library's.
   static const std::pair<const char*, std::vector<std::string>> marks[] = {
       {"timm", {"patch_embed.proj.weight", "blocks.0.norm1.weight"}},
@@ -417,7 +464,8 @@ std::shared_ptr<const data::Weights> in_our_names(std::shared_ptr<const data::We
   std::vector<std::string> names = names_of(*file);
   const Layout* layout = layout_of(names);
   if (!layout) return file;
-  return std::make_shared<Renamed>(std::move(file), Translation(*layout, names));
+  file = std::make_shared<Renamed>(std::move(file), Translation(*layout, names));
+  return layout->name == "meta_dinov2" ? with_placed_class_token(file) : file;
 }
 
 }  // namespace pupil::models

@@ -6,7 +6,7 @@
 namespace pupil::models {
 
 // One side has one name; with several on the other, its rows are theirs one after the other. In
-// names `*` is the number of a block and `@` weight or bias.
+// names `*` is the number of a block and `@` weight or bias; an empty one of ours: not needed.
 struct Rule {
   std::vector<std::string> ours, theirs;
   std::vector<int> shares{};  // of the rows, of the side with several names; empty: equal
@@ -19,7 +19,7 @@ struct Layout {
   std::vector<std::string> prefixes;  // that may stand in front of all names but `bare` ones
   std::vector<Rule> rules;
   std::vector<std::string> bare;     // beginnings of names that take no prefix: "classifier"
-  std::vector<std::string> dropped;  // names without a part in the network: "mask_token"
+  std::vector<std::string> dropped;  // without a part in the network: "mask_token"
 };
 
 const std::vector<Layout>& layouts();

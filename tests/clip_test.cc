@@ -40,6 +40,32 @@ TEST(Clip, WhatComesBehindTheEndOfATextDoesNotCount) {
   expect_refused([&] { clip.image.forward(zeros({1, 3, 12, 12}), {}); }, {"12x12", "reads 8x8"});
 }
 
+TEST(Clip, PositionsOfAnotherImageSizeAreResampled) {
+  NoGrad no_grad;
+  test::TemporaryFolder folder;
+  nn::Store store(3);
+  models::make_clip(tiny(), nn::Scope(store));
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  for (const nn::Param& p : store.params()) {
+    Tensor value = p.value.clone();
+    if (p.name == "visual.positional_embedding")  // the class token, then the same for all patches
+      for (int64_t i = 0; i < value.numel(); i++)
+        value.data<float>()[i] = float(i < 8 ? -i : i % 8);
+    tensors.emplace_back(p.name, value);
+  }
+  data::save_safetensors(folder / "clip.safetensors", tensors);
+  ClipConfig larger = tiny();
+  larger.image = 12;
+  nn::Store other(4);
+  other.source(data::open_weights(folder / "clip.safetensors"));
+  Clip clip = models::make_clip(larger, nn::Scope(other));
+  other.require_complete();
+  std::vector<double> values = other.find("visual.positional_embedding")->value.values();
+  ASSERT_EQ(values.size(), 10u * 8);
+  for (int i = 0; i < 80; i++) EXPECT_NEAR(values[size_t(i)], i < 8 ? -i : i % 8, 1e-5) << i;
+  EXPECT_EQ(clip.image.forward(zeros({1, 3, 12, 12}), {}).features.shape(), (Shape{1, 6}));
+}
+
 TEST(Clip, ClassNamesBecomeAClassifier) {
   test::TemporaryFolder folder;
   test::write_text(folder / "merges.txt", test::clip_vocabulary("d o\ndo g</w>\n"));

@@ -10,6 +10,7 @@
 #include "models/eva.h"
 #include "models/vit.h"
 #include "tools/hf_write.h"
+#include "tools/transmiter_job.h"
 
 namespace pupil {
 namespace {
@@ -226,8 +227,8 @@ TEST(Convert, FromLibraryToLibraryAndBack) {
 struct ClipFolder {
   test::TemporaryFolder folder;
   std::string path = folder / "clip", photos = folder / "photos";
-  ClipFolder() {
-    Written w = written([](const nn::Scope& scope) { return make_clip(tiny_clip(), scope).image; },
+  explicit ClipFolder(const models::ClipConfig& config = tiny_clip()) {
+    Written w = written([&](const nn::Scope& scope) { return make_clip(config, scope).image; },
                         folder / "x.safetensors");
     data::convert_weights(*in_form_of_hf(w.network, w.file), path);
     test::write_text(path + "/merges.txt", test::clip_vocabulary("d o\ndo g</w>\n"));
@@ -360,6 +361,63 @@ TEST(ZeroShot, WhatItCannotDo) {
   test::Outcome out = test::run({"eval", scene.path, "--data", "folder:" + scene.photos});
   EXPECT_EQ(out.code, 2);
   EXPECT_NE(out.err.find("--template"), std::string::npos) << out.err;
+}
+
+// ---- TransMiter on images
+
+TEST(Transmiter, ImagesGiveTheNumbersOfStoredFeatures) {
+  models::ClipConfig wider = tiny_clip();
+  wider.embed_dim = 7;
+  ClipFolder weak, strong(wider);
+  test::TemporaryFolder folder;
+  test::write_text(folder / "names.txt", "dog\nsea_dog\nx\ncow\nox\n");
+  ZeroShot texts{{"dog", "sea_dog", "x", "cow", "ox"}, {"a {}.", "{}"}, "", false};
+  std::string photos = "folder:" + weak.photos;
+  data::Dataset set = data::open_dataset(photos);
+  data::save_npy(folder / "labels.npy", from(set.labels, {set.size()}));
+  std::string shared = concat("[classes]\nnames = \"", folder / "names.txt",
+                              "\"\ntask = [\"dog\", \"sea_dog\", \"x\"]\n",
+                              "templates = [\"a {}.\", \"{}\"]\n"),
+              tail = "[transmiter]\nlogits = 5\n", images = shared, stored = shared;
+  images += concat("[data]\ntrain_images = \"", photos, "\"\ntest_images = \"", photos, "\"\n");
+  stored += concat("[data]\ntrain_labels = \"", folder / "labels.npy", "\"\ntest_labels = \"",
+                   folder / "labels.npy", "\"\n");
+  for (auto& [name, scene] : {std::pair{"weak", &weak}, {"strong", &strong}}) {
+    images += concat("[", name, "]\nweights = \"", scene->path, "\"\n");
+    std::string features = folder / (std::string(name) + ".safetensors"),
+                text = folder / (std::string(name) + ".npy");
+    test::Outcome out = test::run({"features", "--teacher", scene->path, "--data", photos, "--tap",
+                                   "features", "--out", features});
+    ASSERT_EQ(out.code, 0) << out.err;
+    Network net = load_network({"", scene->path, 0, {}, {}}, {{}, {}, "", true});
+    data::save_npy(text, text_features(*net.clip, texts, scene->path));
+    stored += concat("[", name, "]\ntext = \"", text, "\"\ntrain = \"", features, "\"\ntest = \"",
+                     features, "\"\nlogit_scale = ", std::exp(net.clip->logit_scale.item()), "\n");
+  }
+  auto open = [&](const std::string& text) {
+    test::write_text(folder / "job.toml", text);
+    return open_transmiter_data(read_transmiter_config(folder / "job.toml"));
+  };
+  TransmiterData a = open(images + tail), b = open(stored + tail);
+  EXPECT_EQ(a.names, b.names);
+  EXPECT_EQ(a.train_labels.values(), b.train_labels.values());
+  for (auto member : {&TransmiterData::weak, &TransmiterData::strong}) {
+    const ModelData &x = a.*member, &y = b.*member;
+    EXPECT_EQ(x.train.values(), y.train.values());
+    EXPECT_EQ(x.test.values(), y.test.values());
+    EXPECT_LE(largest_difference(x.head, y.head), 1e-4);  // the scale went through a decimal text
+    EXPECT_GT(sum(square(x.head)).item(), 1);
+    EXPECT_LE(largest_difference(x.zero_shot(x.test), y.zero_shot(y.test)), 1e-4);
+  }
+  EXPECT_NE(a.weak.train.values(), a.strong.train.values());
+  EXPECT_TRUE(a.sources.count(weak.path));
+
+  auto refused = [&](const std::string& text, const std::string& word) {
+    test::expect_refused([&] { open(text + tail); }, {word});
+  };
+  refused(shared + "[data]\ntrain_images = \"x\"\n", "test_images");
+  refused(images.substr(0, images.find("[strong]")) + "[strong]\n", "strong.weights");
+  refused(stored + concat("weights = \"", weak.path, "\"\n"), "train_images");
 }
 
 }  // namespace

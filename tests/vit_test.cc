@@ -217,6 +217,72 @@ TEST(Layout, AFileIsReadUnderOurNamesAndRefusedWhereItDoesNotFit) {
   test::expect_refused([&] { open_hf_folder(folder.path()); }, {"config.json", "JSON object"});
 }
 
+// The names of the files that facebookresearch/dinov2 and dinov3 publish.
+TEST(Layout, MetasOwnFilesOfDinoAreRead) {
+  NoGrad no_grad;
+  test::TemporaryFolder folder;
+  auto check = [&](const auto& make, const std::map<std::string, std::string>& renamed,
+                   auto change) {
+    nn::Store store(6);
+    Model model = make(nn::Scope(store));
+    std::vector<std::pair<std::string, Tensor>> tensors{{"mask_token", zeros({1, 16})}};
+    for (nn::Param& p : store.params()) {
+      for (int64_t i = 0; i < p.value.numel(); i++)
+        p.value.data<float>()[i] += float(0.2 * std::sin(1.3 * double(i) + double(tensors.size())));
+      std::string name = p.name;
+      for (auto& [ours, theirs] : renamed)
+        if (size_t at = name.find(ours); at != name.npos) name.replace(at, ours.size(), theirs);
+      tensors.emplace_back(name, p.value.clone());
+    }
+    change(tensors);
+    data::save_safetensors(folder / "dino.safetensors", tensors);
+    nn::Store again(7);
+    again.source(in_our_names(data::open_weights(folder / "dino.safetensors")));
+    Model read = make(nn::Scope(again));
+    again.require_complete();
+    Tensor x = zeros({1, 3, 8, 8});
+    for (int64_t i = 0; i < x.numel(); i++) x.data<float>()[i] = float(std::sin(double(i)));
+    std::vector<double> a = model.forward(x, {}).features.values(),
+                        b = read.forward(x, {}).features.values();
+    for (size_t i = 0; i < a.size(); i++) EXPECT_NEAR(a[i], b[i], 1e-5);
+  };
+  VitConfig c;
+  c.image = 8, c.patch = 4, c.dim = 16, c.depth = 1, c.heads = 2, c.classes = 0;
+  c.layer_scale = 1, c.registers = 2, c.positions = VitPositions::patches;
+  c.gate = Gate::packed, c.activation = Activation::silu;
+  check([&](const nn::Scope& scope) { return make_vit(c, scope); },
+        {{"reg_token", "register_tokens"}, {"mlp.fc1", "mlp.w12"}, {"mlp.fc2", "mlp.w3"}},
+        [](auto& tensors) {  // the class token without its position
+          Tensor place = zeros({1, 1, 16});
+          for (int i = 0; i < 16; i++) place.template data<float>()[i] = float(i);
+          for (auto& [name, value] : tensors) {
+            if (name == "cls_token") value = sub(value, place);
+            if (name == "pos_embed") value = cat({place, value}, 1);
+          }
+        });
+  EvaConfig e;
+  e.image = 8, e.patch = 4, e.dim = 16, e.depth = 1, e.heads = 2, e.hidden = 24;
+  e.q_bias = e.v_bias = true, e.gate = Gate::apart, e.activation = Activation::silu;
+  check([&](const nn::Scope& scope) { return make_eva(e, scope); },
+        {{"reg_token", "storage_tokens"},
+         {"gamma_1", "ls1.gamma"},
+         {"gamma_2", "ls2.gamma"},
+         {"mlp.fc1_g", "mlp.w1"},
+         {"mlp.fc1_x", "mlp.w2"},
+         {"mlp.fc2", "mlp.w3"}},
+        [](auto& tensors) {  // biases of q, k and v in one
+          Tensor q, v;
+          std::erase_if(tensors, [&](auto& entry) {
+            if (entry.first == "blocks.0.attn.q_bias") q = entry.second;
+            if (entry.first == "blocks.0.attn.v_bias") v = entry.second;
+            return entry.first.ends_with("_bias");
+          });
+          tensors.emplace_back("blocks.0.attn.qkv.bias", cat({q, full({16}, 7), v}, 0));
+          tensors.emplace_back("blocks.0.attn.qkv.bias_mask", zeros({48}));
+          tensors.emplace_back("rope_embed.periods", zeros({2}));
+        });
+}
+
 TEST(Mixer, OtherImageSizesAreRefused) {
   nn::Store store(3);
   Model model = make_mixer({.image = 8, .patch = 4, .dim = 4, .depth = 1}, nn::Scope(store));

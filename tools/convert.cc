@@ -29,7 +29,7 @@ std::shared_ptr<const data::Weights> in_layout(const ConvertArguments& a,
     NetworkConfig config;
     config.model = a.model;
     config.weights = a.in;
-    return in_form_of_hf(load_network(config), file);
+    return in_form_of_hf(load_network(config), models::in_our_names(file));
   }
   std::shared_ptr<const data::Weights> ours = models::in_our_names(file);
   if (!is_named_as(*ours))

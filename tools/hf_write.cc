@@ -78,8 +78,14 @@ HfForm dinov2_form(const models::Model& model, const models::VitConfig& c,
   form.theirs = {{form.prefix + "embeddings.mask_token", zeros({1, c.dim})}};
   name += c.classes ? "ForImageClassification" : "Model";
   form.config = sizes_in_hf(name.c_str(), c.registers ? "dinov2_with_registers" : "dinov2", c);
-  double hidden = c.hidden ? double(c.hidden) : std::floor(c.dim * c.mlp_ratio);
-  form.config["mlp_ratio"] = (gated ? hidden * 0.75 : hidden) / c.dim;
+  // transformers wants a whole ratio; see hf_config.cc for the width of gated ones.
+  int64_t hidden = c.hidden ? c.hidden : int64_t(c.dim * c.mlp_ratio), ratio = 0;
+  auto hidden_of = [&](int64_t r) {
+    return gated ? 2 * ((r * c.dim * 2 / 3 + 7) / 8 * 8) : r * c.dim;
+  };
+  while (hidden_of(ratio) < hidden) ratio++;
+  if (hidden_of(ratio) != hidden) without_form(model, "its MLPs have a width that is not there");
+  form.config["mlp_ratio"] = ratio;
   form.config["use_swiglu_ffn"] = gated;
   form.config["qkv_bias"] = c.qkv_bias;
   if (c.registers) form.config["num_register_tokens"] = c.registers;

@@ -98,10 +98,8 @@ std::string beside(const std::string& weights) {
 void classify_by_texts(models::Model& model, const models::Clip& clip, const ZeroShot& texts,
                        const std::string& weights) {
   NoGrad no_grad;
-  data::ClipTokenizer tokenizer(texts.vocabulary.empty() ? beside(weights) : texts.vocabulary);
-  Tensor head = methods::zero_shot_head(
-      methods::class_text_features(clip, tokenizer, texts.classes, texts.templates),
-      clip.logit_scale.item());
+  Tensor head =
+      methods::zero_shot_head(text_features(clip, texts, weights), clip.logit_scale.item());
   model.classes = head.dim(0);
   model.forward = [tower = model.forward, head](const Tensor& x, const nn::Call& call) {
     Tensor features = tower(x, call).features;
@@ -158,6 +156,11 @@ bool finite(const Tensor& t) {
     const T* x = t.data<T>();  // a parameter is contiguous
     return std::all_of(x, x + t.numel(), [](T v) { return std::isfinite(double(v)); });
   });
+}
+
+Tensor text_features(const models::Clip& clip, const ZeroShot& texts, const std::string& weights) {
+  data::ClipTokenizer tokenizer(texts.vocabulary.empty() ? beside(weights) : texts.vocabulary);
+  return methods::class_text_features(clip, tokenizer, texts.classes, texts.templates);
 }
 
 Network load_network(const NetworkConfig& config, const ZeroShot& texts) {

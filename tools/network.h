@@ -26,6 +26,9 @@ struct ZeroShot {
 // classes, and its logits are the features. With `classes` of a ZeroShot its logits are cosines to
 // these texts times the network's scale. Throws InputError.
 Network load_network(const NetworkConfig&, const ZeroShot& = {});
+// Features of the class names in the templates, (names, templates, width); the vocabulary may lie
+// beside the weights.
+Tensor text_features(const models::Clip&, const ZeroShot&, const std::string& weights);
 // MODEL:CHECKPOINT, or the checkpoint of a run, which knows its model.
 NetworkConfig parse_network(const std::string& text);
 // The network to train.

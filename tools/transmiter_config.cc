@@ -20,11 +20,14 @@ void class_fields(V& v, C& c) {
   v("order", c.order, "instead: .npy with the row of each class, task classes first");
   v("seed", c.seed, "of the auxiliary classes", Range{0});
   v("clean_names", c.clean_names, "repair UTF-8 that was read as Latin-1, straighten quotes");
+  v("vocabulary", c.vocabulary, "of CLIP checkpoints; \"\": merges.txt and the like beside them");
 }
 
 template <class V, class C>
 void sample_fields(V& v, C& c) {
-  v("train_labels", c.train_labels, ".npy, whole numbers (N)");
+  v("train_images", c.train_images, "for CLIP checkpoints: KIND:PATH[:SPLIT], with its labels");
+  v("test_images", c.test_images, "the same");
+  v("train_labels", c.train_labels, "of stored features: .npy, whole numbers (N)");
   v("test_labels", c.test_labels, ".npy");
   v("train_rows", c.train_rows, ".npy: rows to use, or \"\" for all");
   v("test_rows", c.test_rows, ".npy: rows to use, or \"\" for all");
@@ -39,6 +42,8 @@ void sample_fields(V& v, C& c) {
 
 template <class V, class C>
 void model_fields(V& v, C& c) {
+  v("model", c.model, "of a CLIP checkpoint, as pupil models names it; \"\": the file says it");
+  v("weights", c.weights, "the checkpoint, instead of text, train and test");
   v("text", c.text, ".npy: text features (names, d) or (names, templates, d)");
   v("train", c.train, "image features (N, d): .npy, or a file of `pupil features`");
   v("test", c.test, "image features");
@@ -124,13 +129,27 @@ void check(const TransmiterConfig& c, const std::string& file) {
     if (value.empty()) fail_input(file, ": ", key, " is missing");
   };
   given("classes.names", c.classes.names);
-  given("data.train_labels", c.data.train_labels);
-  given("data.test_labels", c.data.test_labels);
+  const bool images = !c.data.train_images.empty();
+  if (images != !c.data.test_images.empty())
+    fail_input(file, ": give data.train_images and data.test_images, or neither");
+  for (auto& [key, labels] : {std::pair{"data.train_labels", &c.data.train_labels},
+                              {"data.test_labels", &c.data.test_labels}}) {
+    if (images && !labels->empty())
+      fail_input(file, ": ", key, " is given, but the images have their own labels");
+    if (!images) given(key, *labels);
+  }
   for (const auto* model : {&c.weak, &c.strong}) {
     std::string section = model == &c.weak ? "weak" : "strong";
-    given(section + ".text", model->text);
-    given(section + ".train", model->train);
-    given(section + ".test", model->test);
+    if (images && model->train.empty() && model->test.empty() && model->text.empty()) {
+      given(section + ".weights", model->weights);
+    } else {
+      if (!model->weights.empty())
+        fail_input(file, ": ", section, images ? ".weights and stored features" : ".weights",
+                   images ? ", one of them" : " needs data.train_images and data.test_images");
+      given(section + ".text", model->text);
+      given(section + ".train", model->train);
+      given(section + ".test", model->test);
+    }
     if (!model->head.empty() && !model->train_logits.empty())
       fail_input(file, ": give ", section, ".head or ", section, ".train_logits, not both");
     if (model->train_logits.size() != model->test_logits.size())

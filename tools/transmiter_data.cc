@@ -10,6 +10,8 @@
 #include "../methods/auxiliary_classes.h"
 #include "../methods/eft.h"
 #include "../methods/zero_shot.h"
+#include "../tensor/memory.h"
+#include "network.h"
 #include "transmiter_job.h"
 
 namespace pupil {
@@ -105,6 +107,39 @@ Tensor row_tensor(const Rows& rows) {
   return from(std::span<const int64_t>(rows), {int64_t(rows.size())});
 }
 
+// Image features (N, width) of a data set, f32.
+Tensor image_features(const models::Model& model, const data::Dataset& set) {
+  require_input(model, set);
+  data::LoaderOptions options;
+  options.batch = std::min<int64_t>(64, set.size());
+  data::Loader loader(set, {model.input}, options);
+  Tensor all = empty({set.size(), model.width});
+  int64_t done = 0;
+  for (data::Batch batch; loader.next(batch);) {
+    StepScope step;
+    Tensor rows = model.forward(batch.x[0], {}).features.to(DType::f32).contiguous();
+    std::copy_n(rows.data<float>(), rows.numel(), all.data<float>() + done * model.width);
+    done += rows.dim(0);
+  }
+  return all;
+}
+
+// What the towers of a checkpoint say of the names, (names, templates, d), and of the images.
+struct Seen {
+  Tensor text, train, test;
+  double logit_scale;
+};
+Seen see(const ModelFiles& from, const ZeroShot& texts, const data::Dataset& train,
+         const data::Dataset& test, std::map<std::string, std::string>& sources) {
+  NetworkConfig config;
+  config.model = from.model;
+  config.weights = from.weights;
+  Network network = load_network(config, {{}, {}, "", true});
+  sources[from.weights] = network.weights_hash;
+  return {text_features(*network.clip, texts, from.weights), image_features(network.model, train),
+          image_features(network.model, test), std::exp(network.clip->logit_scale.item())};
+}
+
 // One part of the data: training or test.
 struct DataPart {
   std::string name;  // "train" or "test"
@@ -113,8 +148,8 @@ struct DataPart {
 };
 
 DataPart open_part(InputFiles& files, const std::string& name, const std::string& labels,
-                   const std::string& rows) {
-  DataPart part{name, files.integers(labels), {}};
+                   const std::string& rows, const data::Dataset& images) {
+  DataPart part{name, images.size() ? images.labels : files.integers(labels), {}};
   int64_t n = int64_t(part.labels.size());
   if (rows.empty()) {
     part.rows.resize(size_t(n));
@@ -122,7 +157,9 @@ DataPart open_part(InputFiles& files, const std::string& name, const std::string
   } else {
     part.rows = files.integers(rows);
     for (int64_t row : part.rows)
-      if (row < 0 || row >= n) fail_input(rows, ": row ", row, " of ", n, " rows of ", labels);
+      if (row < 0 || row >= n)
+        fail_input(rows, ": row ", row, " of ", n, " rows of ",
+                   images.size() ? images.spec : labels);
   }
   if (part.rows.empty()) fail_input("data.", name, "_rows: no rows in ", rows);
   return part;
@@ -171,8 +208,8 @@ Tensor mapped_labels(const DataPart& part, const TransmiterConfig& c, const std:
 }
 
 // (names, templates, d)
-Tensor text_features(InputFiles& files, const ModelFiles& model, size_t names,
-                     const TransmiterConfig& c) {
+Tensor stored_text_features(InputFiles& files, const ModelFiles& model, size_t names,
+                            const TransmiterConfig& c) {
   Tensor text = files.numbers(model.text);
   if (text.rank() == 2) text = view(text, {text.dim(0), 1, text.dim(1)});
   if (text.rank() != 3 || text.dim(0) != int64_t(names))
@@ -260,7 +297,7 @@ void add_tuned(InputFiles& files, const ModelFiles& from, ModelData& to, const D
     if (head.rank() != 2 || head.dim(0) != classes || head.dim(1) != to.train.dim(1))
       fail_input(from.head, " holds ", head.shape(), "; a classifier (", classes, ", ",
                  to.train.dim(1), ") is expected");
-    head = scale(head, from.logit_scale);
+    head = scale(head, to.logit_scale);
     to.tuned_train = methods::zero_shot_logits(to.train, head);
     to.tuned_test = methods::zero_shot_logits(to.test, head);
   } else if (!from.train_logits.empty()) {
@@ -317,28 +354,46 @@ TransmiterData open_transmiter_data(const TransmiterConfig& given) {
   std::vector<std::string> names = files.lines(c.classes.names);
   clean(names);
   Rows task = task_rows(c, names), rows;
-  DataPart train = open_part(files, "train", c.data.train_labels, c.data.train_rows);
-  DataPart test = open_part(files, "test", c.data.test_labels, c.data.test_rows);
-  d.train_labels = mapped_labels(train, c, c.data.train_labels);
-  d.test_labels = mapped_labels(test, c, c.data.test_labels);
+  data::Dataset train_images, test_images;
+  for (auto& [spec, set] :
+       {std::pair{&c.data.train_images, &train_images}, {&c.data.test_images, &test_images}})
+    if (!spec->empty()) {
+      *set = data::open_dataset(*spec);
+      d.sources[*spec] = set->hash;
+    }
+  DataPart train = open_part(files, "train", c.data.train_labels, c.data.train_rows, train_images);
+  DataPart test = open_part(files, "test", c.data.test_labels, c.data.test_rows, test_images);
+  d.train_labels = mapped_labels(train, c, c.data.train_labels + c.data.train_images);
+  d.test_labels = mapped_labels(test, c, c.data.test_labels + c.data.test_images);
 
   std::vector<std::pair<const ModelFiles*, ModelData*>> models{{&c.weak, &d.weak},
                                                                {&c.strong, &d.strong}};
-  auto read = [&](const DataPart& part, std::string ModelFiles::*path, Tensor ModelData::*to) {
+  std::map<const ModelFiles*, Seen> seen;
+  for (auto& [from, model] : models)
+    if (!from->weights.empty())
+      seen[from] = see(*from, {names, c.classes.templates, c.classes.vocabulary, true},
+                       train_images, test_images, d.sources);
+  auto read = [&](const DataPart& part, std::string ModelFiles::*path, Tensor ModelData::*to,
+                  Tensor Seen::*images) {
     for (auto& [from, model] : models) {
-      const std::string& file = from->*path;
-      Tensor x = used_rows(part, files.features(file), file);
+      auto by_clip = seen.find(from);
+      const std::string& file = by_clip == seen.end() ? from->*path : from->weights;
+      Tensor whole = by_clip == seen.end() ? files.features(file) : by_clip->second.*images;
+      Tensor x = used_rows(part, whole, file);
       check_features(x, file, part);
       model->*to = x;
     }
     files.require_same_data();
     files.forget_data();
   };
-  read(train, &ModelFiles::train, &ModelData::train);
-  read(test, &ModelFiles::test, &ModelData::test);
+  read(train, &ModelFiles::train, &ModelData::train, &Seen::train);
+  read(test, &ModelFiles::test, &ModelData::test, &Seen::test);
 
   for (auto& [from, model] : models) {
-    Tensor text = text_features(files, *from, names.size(), c);
+    auto by_clip = seen.find(from);
+    Tensor text = by_clip == seen.end() ? stored_text_features(files, *from, names.size(), c)
+                                        : by_clip->second.text;
+    model->logit_scale = by_clip == seen.end() ? from->logit_scale : by_clip->second.logit_scale;
     if (model->train.dim(1) != text.dim(2) || model->test.dim(1) != text.dim(2))
       fail_input(from->train, ", ", from->test, " and ", from->text, " have widths ",
                  model->train.dim(1), ", ", model->test.dim(1), " and ", text.dim(2),
@@ -348,13 +403,12 @@ TransmiterData open_transmiter_data(const TransmiterConfig& given) {
     Tensor chosen =
         view(index_select(view(text, {text.dim(0), text.dim(1) * text.dim(2)}), row_tensor(rows)),
              {int64_t(rows.size()), text.dim(1), text.dim(2)});
-    model->logit_scale = from->logit_scale;
     Tensor directions;  // in place of the classes that are missing
     int64_t missing = c.transmiter.logits - int64_t(rows.size());
     if (missing > 0)
       directions = view(methods::random_directions(missing, text.dim(2), uint64_t(c.classes.seed)),
                         {missing, 1, text.dim(2)});
-    model->head = methods::zero_shot_head(chosen, std::log(from->logit_scale), directions);
+    model->head = methods::zero_shot_head(chosen, std::log(model->logit_scale), directions);
     std::vector<double> lengths = sum(square(model->head), {1}).values();
     for (size_t k = 0; k < lengths.size(); k++)
       if (!(lengths[k] > 0))

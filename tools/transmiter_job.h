@@ -1,4 +1,4 @@
-// One TransMiter experiment on stored features: its configuration and its data.
+// One TransMiter experiment on stored features, or on images: its configuration and its data.
 #pragma once
 #include "../methods/transmiter.h"
 #include "../methods/zero_shot.h"
@@ -6,11 +6,13 @@
 
 namespace pupil {
 
-// Stored outputs of one model. Files are .npy; feature files of `pupil features` serve too.
+// Stored outputs of one model: .npy, or feature files of `pupil features`. Or a CLIP checkpoint,
+// whose towers see the names and the images themselves.
 struct ModelFiles {
-  std::string text;         // (names, d) or (names, templates, d) text features
-  std::string train, test;  // (N, d) image features
-  std::string head;         // fine-tuned classifier (C, d), or
+  std::string model, weights;  // then text, train, test and logit_scale come from it
+  std::string text;            // (names, d) or (names, templates, d) text features
+  std::string train, test;     // (N, d) image features
+  std::string head;            // fine-tuned classifier (C, d), or
   std::vector<std::string> train_logits, test_logits;  // (N, C) of one or several fine-tuned models
   bool confidence_weighted = false;                    // how several are combined
   double logit_scale = 100;                            // exp of the model's logit_scale
@@ -25,8 +27,10 @@ struct TransmiterConfig {
     std::string order;                 // instead: rows of the names, task classes first
     int64_t seed = 1;
     bool clean_names = false;
+    std::string vocabulary;  // of CLIP; "": beside the weights
   } classes;
   struct {
+    std::string train_images, test_images;  // KIND:PATH[:SPLIT], with their labels
     std::string train_labels, test_labels, train_rows, test_rows;
     std::vector<int64_t> labels;  // of each task class in the label files; empty: 0 ... C - 1
     int64_t shots = 0;            // labelled rows of a class; 0: all

@@ -8,6 +8,7 @@ network without a classifier its features) on the same images, to 1e-4 of the la
 """
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -35,17 +36,17 @@ class Pupil:
             raise Refused(done.stderr.strip())
         return done.stdout
 
-    def outputs(self, network, images, tap):
+    def outputs(self, network, images, tap, *options):
         """What the network says of `images`, through `pupil features`."""
         x, y, out = (os.path.join(self.folder, n) for n in ("x.npy", "y.npy", "rows.safetensors"))
         np.save(x, images.numpy())
         np.save(y, np.arange(len(images)))
-        self("features", "--teacher", network, "--data", f"npy:{x}+{y}", "--tap", tap, "--out", out)
+        self("features", "--teacher", network, "--data", f"npy:{x}+{y}", "--tap", tap, "--out", out, *options)
         return load_file(out)["rows"][:, 0]
 
 
 def randomise(model, seed):
-    """Weights that all matter: scales near one, statistics of norms that are not the first ones."""
+    """Weights that all matter: no scale is one, no bias zero."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(like, low, high):
@@ -63,11 +64,20 @@ def randomise(model, seed):
                 p.copy_(0.1 * torch.randn(p.shape, generator=generator))
             elif name.startswith("head") or name.startswith("fc") or "classifier" in name:
                 p.copy_(torch.randn(p.shape, generator=generator) / p[0].numel() ** 0.5)
-        for name, b in model.named_buffers():
-            if name.endswith("running_mean"):
-                b.copy_(uniform(b, -0.1, 0.1))
-            elif name.endswith("running_var"):
-                b.copy_(uniform(b, 0.7, 1.3))
+    return model.eval()
+
+
+def settle(model, run):
+    """Statistics of batch norms that fit the weights, or signals fade from layer to layer."""
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    momenta = [m.momentum for m in norms]
+    model.train()
+    for m in norms:
+        m.momentum = 1
+    with torch.no_grad():
+        run()
+    for m, momentum in zip(norms, momenta):
+        m.momentum = momentum
     return model.eval()
 
 
@@ -98,10 +108,10 @@ def forward(model, x):
 # ---- one row of the table each: (load, write) differences
 
 
-def plain(pupil, name, layout, make, side, transformers_too=False, seed=1):
+def plain(pupil, name, layout, make, side, seed=1):
     """Networks of timm and torchvision: `make` builds one, `name` is Pupil's."""
-    model = randomise(make(), seed)
-    x = images_of(side)
+    model, x = randomise(make(), seed), images_of(side)
+    settle(model, lambda: model(x))
     wanted = forward(model, x)
     given = as_file(model, os.path.join(pupil.folder, "library.pth"))
     load = difference(pupil.outputs(f"{name}:{given}", x, "logits"), wanted)
@@ -172,6 +182,7 @@ def open_clip_network(pupil, name, layout):
     model = randomise(open_clip.create_model(name), 4)
     side = model.visual.image_size
     x = images_of(side[0] if isinstance(side, tuple) else side)
+    settle(model, lambda: model.encode_image(x))
     texts = torch.zeros(2, model.context_length, dtype=torch.long)
     words = [[49406, 320, 1125, 539, 49407], [49406, 2368, 49407]]
     vocabulary = model.vocab_size if hasattr(model, "vocab_size") else 49408
@@ -202,6 +213,19 @@ def open_clip_network(pupil, name, layout):
         difference(pupil.outputs(folder, x, "features"), image),
     )
     return load, write
+
+
+def other_size(pupil, name, side):
+    """A checkpoint for images of another size than it was trained with."""
+    import open_clip
+
+    torch.manual_seed(0)
+    given = as_file(randomise(open_clip.create_model(name), 6), os.path.join(pupil.folder, "library.pth"))
+    model = open_clip.create_model(name, pretrained=given, force_image_size=side).eval()
+    x = images_of(side)
+    with torch.no_grad():
+        return difference(pupil.outputs(f"{name}:{given}", x, "features", "--image", str(side)),
+                          model.encode_image(x)), None
 
 
 def zero_shot(pupil, name):
@@ -324,7 +348,7 @@ def rows(pupil):
     dino_sizes = {k: v for k, v in sizes.items() if k != "intermediate_size"} | dict(mlp_ratio=2)
     folders = [
         ("ViTForImageClassification", hf.ViTConfig(**sizes, num_labels=5),
-         lambda: VisionTransformer(**of_this_size, num_classes=5, norm_layer=lambda d: torch.nn.LayerNorm(d, 1e-12))),
+         lambda: VisionTransformer(**of_this_size, num_classes=5, norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-12))),
         ("ViTModel", hf.ViTConfig(**sizes), None),
         ("DeiTForImageClassificationWithTeacher", hf.DeiTConfig(**sizes, num_labels=5), None),
         ("DeiTForImageClassification", hf.DeiTConfig(**sizes, num_labels=5), None),
@@ -344,6 +368,7 @@ def rows(pupil):
     yield "open_clip", "RN50-quickgelu", lambda: open_clip_network(pupil, "RN50-quickgelu", None)
     yield "open_clip to transformers", "ViT-B-32-quickgelu", lambda: open_clip_network(pupil, "ViT-B-32-quickgelu", "hf")
     yield "open_clip to transformers", "ViT-B-16-SigLIP", lambda: open_clip_network(pupil, "ViT-B-16-SigLIP", "hf")
+    yield "open_clip, 160 pixels", "ViT-B-32-quickgelu", lambda: other_size(pupil, "ViT-B-32-quickgelu", 160)
     yield "open_clip zero-shot", "ViT-B-32-quickgelu", lambda: zero_shot(pupil, "ViT-B-32-quickgelu")
 
     def of_training(library, name, layout, make, side):
