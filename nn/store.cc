@@ -126,10 +126,14 @@ Tensor Store::add(const std::string& name, Tensor value, bool buffer) {
 Tensor Store::declare(const std::string& name, const Shape& shape, Init init, bool buffer,
                       const Adapt& adapt) {
   ModelScope keep;
-  if (blueprint_) {
-    Shape strides = shape;
-    for (int d = 0; d < shape.rank; d++) strides[d] = 0;
-    return add(name, alias(zeros({}, dtype_), shape, strides), buffer);
+  if (blueprint_) {  // all parameters share the memory of the largest, which nobody writes
+    auto room = std::find_if(params_.begin(), params_.end(), [&](const Param& p) {
+      return p.value.dtype() == dtype_ && p.value.numel() >= shape.numel();
+    });
+    return add(name,
+               room == params_.end() ? empty(shape, dtype_)
+                                     : alias(room->value, shape, row_major_strides(shape)),
+               buffer);
   }
   Tensor value;
   if (weights_ && !matches_any(fresh_, name)) {

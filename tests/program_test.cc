@@ -77,6 +77,24 @@ TEST_F(Trained, InitIsAcceptedAsItIs) {
   EXPECT_NE(outcome.out.find("images/s"), std::string::npos) << outcome.out;
 }
 
+// What torchvision publishes of its own, in units of 1e9.
+TEST(Program, ModelsCountMultiplications) {
+  TemporaryFolder folder;
+  for (auto [name, published] : {std::pair{"resnet18", 1.81},
+                                 {"mobilenet_v2", 0.30},
+                                 {"efficientnet_b0", 0.39},
+                                 {"shufflenet_v2_x1_0", 0.14},
+                                 {"vit_base_patch16_224", 17.56}}) {
+    Outcome out = run_program({"models", name, "--classes", "1000", "--json"}, folder);
+    ASSERT_EQ(out.code, 0) << out.err;
+    EXPECT_NEAR(Json::parse(out.out)["macs"].get<double>() / 1e9, published, 0.0051) << name;
+  }
+  Outcome all = run_program({"models", "--json"}, folder);
+  ASSERT_EQ(all.code, 0) << all.err;
+  for (const Json& model : Json::parse(all.out))
+    EXPECT_GT(model["macs"].get<double>(), 1000) << model;
+}
+
 // Data without a test part, a teacher named by its run, and one by its stored features.
 TEST_F(Trained, InitNamesWhatIsThere) {
   train("teacher");

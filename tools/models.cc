@@ -1,16 +1,61 @@
 #include "models.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "../autograd/autograd.h"
 #include "../models/models.h"
+#include "../tensor/memory.h"
 #include "text.h"
 
 namespace pupil {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+// Multiplications of a forward pass, of one sample even when the batch has none: then only shapes
+// are computed.
+class MacCounter : public Listener {
+ public:
+  int64_t macs = 0;
+  void hear(const char* op, const Tensor& out, const std::vector<Tensor>& inputs,
+            Attributes attributes) override {
+    std::string_view name = op;
+    int64_t values = 1;
+    for (int d = 0; d < out.rank(); d++) values *= std::max<int64_t>(out.dim(d), 1);
+    if (name == "conv2d" || name == "conv2d_tail") {
+      macs += values * (inputs[1].numel() / inputs[1].dim(0));
+    } else if (name == "linear") {
+      macs += values * inputs[1].dim(1);
+    } else if (name == "matmul") {
+      bool transposed = attributes.begin()->number != 0;
+      macs += values * inputs[0].dim(transposed ? -2 : -1);
+    } else if (name == "qkv_attention") {  // (n, tokens, 3 dim): scores and their mean
+      macs += 2 * values * inputs[0].dim(1);
+    }
+  }
+};
+
+int64_t macs_of(const models::Model& model) {
+  NoGrad no_grad;
+  StepScope step;
+  MacCounter counter;
+  const models::Preprocessing& p = model.input;
+  model.forward(model.inputs ? zeros({1, model.inputs}) : empty({0, p.channels, p.size, p.size}),
+                {});
+  return counter.macs;
+}
+
+// 1814073344 -> "1.81 G"
+std::string in_units(int64_t count) {
+  std::ostringstream out;
+  bool millions = count < 100000000;
+  out << std::fixed << std::setprecision(2) << double(count) / (millions ? 1e6 : 1e9)
+      << (millions ? " M" : " G");
+  return out.str();
+}
 
 struct Built {
   nn::Store store = nn::Store::blueprint();
@@ -21,22 +66,24 @@ struct Built {
 
 void list(int64_t classes, bool as_json) {
   Json all = Json::array();
-  if (!as_json)
-    std::cout << padded("name", 24) << padded("parameters", 14) << "(with " << classes
-              << " classes)\n";
+  std::vector<std::vector<std::string>> rows{
+      {"name", concat("parameters with ", classes, " classes"), "MACs", "what", "input"}};
   for (const models::ModelInfo& info : models::list_models()) {
     Built built(info.name, classes);
+    int64_t macs = macs_of(built.model);
+    std::string input = models::describe(built.model.input);
     if (as_json)
       all.push_back({{"name", info.name},
                      {"summary", info.summary},
                      {"parameters", built.store.count()},
+                     {"macs", macs},
                      {"classes", classes},
-                     {"input", models::describe(built.model.input)}});
+                     {"input", input}});
     else
-      std::cout << padded(info.name, 24) << padded(std::to_string(built.store.count()), 14)
-                << info.summary << "\n";
+      rows.push_back({info.name, std::to_string(built.store.count()), in_units(macs), info.summary,
+                      built.model.inputs ? "rows" : input});
   }
-  if (as_json) std::cout << all.dump(2) << "\n";
+  std::cout << (as_json ? all.dump(2) + "\n" : aligned(rows, {0, 3, 4}));
 }
 
 void show(const std::string& name, int64_t classes, bool as_json) {
@@ -49,6 +96,7 @@ void show(const std::string& name, int64_t classes, bool as_json) {
           {{"name", p.name}, {"shape", sizes_of(p.value.shape())}, {"buffer", p.buffer}});
     std::cout << Json({{"name", model.name},
                        {"parameters", built.store.count()},
+                       {"macs", macs_of(model)},
                        {"classes", model.classes},
                        {"features", model.width},
                        {"head", model.head},
@@ -59,7 +107,8 @@ void show(const std::string& name, int64_t classes, bool as_json) {
               << "\n";
     return;
   }
-  std::cout << model.name << ": " << built.store.count() << " parameters, " << model.classes
+  std::cout << model.name << ": " << built.store.count() << " parameters, "
+            << in_units(macs_of(model)) << "MACs, " << model.classes
             << " classes, features of width " << model.width << ", classifier \"" << model.head
             << "\"\ninput: " << models::describe(model.input) << "\ntaps:";
   for (const std::string& tap : model.taps) std::cout << " " << tap;
