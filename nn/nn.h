@@ -25,7 +25,7 @@ struct Param {
 class Store {
  public:
   explicit Store(uint64_t seed, DType = DType::f32, Device = {});
-  // Names and shapes only: no memory, no values. To count or list the parameters of a large model.
+  // Names and shapes; no memory is touched, no value defined. To count what a model has and does.
   static Store blueprint();
 
   // From now on declared parameters are read from `weights` where it has their name; names that
