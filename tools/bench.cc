@@ -54,7 +54,7 @@ const std::vector<Workload>& workloads() {
        {{"aft", {}, {}}}},
       {"resnet18_224_train", "ResNet-18", "resnet18", "", {}, true, 224, 1000, 16},
       {"vit_tiny16_224_train", "ViT-Tiny", "vit_tiny_patch16_224", "", {}, true, 224, 1000, 16},
-      {"mobilenetv2_224_train", "MobileNetV2", "mobilenet_v2", "", {}, true, 224, 1000, 16},
+      {"mobilenetv2_224_train", "MobileNetV2", "mobilenetv2_100", "", {}, true, 224, 1000, 16},
       {"resnet20_c10_infer", "ResNet-20, forward alone", "resnet20_cifar", "", {}, false},
       {"vit_tiny4_32_infer",
        "ViT-Tiny with patches of 4, forward alone",
@@ -74,7 +74,7 @@ const std::vector<Workload>& workloads() {
        16},
       {"mobilenetv2_224_infer",
        "MobileNetV2, forward alone",
-       "mobilenet_v2",
+       "mobilenetv2_100",
        "",
        {},
        false,
@@ -97,7 +97,7 @@ struct BenchArguments {
   std::vector<std::string> names;
   int64_t batch = 0;  // 0: the workload's
   int steps = 20, threads = 0;
-  std::string dtype = "f32", weights;
+  std::string dtype = "f32", weights, initial;
   bool as_json = false;
 };
 
@@ -153,11 +153,14 @@ Result time_steps(const std::string& name, int64_t batch, int steps,
   return result;
 }
 
+using Named = std::vector<std::pair<std::string, Tensor>>;
+
 Result run_aft_loss(const BenchArguments& a, int64_t size) {
   DType dtype = dtype_named(a.dtype);
   Tensor phi = random_normal({size, 192}, "bench phi", dtype).requires_grad_();
   Tensor psi = random_normal({size, 3200}, "bench psi", dtype);
   Tensor s = zeros({3200}, acc_dtype(dtype)).requires_grad_();
+  if (!a.initial.empty()) data::save_safetensors(a.initial, {{"phi", phi}, {"psi", psi}});
   return time_steps("aft_loss", size, 10 * a.steps, [&] {
     StepScope scope;
     phi.zero_grad();
@@ -212,6 +215,14 @@ Result run(const Workload& work, const BenchArguments& a) {
   if (!teacher && objective.needs_teacher())
     stored = random_normal({size, kTeacherWidth}, "bench teacher", dtype);
 
+  if (!a.initial.empty()) {
+    Named named{{"images", images}, {"labels", batch.labels}};
+    if (stored) named.emplace_back("stored", stored);
+    for (const nn::Param& p : store.params()) named.emplace_back("student." + p.name, p.value);
+    for (const nn::Param& p : teacher_store.params())
+      named.emplace_back("teacher." + p.name, p.value);
+    data::save_safetensors(a.initial, named);
+  }
   Rng rng(0);
   auto infer = [&] {
     StepScope scope;
@@ -268,6 +279,8 @@ void bench(const BenchArguments& a) {
       fail_input("bench: ", name, " runs in f32 or f64, not bf16; of the workloads only ",
                  "aft_loss has bf16");
   }
+  if (!a.initial.empty() && chosen.size() > 1)
+    fail_input("bench: --initial goes with one workload");
   if (!a.weights.empty() && (chosen.size() > 1 || chosen[0]->student.empty()))
     fail_input("bench: --weights goes with one workload that has a network");
   use_threads(a.threads);
@@ -290,6 +303,7 @@ void bench(const BenchArguments& a) {
                      {"p10", percentile(r.images_per_s, 0.1)},
                      {"p90", percentile(r.images_per_s, 0.9)}}},
                    {"peak_rss_bytes", r.peak_rss_bytes},
+                   {"losses", r.losses},
                    {"loss_1", r.losses.front()},
                    {"loss_100", r.losses.size() < 100 ? Json() : Json(r.losses[99])}});
   }
@@ -312,6 +326,8 @@ void add_bench_command(CLI::App& app) {
   command->add_option("--dtype", a->dtype, "f32 or f64; of aft_loss also bf16")
       ->capture_default_str();
   command->add_option("--weights", a->weights, "initial weights of the (student) network");
+  command->add_option("--initial", a->initial,
+                      "writes initial weights and images: for another program to do the same");
   command->add_flag("--json", a->as_json, "for machines: also the losses of steps 1 and 100");
   add_threads_option(*command, a->threads);
   command->callback([a] { bench(*a); });

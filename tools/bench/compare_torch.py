@@ -5,9 +5,14 @@ hits all candidates alike. Run it with a Python that has torch:
     python tools/bench/compare_torch.py build/pupil --rounds 3
 
 Candidates: pupil; torch tuned (channels-last, set_num_threads, bound threads, malloc that keeps its
-memory); the same with torch.compile, for forward passes alone with frozen weights, which folds norms. Prints images/s (median over rounds of the median over steps)
+memory); the same with torch.compile, for forward passes alone with frozen weights, which folds
+norms. All start from the weights and images that `pupil bench --initial` writes, and where the loss
+of step 1 differs by more than 1e-5, or that of step 100 (of the last, where fewer are run; of step 3
+at 224 pixels, whose 16 images are learnt by heart within ten steps, while roundings grow) by more
+than 1e-2 of itself, there is no ratio. Prints images/s (median over rounds of the median over steps)
 and pupil's ratio to the better torch. With --threads 1 it also prints images per CPU second, which
-other load on the machine hardly changes.
+other load on the machine hardly changes. Needs torch, safetensors and, for ResNet-18 and
+MobileNetV2, torchvision.
 """
 import argparse
 import json
@@ -16,12 +21,13 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
-TEACHER_WIDTH = 2048
 WORKLOADS = ["resnet20_c10_train", "kd_resnet56_resnet20_train", "vit_tiny4_32_train",
-             "aft_vit_tiny4_32_train", "aft_loss", "vit_tiny16_224_train", "resnet20_c10_infer",
-             "vit_tiny4_32_infer", "vit_tiny16_224_infer"]
+             "aft_vit_tiny4_32_train", "aft_loss", "resnet18_224_train", "vit_tiny16_224_train",
+             "mobilenetv2_224_train", "resnet20_c10_infer", "vit_tiny4_32_infer",
+             "resnet18_224_infer", "vit_tiny16_224_infer", "mobilenetv2_224_infer"]
 
 
 def sizes(workload):
@@ -34,7 +40,22 @@ TUNED = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "8000
 WARM_UP = 3
 
 
-def torch_job(workload, compiled, threads, steps):
+def load_initial(module, path, prefix):
+    """Parameters and buffers by name or, where a library has other names, in their order."""
+    from safetensors import safe_open
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    order = [name for name in header
+             if name.startswith(prefix) and not name.startswith(prefix + "loss.")]
+    state = module.state_dict()
+    with safe_open(path, "pt") as file:
+        given = {name[len(prefix):]: file.get_tensor(name) for name in order}
+    if set(given) != set(state):
+        given = dict(zip(state, given.values(), strict=True))
+    module.load_state_dict(given)
+
+
+def torch_job(workload, compiled, threads, steps, initial):
     import torch
     import torch._inductor.config
     import torch.nn as nn
@@ -59,15 +80,23 @@ def torch_job(workload, compiled, threads, steps):
             y += x
             return F.relu(y, inplace=True)
 
-    def resnet(depth):
-        layers = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(True)]
-        cin = 16
-        for cout in (16, 32, 64):
-            for i in range((depth - 2) // 6):
-                layers.append(Block(cin, cout, 2 if i == 0 and cout > 16 else 1))
-                cin = cout
-        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                             nn.Linear(64, classes))
+    class CifarResNet(nn.Module):
+        def __init__(self, depth):
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+            cin = 16
+            for stage, cout in enumerate((16, 32, 64)):
+                blocks = []
+                for i in range((depth - 2) // 6):
+                    blocks.append(Block(cin, cout, 2 if i == 0 and cout > 16 else 1))
+                    cin = cout
+                setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+            self.linear = nn.Linear(64, classes)
+
+        def forward(self, x):
+            x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+            x = self.layer3(self.layer2(self.layer1(x)))
+            return self.linear(x.mean((2, 3)))
 
     class Attention(nn.Module):
         def __init__(self, dim, heads):
@@ -81,32 +110,56 @@ def torch_job(workload, compiled, threads, steps):
             return self.proj(
                 F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, d))
 
+    class Mlp(nn.Module):
+        def __init__(self, dim):
+            super().__init__()
+            self.fc1, self.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+
+        def forward(self, x):
+            return self.fc2(F.gelu(self.fc1(x)))
+
     class VitBlock(nn.Module):
         def __init__(self, dim, heads):
             super().__init__()
-            self.norm1, self.attention = nn.LayerNorm(dim), Attention(dim, heads)
-            self.norm2 = nn.LayerNorm(dim)
-            self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+            self.norm1, self.attn = nn.LayerNorm(dim, eps=1e-6), Attention(dim, heads)
+            self.norm2, self.mlp = nn.LayerNorm(dim, eps=1e-6), Mlp(dim)
 
         def forward(self, x):
-            x = x + self.attention(self.norm1(x))
+            x = x + self.attn(self.norm1(x))
             return x + self.mlp(self.norm2(x))
+
+    class PatchEmbed(nn.Module):
+        def __init__(self, dim):
+            super().__init__()
+            self.proj = nn.Conv2d(3, dim, patch, patch)
+
+        def forward(self, x):
+            return self.proj(x).flatten(2).transpose(1, 2)
 
     class Vit(nn.Module):
         def __init__(self, dim=192, depth=12, heads=3):
             super().__init__()
-            tokens = (image // patch)**2 + 1
-            self.embed = nn.Conv2d(3, dim, patch, patch)
-            self.cls = nn.Parameter(torch.zeros(1, 1, dim))
-            self.positions = nn.Parameter(torch.randn(1, tokens, dim) * 0.02)
+            self.patch_embed = PatchEmbed(dim)
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+            self.pos_embed = nn.Parameter(torch.zeros(1, (image // patch)**2 + 1, dim))
             self.blocks = nn.Sequential(*[VitBlock(dim, heads) for _ in range(depth)])
-            self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, classes)
+            self.norm, self.head = nn.LayerNorm(dim, eps=1e-6), nn.Linear(dim, classes)
 
         def forward(self, x):
-            x = self.embed(x).flatten(2).transpose(1, 2)
-            x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1) + self.positions
+            x = self.patch_embed(x)
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1) + self.pos_embed
             features = self.norm(self.blocks(x)[:, 0])
             return self.head(features), features
+
+    def network():
+        if "vit" in workload:
+            return Vit()
+        if "resnet20" in workload:
+            return CifarResNet(20)
+        import torchvision
+        if "resnet18" in workload:
+            return torchvision.models.resnet18(num_classes=classes)
+        return torchvision.models.mobilenet_v2(num_classes=classes, dropout=0)
 
     def gram(x):
         x = x - x.mean(0, keepdim=True)
@@ -114,21 +167,28 @@ def torch_job(workload, compiled, threads, steps):
         return x @ x.t()
 
     if workload == "aft_loss":
-        return aft_loss(torch.compile(gram) if compiled else gram, steps)
+        return aft_loss(torch.compile(gram) if compiled else gram, steps, initial)
     layout = torch.channels_last
-    images = torch.randn(batch, 3, image, image).contiguous(memory_format=layout)
-    labels = torch.arange(batch) * 7919 % classes
+    from safetensors.torch import load_file
+    given = load_file(initial)
+    images, labels = given["images"].contiguous(memory_format=layout), given["labels"]
     vit = "vit" in workload
-    student = (Vit() if vit else resnet(20)).to(memory_format=layout)
+    student = network()
+    load_initial(student, initial, "student.")
+    student = student.to(memory_format=layout)
     groups = [{"params": list(student.parameters())}]
-    teacher = resnet(56).eval().to(memory_format=layout) if workload.startswith("kd") else None
+    teacher = None
+    if workload.startswith("kd"):
+        teacher = CifarResNet(56).eval()
+        load_initial(teacher, initial, "teacher.")
+        teacher = teacher.to(memory_format=layout)
     forward_alone = workload.endswith("infer")
     if forward_alone:
         student.eval().requires_grad_(False)
         torch._inductor.config.freezing = True
-    stored = torch.randn(batch, TEACHER_WIDTH)
-    scores = torch.zeros(TEACHER_WIDTH, requires_grad=True)
     if workload.startswith("aft"):
+        stored = given["stored"]
+        scores = torch.zeros(stored.shape[1], requires_grad=True)
         groups.append({"params": [scores], "lr": 1e-2, "weight_decay": 0})
     optimizer = torch.optim.SGD(groups, 0.05, 0.9, weight_decay=1e-4)
     if compiled:
@@ -138,7 +198,8 @@ def torch_job(workload, compiled, threads, steps):
     def step():
         if forward_alone:
             with torch.no_grad():
-                return student(images)
+                out = student(images)
+                return F.cross_entropy(out[0] if vit else out, labels).item()
         out = student(images)
         logits = out[0] if vit else out
         loss = F.cross_entropy(logits, labels)
@@ -155,70 +216,86 @@ def torch_job(workload, compiled, threads, steps):
         optimizer.step()
         return loss.item()
 
-    for _ in range(WARM_UP):
-        step()
+    losses = [step() for _ in range(WARM_UP)]
     times, cpu = [], time.process_time()
     for _ in range(steps):
         start = time.perf_counter()
-        step()
+        losses.append(step())
         times.append(time.perf_counter() - start)
     cpu = time.process_time() - cpu
-    print(json.dumps({"images_per_s": batch / statistics.median(times),
+    print(json.dumps({"images_per_s": batch / statistics.median(times), "losses": losses,
                       "per_cpu_s": batch * steps / cpu,
                       "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                       "torch": torch.__version__}))
 
 
-def aft_loss(gram, steps):
+def aft_loss(gram, steps, initial):
     """The AFT loss alone, composed of PyTorch's operations, forward and backward."""
     import torch
     batch = sizes("aft_loss")[0]
-    phi, psi = torch.randn(batch, 192, requires_grad=True), torch.randn(batch, 3200)
+    from safetensors.torch import load_file
+    given = load_file(initial)
+    phi, psi = given["phi"].requires_grad_(), given["psi"]
     s = torch.zeros(3200, requires_grad=True)
-    times, cpu = [], 0.0
+    times, losses, cpu = [], [], 0.0
     for i in range(WARM_UP + 10 * steps):
         phi.grad = s.grad = None
         before, start = time.process_time(), time.perf_counter()
         difference = gram(phi) - gram(psi * s.sigmoid())
         loss = 10 * (difference.square().mean() + 1e-8).sqrt()
         loss.backward()
-        loss.item()
+        losses.append(loss.item())
         if i >= WARM_UP:
             times.append(time.perf_counter() - start)
             cpu += time.process_time() - before
-    print(json.dumps({"images_per_s": batch / statistics.median(times),
+    print(json.dumps({"images_per_s": batch / statistics.median(times), "losses": losses,
                       "per_cpu_s": batch * len(times) / cpu,
                       "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                       "torch": torch.__version__}))
 
 
-def run_torch(workload, compiled, a):
+def run_torch(workload, compiled, a, initial):
     env = {**os.environ, **TUNED}
     if a.threads > 1:
         env["OMP_PROC_BIND"] = "true"
     command = [sys.executable, __file__, "--torch-job", workload, "--threads", str(a.threads),
-               "--steps", str(a.steps)] + (["--compiled"] if compiled else [])
+               "--steps", str(a.steps), "--initial", initial] + (["--compiled"] if compiled else [])
     out = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(out.splitlines()[-1])
 
 
-def run_pupil(workload, a):
+def run_pupil(workload, a, initial=None):
     batch = sizes(workload)[0]
 
     def once(steps):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         out = subprocess.run([a.pupil, "bench", workload, "--json", "--batch", str(batch),
-                              "--steps", str(steps), "--threads", str(a.threads)],
+                              "--steps", str(steps), "--threads", str(a.threads),
+                              *(["--initial", initial] if initial else [])],
                              check=True, stdout=subprocess.PIPE, text=True).stdout
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return json.loads(out)[0], (after.ru_utime + after.ru_stime - before.ru_utime -
                                     before.ru_stime)
 
+    if initial:
+        return once(1)
     result, cpu = once(a.steps)
     _, start_up = once(1)  # start-up, warm-up and one step
-    return {"images_per_s": result["images_per_s"]["median"],
+    return {"images_per_s": result["images_per_s"]["median"], "losses": result["losses"],
             "per_cpu_s": batch * (a.steps - 1) / (cpu - start_up),
             "peak_rss_bytes": result["peak_rss_bytes"]}
+
+
+def difference(workload, results):
+    """What the losses differ in, or nothing."""
+    count = min(3 if "_224_" in workload else 100, *(len(r["losses"]) for r in results.values()))
+    for step, most in ((1, 1e-5), (count, 1e-2)):
+        ours = results["pupil"]["losses"][step - 1]
+        for who, r in results.items():
+            theirs = r["losses"][step - 1]
+            if abs(ours - theirs) > most * abs(theirs):
+                return f"loss of step {step}: pupil {ours:.7g}, {who} {theirs:.7g}"
+    return ""
 
 
 def main():
@@ -230,11 +307,12 @@ def main():
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
+    parser.add_argument("--initial", help=argparse.SUPPRESS)
     parser.add_argument("--torch-job", help=argparse.SUPPRESS)
     parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.torch_job:
-        return torch_job(a.torch_job, a.compiled, a.threads, a.steps)
+        return torch_job(a.torch_job, a.compiled, a.threads, a.steps, a.initial)
     if not a.pupil or a.steps < 2:
         parser.error("give the path of the pupil program, and at least 2 steps")
     unknown = set(a.workloads) - set(WORKLOADS)
@@ -243,18 +321,24 @@ def main():
     keys = ["images_per_s"] + (["per_cpu_s"] if a.threads == 1 else [])
     for workload in a.workloads or WORKLOADS:
         rounds = []
-        for _ in range(a.rounds):
-            rounds.append({"pupil": run_pupil(workload, a), "tuned": run_torch(workload, False, a)})
-            if not a.eager:
-                rounds[-1]["compiled"] = run_torch(workload, True, a)
+        with tempfile.TemporaryDirectory() as folder:
+            initial = os.path.join(folder, "initial.safetensors")
+            run_pupil(workload, a, initial)
+            for _ in range(a.rounds):
+                rounds.append({"pupil": run_pupil(workload, a),
+                               "tuned": run_torch(workload, False, a, initial)})
+                if not a.eager:
+                    rounds[-1]["compiled"] = run_torch(workload, True, a, initial)
+        differs = difference(workload, rounds[0])
         for key in keys:
             median = {who: statistics.median(r[who][key] for r in rounds) for who in rounds[0]}
             ratios = [r["pupil"][key] / max(r[who][key] for who in r if who != "pupil") for r in rounds]
             rss = {who: rounds[0][who]["peak_rss_bytes"] // 2**20 for who in median}
+            ratio = (f"no ratio: {differs}" if differs else
+                     f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})")
             print(f"{workload:28s} {key:12s} " +
                   "  ".join(f"{who} {value:.1f}" for who, value in median.items()) +
-                  f"  ratio {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-                  f"  peak MiB {rss}", flush=True)
+                  f"  {ratio}  peak MiB {rss}", flush=True)
 
 
 if __name__ == "__main__":
