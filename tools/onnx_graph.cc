@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <unordered_map>
 
 #include "../tensor/random.h"
@@ -596,6 +597,9 @@ onnx::Graph graph_of(const Pass& pass, const nn::Store& store) {
   std::string last = writer.value(one.result);
   onnx::Graph& graph = writer.graph;
   graph.nodes.push_back({"Identity", {last}, {pass.output}, {}});
+  std::set<std::string> read;
+  for (const onnx::Node& n : graph.nodes) read.insert(n.inputs.begin(), n.inputs.end());
+  std::erase_if(graph.initializers, [&](auto& t) { return !read.count(t.name); });
   graph.name = pass.name;
   graph.inputs = {port(pass.input, 0)};
   graph.outputs = {port({pass.output}, one.result)};
