@@ -116,6 +116,10 @@ void check_augmentation(const Augmentation& a, const Dataset& set) {
   if (!(a.mixup >= 0 && a.mixup <= 1000) || !(a.cutmix >= 0 && a.cutmix <= 1000))
     fail_input("data: mixup ", a.mixup, " and cutmix ", a.cutmix,
                " must be 0 (off) or above, for example 0.2");
+  if (a.views < 0) fail_input("data: ", a.views, " views of a sample; give 0 or more");
+  if (a.views && (a.mixup > 0 || a.cutmix > 0))
+    fail_input("data: mixup and cutmix mix other samples in every epoch, which repeated views do ",
+               "not; turn them or views off");
   if (a.crop_padding && a.random_resized_crop > 0)
     fail_input("data: choose one of crop padding and random resized crop");
   if (set.values && (a.crop_padding || a.flip || a.random_resized_crop > 0))

@@ -9,12 +9,13 @@ namespace pupil::data {
 // A labelled collection. Images are decoded on demand by `image`, which is safe to call from any
 // thread; float arrays (features, already normalised pixels) are given by `values` instead.
 struct Dataset {
-  std::string spec;  // as given: "cifar10:DIR:train[1000]"
-  std::string hash;  // SHA-256 of the whole data set's samples and labels in order, hex
-  int64_t classes = 0;
+  std::string spec;     // as given: "cifar10:DIR:train[1000]"
+  std::string hash;     // SHA-256 of the whole data set's samples and labels in order, hex
+  int64_t classes = 0;  // 0: nobody said what the samples are
   std::vector<std::string> class_names;  // may be empty
-  std::vector<int64_t> labels;           // one per sample
+  std::vector<int64_t> labels;           // one per sample; 0 where there are no classes
   std::vector<int64_t> rows;             // position of each sample in the whole data set
+  std::vector<std::string> paths;        // of a folder's images, one per sample; else empty
   int64_t whole = 0;                     // samples of the whole data set
   std::function<void(int64_t i, Image&)> image;
   Tensor values;        // f32 (n, features) or (n, c, h, w); empty for images
@@ -30,6 +31,10 @@ struct Dataset {
 //   folder                 one sub-folder of PNG and JPEG files per class, below PATH/SPLIT or
 //   PATH;
 //                          strict: an unreadable file is an error instead of a warning
+//   unlabeled              all PNG and JPEG files below PATH, as *.png, *.jpg or *.jpeg. val: a
+//   tenth
+//                          of them, chosen by the SHA-256 of each file, so that copies of a photo
+//                          are on one side; train: the others; no SPLIT: all
 //   npy                    IMAGES.npy+LABELS.npy, or a folder with SPLIT_images.npy and
 //                          SPLIT_labels.npy; FILE.npy[ROWS.npy] takes those rows of a file
 //   safetensors            a file with the tensors images (or x) and labels, or a folder with
@@ -55,6 +60,9 @@ struct Augmentation {
   bool flip = false;               // left-right with probability 1/2
   double random_resized_crop = 0;  // smallest area share; 0: off. torchvision RandomResizedCrop
   double mixup = 0, cutmix = 0;    // Beta(a, a); 0: off. One choice per batch when both are on
+  // Each sample is seen in so many ways, epoch e shows way e modulo views, so that a teacher's
+  // answers to all of them can be stored; 0: drawn anew in every epoch.
+  int64_t views = 0;
   bool any() const {
     return crop_padding || flip || random_resized_crop > 0 || mixup > 0 || cutmix > 0;
   }
@@ -94,25 +102,30 @@ class Loader {
 };
 
 // One file of stored teacher outputs: a safetensors file with the header as metadata, `rows` f32
-// (samples, views, width), `present`, one bit per (sample, view), and `labels` i64 (samples), -1
-// where there is no row. View 0 is the evaluation transform; other views are for later versions.
-// Samples are those of the whole data set.
+// (samples, 1, width), `present`, one bit per sample, and `labels` i64 (samples), -1 where there is
+// no row. Samples are those of the whole data set.
 struct FeatureHeader {
   std::string teacher, weight_hash, preprocessing, tap, dtype, data_hash;
   int64_t samples = 0, views = 1, width = 0;
+  int64_t view = 0;           // 0: the evaluation transform; v: what epoch v - 1 shows
+  std::string drawn{};        // describe(augmentation, seed) of a view above 0
+  std::string class_names{};  // of logits, one a line; may be empty
 };
-// View 0 of the samples of this data set: rows f32 (set.size(), width). Of the header the data's
-// hash, samples and width are filled in. Throws InputError for a value that is not finite.
+std::string describe(const Augmentation&, uint64_t seed);  // without `views`
+// The samples of this data set: rows f32 (set.size(), width). Of the header the data's hash,
+// samples and width are filled in. Throws InputError for a value that is not finite.
 void write_features(const std::string& path, FeatureHeader, const Tensor& rows, const Dataset& set);
 class FeatureFile {  // memory-mapped, read-only
  public:
   explicit FeatureFile(const std::string& path);
   const FeatureHeader& header() const;
   // Throws InputError unless there is a row for every sample of this data set, in its order, and
-  // the run uses no augmentation; the message shows both values.
-  void require(const Dataset&, bool augmented) const;
-  // View 0 of these rows of the whole data set: i64 (n) -> f32 (n, width). Throws InputError for a
-  // row that is absent or not finite.
+  // they are of images that a run with this augmentation and seed sees (any such run evaluates view
+  // 0); the message shows both values.
+  void require(const Dataset&, const Augmentation& = {}, uint64_t seed = 0) const;
+  bool has(int64_t row) const;  // of the whole data set
+  // These rows of the whole data set: i64 (n) -> f32 (n, width). Throws InputError for a row that
+  // is absent or not finite.
   Tensor gather(const Tensor& index) const;
   const std::string& path() const;
   // Labels, rows, hash and classes of the samples that have a row; no values. Throws InputError for

@@ -11,8 +11,9 @@
 namespace pupil::data {
 namespace {
 
-const std::vector<std::string> kKinds = {"mnist",  "fashion_mnist", "cifar10",     "cifar100",
-                                         "folder", "npy",           "safetensors", "features"};
+const std::vector<std::string> kKinds = {"mnist",    "fashion_mnist", "cifar10",
+                                         "cifar100", "folder",        "unlabeled",
+                                         "npy",      "safetensors",   "features"};
 
 std::string kinds() {
   std::string text;
@@ -50,31 +51,6 @@ void shuffle(std::vector<T>& list, const RngKey& key) {
     uint64_t j = uint64_t(random_bits(key, int64_t(i))) * i >> 32;
     std::swap(list[i - 1], list[j]);
   }
-}
-
-Dataset select(const Dataset& whole, const std::vector<int64_t>& chosen) {
-  Dataset part = whole;
-  part.labels.clear();
-  part.rows.clear();
-  for (int64_t i : chosen) {
-    part.labels.push_back(whole.labels[size_t(i)]);
-    part.rows.push_back(whole.rows[size_t(i)]);
-  }
-  if (whole.image)
-    part.image = [image = whole.image, chosen](int64_t i, Image& out) {
-      image(chosen[size_t(i)], out);
-    };
-  if (whole.values) {
-    Shape shape = whole.values.shape();
-    int64_t width = whole.values.numel() / shape[0];
-    shape[0] = int64_t(chosen.size());
-    ModelScope keep;
-    part.values = empty(shape);
-    for (size_t i = 0; i < chosen.size(); i++)
-      std::copy_n(whole.values.data<float>() + chosen[i] * width, width,
-                  part.values.data<float>() + int64_t(i) * width);
-  }
-  return part;
 }
 
 // The samples of each class in an order that only the class, its members and the seed decide, then
@@ -115,6 +91,33 @@ void check_count(const Dataset& whole, int64_t n) {
 
 }  // namespace
 
+Dataset select(const Dataset& whole, const std::vector<int64_t>& chosen) {
+  Dataset part = whole;
+  part.labels.clear();
+  part.rows.clear();
+  part.paths.clear();
+  for (int64_t i : chosen) {
+    part.labels.push_back(whole.labels[size_t(i)]);
+    part.rows.push_back(whole.rows[size_t(i)]);
+    if (!whole.paths.empty()) part.paths.push_back(whole.paths[size_t(i)]);
+  }
+  if (whole.image)
+    part.image = [image = whole.image, chosen](int64_t i, Image& out) {
+      image(chosen[size_t(i)], out);
+    };
+  if (whole.values) {
+    Shape shape = whole.values.shape();
+    int64_t width = whole.values.numel() / shape[0];
+    shape[0] = int64_t(chosen.size());
+    ModelScope keep;
+    part.values = empty(shape);
+    for (size_t i = 0; i < chosen.size(); i++)
+      std::copy_n(whole.values.data<float>() + chosen[i] * width, width,
+                  part.values.data<float>() + int64_t(i) * width);
+  }
+  return part;
+}
+
 void say_once(const std::string& line) {
   static std::set<std::string> said;
   if (said.insert(line).second) fprintf(stderr, "%s\n", line.c_str());
@@ -154,7 +157,7 @@ std::pair<std::string, std::string> train_and_test(const std::string& text) {
   Spec spec = parse_spec(text);
   std::error_code error;
   bool is_file = fs::is_regular_file(spec.path, error) || spec.kind == "features" ||
-                 spec.path.find(".npy") != std::string::npos;
+                 spec.kind == "unlabeled" || spec.path.find(".npy") != std::string::npos;
   bool one_folder = spec.kind == "folder" && fs::is_directory(spec.path, error) &&
                     !fs::is_directory(fs::path(spec.path) / "test", error);
   if (is_file || one_folder || !spec.split.empty() || spec.count >= 0) return {text, ""};
@@ -170,6 +173,8 @@ Dataset open_dataset(const std::string& text, bool strict, uint64_t seed) {
     set = open_cifar(spec);
   else if (spec.kind == "folder")
     set = open_folder(spec, strict);
+  else if (spec.kind == "unlabeled")
+    set = open_unlabeled(spec, strict);
   else if (spec.kind == "npy" || spec.kind == "safetensors")
     set = open_arrays(spec);
   else

@@ -70,7 +70,15 @@ void write_features(const std::string& path, FeatureHeader header, const Tensor&
                     {"samples", std::to_string(header.samples)},
                     {"classes", std::to_string(set.classes)},
                     {"views", std::to_string(header.views)},
+                    {"view", std::to_string(header.view)},
+                    {"drawn", header.drawn},
+                    {"class_names", header.class_names},
                     {"width", std::to_string(header.width)}});
+}
+
+std::string describe(const Augmentation& a, uint64_t seed) {
+  return concat("crop_padding ", a.crop_padding, ", flip ", a.flip, ", random_resized_crop ",
+                a.random_resized_crop, ", mixup ", a.mixup, ", cutmix ", a.cutmix, ", seed ", seed);
 }
 
 struct FeatureFile::State {
@@ -101,6 +109,10 @@ FeatureFile::FeatureFile(const std::string& path) : state_(std::make_shared<Stat
   h.samples = number(metadata, "samples", path);
   h.views = number(metadata, "views", path);
   h.width = number(metadata, "width", path);
+  // Files of older versions have no key `view`; that of view 0 is 0, which is not positive.
+  if (!text("view").empty() && text("view") != "0") h.view = number(metadata, "view", path);
+  h.drawn = text("drawn");
+  h.class_names = text("class_names");
   const TensorInfo *rows = nullptr, *present = nullptr;
   for (const TensorInfo& t : s.file->list()) {
     if (t.name == "rows") rows = &t;
@@ -119,7 +131,7 @@ FeatureFile::FeatureFile(const std::string& path) : state_(std::make_shared<Stat
 const FeatureHeader& FeatureFile::header() const { return state_->header; }
 const std::string& FeatureFile::path() const { return state_->file->path(); }
 
-void FeatureFile::require(const Dataset& set, bool augmented) const {
+void FeatureFile::require(const Dataset& set, const Augmentation& augment, uint64_t seed) const {
   const FeatureHeader& h = state_->header;
   auto refuse = [&](const auto&... why) {
     fail_input("features: ", printable(path()), why..., "; write them again with pupil features ",
@@ -131,11 +143,20 @@ void FeatureFile::require(const Dataset& set, bool augmented) const {
   for (int64_t row : set.rows)
     if (!state_->has(row))
       refuse(" have no row for sample ", row, " of ", set.spec, ": they were computed for a part");
-  if (augmented)
+  if (h.view) {
+    std::string drawn = describe(augment, seed);
+    if (!augment.any() || !augment.views || h.drawn != drawn)
+      fail_input("features: ", printable(path()), " hold view ", h.view, " of \"",
+                 printable(h.drawn), "\", which this run, \"", drawn, "\" with ", augment.views,
+                 " views, does not show");
+  } else if (augment.any() && !augment.views) {
     fail_input("features: ", printable(path()), " hold view 0, images without augmentation, but ",
                "this run augments; leave [augment] out, or give the [[teacher]] model and weights ",
                "instead of features: a live one sees what the student sees");
+  }
 }
+
+bool FeatureFile::has(int64_t row) const { return state_->has(row); }
 
 Tensor FeatureFile::gather(const Tensor& index) const {
   const State& s = *state_;
@@ -193,7 +214,7 @@ Dataset open_features(const Spec& spec) {
     FeatureFile file(name);
     if (parts.empty()) set = file.samples();
     set.spec = spec.text;
-    file.require(set, false);
+    file.require(set);
     parts.push_back(file.gather(from(std::span<const int64_t>(set.rows), {set.size()})));
     set.made_by += concat(set.made_by.empty() ? "" : " + ", file.header().tap, " of ",
                           file.header().weight_hash);

@@ -25,6 +25,9 @@ struct Region {  // of an image, in pixels from its upper left corner; parts of 
 // more than 2^27 pixels, or more than the file's bytes can hold, before memory is taken for them.
 Image decode_image(std::span<const uint8_t> file, const std::string& path, bool upright = false);
 
+// A JPEG file of 1 or 3 channels, quality 1 ... 100, as a page or a viewer shows it.
+std::string encode_jpeg(const Image&, int quality);
+
 // --- size and place ---
 
 // Pillow's resize of `region` (default: everything); pixels beside the region count as neighbours.

@@ -156,8 +156,9 @@ struct Loader::State {
       }
       set.image(i, scratch.decoded);
       const Image* source = &scratch.decoded;
-      View view =
-          draw_view(options.augment, options.seed, epoch, row, source->height, source->width);
+      View view = draw_view(options.augment, options.seed,
+                            options.augment.views ? epoch % options.augment.views : epoch, row,
+                            source->height, source->width);
       if (options.augment.crop_padding) {
         crop(*source, {view.shift_y, view.shift_x, source->height, source->width}, {0},
              scratch.cropped);

@@ -15,6 +15,7 @@ Spec parse_spec(const std::string& text);
 Dataset open_idx(const Spec&);                  // mnist, fashion_mnist
 Dataset open_cifar(const Spec&);                // cifar10, cifar100
 Dataset open_folder(const Spec&, bool strict);  // folder
+Dataset open_unlabeled(const Spec&, bool strict);
 Dataset open_arrays(const Spec&);               // npy, safetensors
 Dataset open_features(const Spec&);             // features
 
@@ -42,6 +43,7 @@ struct PixelArray {
 Dataset from_pixels(PixelArray, std::vector<int64_t> labels, int64_t classes,
                     const std::string& label_file);
 
+Dataset select(const Dataset& whole, const std::vector<int64_t>& chosen);
 void number_rows(Dataset&);  // rows and whole of a data set that is whole
 
 // What `hash` is computed from: the geometry, the sample bytes in order, then the labels.

@@ -133,6 +133,10 @@ Model build(const std::string& name, const nn::Scope& scope, const Options& opti
              " (`pupil models` lists all)");
 }
 
+// What people call them, and the name in their library.
+constexpr std::pair<const char*, const char*> kShortNames[] = {
+    {"mobilenetv3_small", "mobilenetv3_small_100"}, {"mobilenetv3_large", "mobilenetv3_large_100"}};
+
 constexpr std::pair<const char*, Filter> kFilters[] = {
     {"nearest", Filter::nearest}, {"box", Filter::box},         {"bilinear", Filter::bilinear},
     {"hamming", Filter::hamming}, {"bicubic", Filter::bicubic}, {"lanczos", Filter::lanczos}};
@@ -145,7 +149,10 @@ std::optional<Filter> filter_named(std::string_view name) {
   return std::nullopt;
 }
 
-Model make_model(const std::string& name, const nn::Scope& scope, const Options& options) {
+Model make_model(const std::string& given, const nn::Scope& scope, const Options& options) {
+  std::string name = given;
+  for (auto& [shorter, full] : kShortNames)
+    if (given == shorter) name = full;
   std::vector<std::string> names = networks_of(name);
   Model model =
       names.size() > 1 ? make_side_by_side(names, scope, options) : build(name, scope, options);

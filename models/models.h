@@ -53,7 +53,8 @@ struct Options {
 };
 
 // name: "resnet20_cifar", "resnet8x4_kd", "vit_tiny_patch16_224", or a ViT spelled out,
-// "vit(dim=192,depth=12,heads=3,patch=4,image=32)", or several joined by + (side_by_side.cc). An
+// "vit(dim=192,depth=12,heads=3,patch=4,image=32)", or several joined by + (side_by_side.cc).
+// "mobilenetv3_small" is short for "mobilenetv3_small_100", which then is the model's name. An
 // unknown name throws InputError with the nearest.
 Model make_model(const std::string& name, const nn::Scope&, const Options& = {});
 

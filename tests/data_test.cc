@@ -401,6 +401,53 @@ TEST(Folder, EmptyOnesAreRefused) {
   expect_refused([&] { open_dataset("folder:" + (folder / "none")); }, {"no folder"});
 }
 
+TEST(Unlabeled, HoldsATenthBackByTheBytesOfTheFiles) {
+  TemporaryFolder folder;
+  fs::create_directories(folder / "in/side");
+  for (int i = 0; i < 30; i++)
+    write_bytes(folder / concat(i % 2 ? "in/side/" : "", i, i % 3 ? ".png" : ".PNG"),
+                png(noise_image(4, 5, 3, uint64_t(i))));
+  write_bytes(folder / "notes.txt", {'h', 'i'});
+  std::string spec = "unlabeled:" + folder.path();
+  testing::internal::CaptureStderr();
+  Dataset all = open_dataset(spec);
+  std::string said = testing::internal::GetCapturedStderr();
+  EXPECT_NE(said.find("1 files that are not called"), std::string::npos) << said;
+  EXPECT_EQ(all.size(), 30);
+  EXPECT_EQ(all.classes, 0);
+  Dataset train = open_dataset(spec + ":train"), held_out = open_dataset(spec + ":val");
+  EXPECT_EQ(train.size(), 27);
+  EXPECT_EQ(held_out.size(), 3);
+  EXPECT_EQ(train.hash, all.hash);
+  std::vector<int64_t> rows = train.rows;
+  rows.insert(rows.end(), held_out.rows.begin(), held_out.rows.end());
+  std::sort(rows.begin(), rows.end());
+  EXPECT_EQ(rows, all.rows);
+  for (int64_t i = 0; i < 3; i++) {
+    int64_t row = held_out.rows[size_t(i)];
+    EXPECT_EQ(held_out.paths[size_t(i)], all.paths[size_t(row)]);
+    EXPECT_EQ(pixels_of(held_out, i), pixels_of(all, row));
+  }
+
+  // Copies of a held-out photo under other names are held out, too.
+  for (int k = 0; k < 4; k++) fs::copy_file(held_out.paths[2], folder / concat("copy", k, ".png"));
+  held_out = open_dataset(spec + ":val");
+  int copies = 0;
+  for (const std::string& path : held_out.paths) copies += path.find("copy") != path.npos;
+  EXPECT_EQ(copies, 4);
+  EXPECT_NE(held_out.hash, all.hash);
+
+  write_bytes(folder / "0.PNG", {0xff, 0xd8, 0xff, 0xe0});  // no longer a whole image
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(open_dataset(spec).size(), 33);
+  said = testing::internal::GetCapturedStderr();
+  EXPECT_NE(said.find("0.PNG"), std::string::npos) << said;
+  expect_refused([&] { open_dataset(spec + ":test"); }, {"train and val"});
+  expect_refused([&] { open_dataset(spec + "/in/none"); }, {"no folder"});
+  fs::create_directories(folder / "empty");
+  expect_refused([&] { open_dataset(spec + "/empty"); }, {"no PNG or JPEG"});
+}
+
 TEST(Arrays, ImagesAndVectors) {
   TemporaryFolder folder;
   Tensor images = zeros({6, 4, 5, 3}, DType::u8);

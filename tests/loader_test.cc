@@ -166,6 +166,36 @@ TEST(Loader, AugmentationBelongsToTheRow) {
     }
 }
 
+// With `views` 3, epochs 1 and 4 show the same crops, in another order.
+TEST(Loader, RepeatsItsViews) {
+  Dataset set = noise_set(12, 8, 3);
+  LoaderOptions options;
+  options.batch = 12;
+  options.shuffle = true;
+  options.augment.random_resized_crop = 0.3;
+  options.augment.flip = true;
+  auto pixels = [&](int64_t epoch) {
+    Loader loader(set, {plain(8)}, options);
+    loader.start(epoch);
+    Batch batch;
+    loader.next(batch);
+    std::vector<std::vector<float>> all(12);
+    for (int64_t k = 0; k < 12; k++) {
+      const float* x = batch.x[0].data<float>() + k * 192;
+      all[size_t(batch.index.data<int64_t>()[k])].assign(x, x + 192);
+    }
+    return all;
+  };
+  auto fourth = pixels(4), first = pixels(1);
+  EXPECT_NE(first, fourth);
+  options.augment.views = 3;
+  EXPECT_EQ(pixels(4), first);
+  EXPECT_EQ(pixels(1), first);
+  EXPECT_NE(pixels(2), first);
+  options.augment.mixup = 0.2;
+  expect_refused([&] { Loader(set, {plain(8)}, options); }, {"mixup", "views"});
+}
+
 TEST(Loader, PixelsAreNormalisedAfterPadding) {
   Dataset set = noise_set(20, 5, 1);
   LoaderOptions options;
@@ -387,18 +417,33 @@ TEST(Features, RowsComeBackBySample) {
   EXPECT_EQ(file.header().tap, "logits");
   EXPECT_EQ(file.header().samples, 20);
   EXPECT_EQ(file.header().width, 3);
-  file.require(part, false);
+  file.require(part);
   std::vector<int64_t> wanted{part.rows[8], part.rows[0], part.rows[3], part.rows[8]};
   Tensor got = file.gather(from(std::span<const int64_t>(wanted), {4}));
   for (int64_t k = 0; k < 4; k++)
     for (int64_t j = 0; j < 3; j++)
       EXPECT_EQ(got.data<float>()[k * 3 + j], float(wanted[size_t(k)] * 10 + j));
 
-  expect_refused([&] { file.require(part, true); }, {path, "augments"});
-  expect_refused([&] { file.require(whole, false); }, {path, "no row for sample"});
+  expect_refused([&] { file.require(part, {.flip = true}); }, {path, "augments"});
+  expect_refused([&] { file.require(whole); }, {path, "no row for sample"});
   Dataset other = part;
   other.hash = std::string(64, 'b');
-  expect_refused([&] { file.require(other, false); }, {path, part.hash, other.hash});
+  expect_refused([&] { file.require(other); }, {path, part.hash, other.hash});
+  // A view is of one augmentation and seed, and for runs that repeat their views.
+  header.view = 2;
+  header.drawn = describe({.flip = true}, 7);
+  write_features(folder / "view", header, rows, part);
+  FeatureFile view(folder / "view");
+  EXPECT_EQ(view.header().view, 2);
+  view.require(part, {.flip = true, .views = 3}, 7);
+  file.require(part, {.flip = true, .views = 3}, 7);
+  for (auto [augment, seed] : {std::pair{Augmentation{.flip = true, .views = 3}, 8},
+                               {{.crop_padding = 1, .flip = true, .views = 3}, 7},
+                               {{.flip = true}, 7},
+                               {{}, 7}})
+    expect_refused([&] { view.require(part, augment, uint64_t(seed)); },
+                   {"view 2", "does not show"});
+  header.view = 0;
   std::vector<int64_t> absent;
   for (int64_t row = 0; row < 20; row++)
     if (!std::binary_search(part.rows.begin(), part.rows.end(), row)) absent.push_back(row);
@@ -434,7 +479,7 @@ TEST(Features, AreADataSet) {
     EXPECT_EQ(set.values.data<float>()[k * 5 + 2], float(k * 3 + 2));
     EXPECT_EQ(set.values.data<float>()[k * 5 + 4], float(100 + 2 * part.rows[size_t(k)] + 1));
   }
-  FeatureFile(of_whole).require(set, false);  // a teacher's rows of the same samples fit
+  FeatureFile(of_whole).require(set);  // a teacher's rows of the same samples fit
   EXPECT_EQ(open_dataset("features:" + of_whole + ":[:5]").rows,
             (std::vector<int64_t>{0, 1, 2, 3, 4}));
 

@@ -102,6 +102,9 @@ void train_fields(V& v, C& c) {
   v("label_smoothing", c.label_smoothing, "of the cross-entropy", Range{0, 0.999});
   v("ce_weight", c.ce_weight, "factor of the cross-entropy beside the methods", Range{0});
   v("seed", c.seed, "of weights, order, augmentation, dropout", Range{0});
+  v("patience", c.patience,
+    "stop after so many epochs that are not the best on validation samples; 0: never",
+    Range{0, 1e6});
   v("checkpoint_every", c.checkpoint_every, "steps; 0: every epoch", Range{0});
 }
 
@@ -113,6 +116,8 @@ void augment_fields(V& v, C& c) {
     Range{0, 1});
   v("mixup", c.mixup, "a of Beta(a, a); 0: off", Range{0});
   v("cutmix", c.cutmix, "a of Beta(a, a); 0: off", Range{0});
+  v("views", c.views, "every so many epochs show each image the same way again; 0: never",
+    Range{0, 1e6});
 }
 
 // A method's keys besides name and weight are the options that it declares.
@@ -206,6 +211,9 @@ void check(const Config& c, const std::string& file) {
   for (const TeacherConfig& t : c.teachers)
     if (!t.test_features.empty() && (t.features.empty() || c.data.test.empty()))
       fail_input(file, ": teacher ", t.name, ": test_features go with features and data.test");
+  if (c.train.patience && c.data.validation.empty() && c.data.validation_share == 0)
+    fail_input(file, ": train.patience waits for a better epoch on validation samples; give ",
+               "data.validation or data.validation_share");
   for (const methods::Choice& m : c.methods)
     if (methods::find_method(m.method).needs_teacher && c.teachers.empty())
       fail_input(file, ": method ", m.method, " needs a teacher: add a [[teacher]] section");

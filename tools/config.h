@@ -53,7 +53,7 @@ struct TrainConfig {
   double clip_norm = 0, label_smoothing = 0, ema_decay = 0;
   bool ema_warmup = false;
   std::optional<double> ce_weight;
-  int64_t seed = 0, checkpoint_every = 0;
+  int64_t seed = 0, patience = 0, checkpoint_every = 0;
 };
 
 struct Config {

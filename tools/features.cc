@@ -148,16 +148,43 @@ void features(const FeaturesArguments& a) {
   require_input(teacher.model, set);
   // Claims the output before the work: an unwritable folder is known at once, not after an hour.
   { data::FileWriter probe(a.out); }
-  data::FeatureHeader header;
-  header.teacher = teacher.model.name;
-  header.weight_hash = teacher.weights_hash;
-  header.preprocessing = models::describe(teacher.model.input);
-  header.tap = a.tap;
+  FeaturePass pass;
+  pass.tap = a.tap;
+  pass.out = a.out;
+  pass.header.teacher = teacher.model.name;
+  pass.header.weight_hash = teacher.weights_hash;
+  pass.header.preprocessing = models::describe(teacher.model.input);
+  pass.loader.batch = a.batch;
+  pass.loader.workers = a.workers;
+  auto begin = Clock::now();
+  bool shown = false, terminal = ::isatty(STDERR_FILENO);
+  pass.progress = [&](int64_t done, int64_t left) {
+    double seconds = since(begin);
+    if (!terminal || seconds < 1) return;
+    shown = true;
+    std::fprintf(stderr, "\r%lld of %lld samples  %.0f/s  left %.0f s   ",
+                 (long long)(set.size() - left), (long long)set.size(), double(done) / seconds,
+                 seconds * double(left) / double(done));
+  };
+  pass.goes_on = [&](int64_t done) {
+    std::printf("goes on behind sample %lld of %lld\n", (long long)done, (long long)set.size());
+  };
+  store_features(teacher.model, set, pass);
+  if (shown) std::fprintf(stderr, "\n");
+  std::printf("%s: %s of %s for %lld of %lld samples of %s, %lld values each, %.1f s\n",
+              a.out.c_str(), a.tap.c_str(), teacher.model.name.c_str(), (long long)set.size(),
+              (long long)set.whole, set.spec.c_str(),
+              (long long)data::FeatureFile(a.out).header().width, since(begin));
+}
 
-  data::LoaderOptions options;
-  options.batch = std::min(a.batch, set.size());
-  options.workers = a.workers;
-  data::Loader loader(set, {teacher.model.input}, options);
+}  // namespace
+
+bool store_features(const models::Model& model, const data::Dataset& set, FeaturePass pass) {
+  data::FeatureHeader& header = pass.header;
+  header.tap = pass.tap;
+  data::LoaderOptions& options = pass.loader;
+  options.batch = std::min(options.batch, set.size());
+  data::Loader loader(set, {model.input}, options);
   data::Sha256 order;
   order.add(set.rows.data(), set.rows.size() * sizeof(int64_t));
   nlohmann::json what{{"format", "pupil-partial-features-1"},
@@ -165,30 +192,32 @@ void features(const FeaturesArguments& a) {
                       {"weights", header.weight_hash},
                       {"input", header.preprocessing},
                       {"tap", header.tap},
+                      {"view", header.view},
+                      {"drawn", header.drawn},
+                      {"classes", header.class_names},
                       {"data", set.hash},
                       {"order", order.hex()},
                       {"batch", options.batch}};
-  PartialRows partial(a.out, what.dump());
+  PartialRows partial(pass.out, what.dump());
   Tensor rows;
-  int64_t done = 0;
-  if (int64_t batches = std::min(partial.rows(), set.size()) / options.batch) {
-    done = batches * options.batch;
+  int64_t batches = std::min(partial.rows(), set.size()) / options.batch;
+  int64_t done = batches * options.batch;
+  if (done) {
+    ModelScope keep;
     rows = empty({set.size(), partial.width()});
     partial.keep(done, rows.data<float>());
-    loader.start(0, batches);
-    std::printf("goes on behind sample %lld of %lld\n", (long long)done, (long long)set.size());
+    if (pass.goes_on) pass.goes_on(done);
   }
+  loader.start(std::max<int64_t>(header.view - 1, 0), batches);
   NoGrad no_grad;
-  auto begin = Clock::now();
-  bool terminal = ::isatty(STDERR_FILENO);
   const int64_t before = done;
   for (data::Batch batch; loader.next(batch);) {
     StepScope step;
-    nn::Taps taps({a.tap});
+    nn::Taps taps({pass.tap});
     nn::Call call;
     call.taps = &taps;
-    models::Output out = teacher.model.forward(batch.x[0], call);
-    Tensor values = tap_of(out, taps, a.tap).to(Device{}).to(DType::f32).contiguous();
+    models::Output out = model.forward(batch.x[0], call);
+    Tensor values = tap_of(out, taps, pass.tap).to(Device{}).to(DType::f32).contiguous();
     int64_t n = values.dim(0), width = values.numel() / n;
     if (!rows) {
       ModelScope keep;
@@ -197,21 +226,13 @@ void features(const FeaturesArguments& a) {
     std::copy_n(values.data<float>(), n * width, rows.data<float>() + done * width);
     partial.append(values.data<float>(), n, width);
     done += n;
-    double seconds = since(begin);
-    if (terminal && seconds > 1)
-      std::fprintf(stderr, "\r%lld of %lld samples  %.0f/s  left %.0f s   ", (long long)done,
-                   (long long)set.size(), double(done - before) / seconds,
-                   seconds * double(set.size() - done) / double(done - before));
+    if (pass.progress) pass.progress(done - before, set.size() - done);
+    if (done < set.size() && pass.stop && pass.stop()) return false;
   }
-  if (terminal && since(begin) > 1) std::fprintf(stderr, "\n");
-  data::write_features(a.out, header, rows, set);
+  data::write_features(pass.out, header, rows, set);
   partial.remove();
-  std::printf("%s: %s of %s for %lld of %lld samples of %s, %lld values each, %.1f s\n",
-              a.out.c_str(), a.tap.c_str(), teacher.model.name.c_str(), (long long)done,
-              (long long)set.whole, set.spec.c_str(), (long long)rows.dim(1), since(begin));
+  return true;
 }
-
-}  // namespace
 
 void add_features_command(CLI::App& app) {
   CLI::App* command =

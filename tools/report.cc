@@ -231,27 +231,6 @@ Json as_json(const std::vector<Group>& groups) {
   return list;
 }
 
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (char c : text) switch (c) {
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '&':
-        out += "&amp;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += c;
-    }
-  return out;
-}
-
 std::string colour(size_t group) {  // well apart around the colour circle
   return fmt::format("hsl({:.0f},65%,42%)", std::fmod(210 + 137.508 * double(group), 360.0));
 }
@@ -289,7 +268,7 @@ std::string chart(const std::string& title, const std::vector<Group>& groups,
   auto y = [&](double v) { return top + height * (high - v) / (high - low); };
   std::string svg = fmt::format(
       "<h2>{}</h2>\n<svg viewBox=\"0 0 700 340\" width=\"700\" height=\"340\" role=\"img\">\n",
-      escaped(title));
+      html_escaped(title));
   for (double i = std::round(low / y_step); i <= std::round(high / y_step); i++)
     svg += fmt::format(
         "<line x1=\"{0:.1f}\" x2=\"{1:.1f}\" y1=\"{2:.1f}\" y2=\"{2:.1f}\" class=\"grid\"/>"
@@ -309,7 +288,7 @@ std::string chart(const std::string& title, const std::vector<Group>& groups,
                                 x(double(e.number)), y(*v), colour(i));
         }
       svg += fmt::format("<polyline points=\"{}\" stroke=\"{}\"><title>{}</title></polyline>{}\n",
-                         points, colour(i), escaped(run->folder), marks);
+                         points, colour(i), html_escaped(run->folder), marks);
     }
   return svg + "</svg>\n";
 }
@@ -328,7 +307,7 @@ std::string html(const std::vector<Group>& groups) {
     for (size_t c = 0; c < table[r].size(); c++) {
       std::string mark =
           r && !c ? fmt::format("<span style=\"color:{}\">&#9632;</span> ", colour(r - 1)) : "";
-      page += fmt::format("<{0}>{1}{2}</{0}>", r ? "td" : "th", mark, escaped(table[r][c]));
+      page += fmt::format("<{0}>{1}{2}</{0}>", r ? "td" : "th", mark, html_escaped(table[r][c]));
     }
     page += "</tr>\n";
   }
@@ -345,7 +324,7 @@ std::string html(const std::vector<Group>& groups) {
   for (const auto& row : kept) {
     page += "<tr>";
     for (const std::string& cell : row)
-      page += fmt::format("<{0}>{1}</{0}>", &row == &kept[0] ? "th" : "td", escaped(cell));
+      page += fmt::format("<{0}>{1}</{0}>", &row == &kept[0] ? "th" : "td", html_escaped(cell));
     page += "</tr>\n";
   }
   if (!kept.empty())
@@ -356,11 +335,11 @@ std::string html(const std::vector<Group>& groups) {
         "right, dark where the weight is large.</p>\n";
   for (const Group& g : groups)
     for (const KeptFeatures& of : kept_features(g.runs[0]->folder))
-      page += fmt::format("<h3>{}: {}</h3>\n{}", escaped(g.runs[0]->folder), escaped(of.teacher),
-                          kept_picture(of));
+      page += fmt::format("<h3>{}: {}</h3>\n{}", html_escaped(g.runs[0]->folder),
+                          html_escaped(of.teacher), kept_picture(of));
   for (const Group& g : groups)
     page += fmt::format("<details><summary>{}: configuration</summary><pre>{}</pre></details>\n",
-                        escaped(g.name()), escaped(to_toml(g.runs[0]->config, false)));
+                        html_escaped(g.name()), html_escaped(to_toml(g.runs[0]->config, false)));
   return page + "</html>\n";
 }
 

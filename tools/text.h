@@ -1,6 +1,7 @@
 // Small pieces of what the commands print.
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <iomanip>
 #include <sstream>
 #include <string>
@@ -45,11 +46,34 @@ inline std::string percent(double share) {  // 0.9133 -> "91.33 %"
   return out.str();
 }
 
+inline std::string duration(double seconds) {
+  int64_t s = std::llround(seconds);
+  if (s < 100) return concat(s, " s");
+  if (s < 6000) return concat(s / 60, " min ", s % 60, " s");
+  return concat(s / 3600, " h ", s / 60 % 60, " min");
+}
+
 inline std::string csv_field(const std::string& text) {  // RFC 4180
   if (text.find_first_of(",\"\n") == std::string::npos) return text;
   std::string out = "\"";
   for (char c : text) out += c == '"' ? "\"\"" : std::string(1, c);
   return out + "\"";
+}
+
+inline std::string html_escaped(const std::string& text) {
+  std::string out;
+  for (char c : text) {
+    const char* special = c == '<'   ? "&lt;"
+                          : c == '>' ? "&gt;"
+                          : c == '&' ? "&amp;"
+                          : c == '"' ? "&quot;"
+                                     : nullptr;
+    if (special)
+      out += special;
+    else
+      out += c;
+  }
+  return out;
 }
 
 inline std::string counted(int64_t n, const std::string& what) {  // "1 case", "2 cases"

@@ -22,8 +22,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 double now() {
-  using namespace std::chrono;
-  return duration<double>(steady_clock::now().time_since_epoch()).count();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 std::string fixed(double value, int digits) {
@@ -32,12 +31,7 @@ std::string fixed(double value, int digits) {
   return text;
 }
 
-std::string duration(double seconds) {
-  int64_t s = std::llround(seconds);
-  if (s < 100) return concat(s, " s");
-  if (s < 6000) return concat(s / 60, " min ", s % 60, " s");
-  return concat(s / 3600, " h ", s / 60 % 60, " min");
-}
+struct OutOfTime {};
 
 // One run from its first or its last checkpoint to the end.
 class Run {
@@ -47,6 +41,7 @@ class Run {
         trainer_(trainer),
         folder_(folder),
         trace_(options.trace),
+        time_is_over_(options.time_is_over),
         terminal_(::isatty(STDOUT_FILENO)) {
     if (!trace_.empty() && *trace_.rbegin() > trainer.total_steps())
       fail_input("--trace ", *trace_.rbegin(), ": the run has ", trainer.total_steps(), " steps");
@@ -82,7 +77,7 @@ class Run {
       shown = now();
       say(state);
     });
-    while (!(p.step == trainer_.total_steps() && p.batch == 0)) one_epoch();
+    while (!(p.step == trainer_.total_steps() && p.batch == 0) && !gave_up()) one_epoch();
     finish();
   }
 
@@ -94,6 +89,12 @@ class Run {
                              " --resume"));
   }
 
+  void end_of_time() {
+    save();
+    if (!trainer_.position().best_epoch) trainer_.save_student(folder_.file("last.safetensors"));
+    say(concat("the time is over: stopped in step ", trainer_.position().step, " and saved"));
+  }
+
   std::string last_checkpoint() const {
     if (!saved()) return "no checkpoint was written yet";
     return concat(folder_.file(kCheckpoint), " of step ", saved_step_, " is intact");
@@ -102,6 +103,11 @@ class Run {
  private:
   static constexpr const char* kCheckpoint = "checkpoint.safetensors";
   static constexpr const char* kMetrics = "metrics.jsonl";
+
+  bool gave_up() const {
+    const Position& p = trainer_.position();
+    return config_.train.patience && p.epoch - p.best_epoch >= config_.train.patience;
+  }
 
   void introduce() {
     const Position& p = trainer_.position();
@@ -128,6 +134,7 @@ class Run {
                         : "");
       if (very_first) report_without_gradient();
       if (interrupted()) throw Interrupted("stopped");
+      if (time_is_over_ && time_is_over_()) throw OutOfTime();
       if (every && p.step % every == 0) save();
       show();
     }
@@ -188,7 +195,11 @@ class Run {
     p.metrics_bytes = folder_.size(kMetrics);
     p.finished = true;
     save();
-    say(concat(result, result.empty() ? "" : "; ", "finished, results in ", folder_.path()));
+    std::string why;
+    if (p.step < trainer_.total_steps())
+      why = concat(" after epoch ", p.epoch, ", since none was better than epoch ", p.best_epoch);
+    say(concat(result, result.empty() ? "" : "; ", "finished", why, ", results in ",
+               folder_.path()));
   }
 
   void save() {
@@ -267,6 +278,7 @@ class Run {
   Trainer& trainer_;
   RunFolder& folder_;
   std::set<int64_t> trace_;
+  std::function<bool()> time_is_over_;
   bool terminal_;
   int64_t saved_step_ = -1, first_sample_ = 0;  // first_sample_: of this epoch in this process
   double epoch_start_ = 0, last_shown_ = 0;
@@ -335,7 +347,7 @@ void use_threads(RunOptions& options) {
   use_threads(options.threads);
 }
 
-void run(const Config& config, RunOptions options) {
+bool run(const Config& config, RunOptions options) {
   use_threads(options);
   Trainer trainer(config);
   RunFolder folder(options.folder, options.resume);
@@ -344,6 +356,9 @@ void run(const Config& config, RunOptions options) {
   try {
     run.emplace(config, options, trainer, folder);
     run->go();
+  } catch (const OutOfTime&) {
+    run->end_of_time();
+    return false;
   } catch (const Interrupted&) {
     run->stop();
   } catch (const InputError&) {
@@ -353,6 +368,7 @@ void run(const Config& config, RunOptions options) {
     throw Error(
         concat(error.what(), "; ", run ? run->last_checkpoint() : "no checkpoint was written"));
   }
+  return true;
 }
 
 void add_train_command(CLI::App& app) {

@@ -83,6 +83,8 @@ struct RunOptions {
   bool resume = false;
   int threads = -1;              // -1: as the run that is resumed, else all
   std::set<int64_t> trace = {};  // steps from 1, each into folder/trace-STEP.safetensors
+  // Asked after every step: true saves and ends the run, which can be resumed.
+  std::function<bool()> time_is_over = {};
 };
 
 // Sets up the thread pool; threads = -1 and exact mode become what environment.json of a resumed
@@ -91,8 +93,10 @@ void use_threads(RunOptions&);
 
 // A whole run in its folder: config.toml, environment.json, metrics.jsonl (deterministic),
 // timing.jsonl, checkpoint.safetensors (for --resume), best.safetensors and last.safetensors.
-// Prints its progress on stdout. SIGINT and SIGTERM save a checkpoint and throw Interrupted.
-void run(const Config&, RunOptions);
+// Prints its progress on stdout. SIGINT and SIGTERM save a checkpoint and throw Interrupted. False
+// when options.time_is_over ended it: the folder then holds best.safetensors or, where no epoch
+// was finished, last.safetensors all the same.
+bool run(const Config&, RunOptions);
 
 void add_train_command(CLI::App&);
 

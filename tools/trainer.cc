@@ -118,7 +118,7 @@ void require_one_teacher(const data::FeatureFile& a, const data::FeatureFile& b)
     fail_input("features: ", a.path(), " and ", b.path(), " of one [[teacher]] ", what, ": ", of_a,
                " and ", of_b, "; give each teacher a [[teacher]] section of its own");
   };
-  if (x.tap == y.tap) refuse("hold the same tap", x.tap, y.tap);
+  if (x.tap == y.tap && x.view == y.view) refuse("hold the same tap", x.tap, y.tap);
   if (x.weight_hash != y.weight_hash)
     refuse("come from different weights", x.weight_hash, y.weight_hash);
   if (x.preprocessing != y.preprocessing)
@@ -142,6 +142,23 @@ void require_rows(const data::FeatureFile& file, const data::Dataset& set) {
   if (!differ)
     fail_input("features: ", file.path(), " hold one and the same row for every sample of ",
                set.spec, "; nothing can be learned from that, write them again");
+}
+
+// Of samples that nobody labelled: the class that the stored teacher's logits prefer.
+void label(data::Dataset& set, const data::FeatureFile& logits) {
+  constexpr int64_t kAtOnce = 4096;
+  set.classes = logits.header().width;
+  for (int64_t i = 0; i < set.size(); i += kAtOnce) {
+    int64_t n = std::min(kAtOnce, set.size() - i);
+    Tensor rows = logits.gather(from(std::span(set.rows).subspan(size_t(i), size_t(n)), {n}));
+    for (int64_t k = 0; k < n; k++) {
+      const float* row = rows.data<float>() + k * set.classes;
+      set.labels[size_t(i + k)] = std::max_element(row, row + set.classes) - row;
+    }
+  }
+  set.class_names.clear();
+  std::istringstream names(logits.header().class_names);
+  for (std::string name; std::getline(names, name);) set.class_names.push_back(name);
 }
 
 // The tensors of one step under their names, in forward order.
@@ -190,6 +207,7 @@ struct Trainer::State {
   std::vector<std::string> without_gradient;
 
   void open_data();
+  void label_by_teacher();
   void open_teachers();
   void make_objective();
   void make_optimizer();
@@ -201,7 +219,12 @@ struct Trainer::State {
   std::function<void(const std::string&)> progress = [](const std::string&) {};
   void make_average();
   int64_t schedule_time() const;
-  methods::Teacher ask(const LiveOrStored&, const data::Batch&, bool all_taps) const;
+  // Which images an epoch shows: 0 those without augmentation, else as FeatureHeader::view.
+  int64_t view_of(int64_t epoch) const {
+    bool repeated = config.augment.any() && config.augment.views;
+    return repeated ? 1 + epoch % config.augment.views : 0;
+  }
+  methods::Teacher ask(const LiveOrStored&, const data::Batch&, int64_t epoch, bool all_taps) const;
   Parts learn(Position&, double share, uint64_t draw, Trace*);
   void step(const std::string& trace);
 };
@@ -217,6 +240,7 @@ void Trainer::State::open_data() {
     train = std::move(rest);
     validation = std::move(share);
   }
+  if (train.classes == 0) label_by_teacher();
   for (const auto* other : {&validation, &test})
     if (*other && (*other)->classes != train.classes)
       fail_input("data: ", (*other)->spec, " has ", (*other)->classes, " classes and ", train.spec,
@@ -226,6 +250,24 @@ void Trainer::State::open_data() {
   if (config.train.batch > train.size())
     fail_input("train.batch is ", config.train.batch, ", but the training data ", train.spec,
                " has only ", train.size(), " samples; choose a smaller train.batch");
+}
+
+// Accuracy is then agreement with the teacher's answers to the images without augmentation.
+void Trainer::State::label_by_teacher() {
+  for (const TeacherConfig& c : config.teachers)
+    for (const std::string& path : c.features) {
+      data::FeatureFile file(path);
+      if (file.header().tap != "logits" || file.header().view != 0) continue;
+      for (data::Dataset* set :
+           {&train, validation ? &*validation : nullptr, test ? &*test : nullptr}) {
+        if (!set) continue;
+        file.require(*set, config.augment, uint64_t(config.train.seed));
+        label(*set, file);
+      }
+      return;
+    }
+  fail_input("data: ", train.spec, " has no labels; store a teacher's logits with pupil features ",
+             "and name the file as features of a [[teacher]]: its answers are the labels");
 }
 
 void Trainer::State::open_teachers() {
@@ -239,17 +281,22 @@ void Trainer::State::open_teachers() {
     }
     for (const std::string& path : c.features) {
       data::FeatureFile file(path);
-      file.require(train, config.augment.any());
+      file.require(train, config.augment, uint64_t(config.train.seed));
       for (const data::FeatureFile& other : teacher.files) require_one_teacher(other, file);
       require_rows(file, train);
       teacher.files.push_back(std::move(file));
     }
     for (const std::string& path : test ? c.test_features : std::vector<std::string>()) {
       data::FeatureFile file(path);
-      file.require(*test, false);
+      file.require(*test);
       require_rows(file, *test);
       teacher.test_files.push_back(std::move(file));
     }
+    for (int64_t epoch = 0; epoch < config.augment.views && !teacher.files.empty(); epoch++)
+      if (std::none_of(teacher.files.begin(), teacher.files.end(),
+                       [&](const auto& f) { return f.header().view == view_of(epoch); }))
+        fail_input("teacher ", c.name, ": augment.views is ", config.augment.views,
+                   ", but none of its features holds view ", view_of(epoch));
     teachers.push_back(std::move(teacher));
   }
 }
@@ -379,7 +426,7 @@ Tensor Trainer::State::features(const LiveOrStored& teacher, const data::Dataset
                                 const std::vector<data::FeatureFile>& files) const {
   if (teacher.network) return features(teacher.input, set);
   for (const data::FeatureFile& file : files)
-    if (file.header().tap == "features")
+    if (file.header().tap == "features" && file.header().view == 0)
       return file.gather(from(std::span<const int64_t>(set.rows), {set.size()}));
   fail_input("teacher ", teacher.name, ": no file of test_features holds the tap features");
 }
@@ -408,7 +455,7 @@ void Trainer::State::prepare() {
 
 // What one teacher says about the batch.
 methods::Teacher Trainer::State::ask(const LiveOrStored& teacher, const data::Batch& batch,
-                                     bool all_taps) const {
+                                     int64_t epoch, bool all_taps) const {
   NoGrad no_grad;
   methods::Teacher said;
   said.name = teacher.name;
@@ -422,6 +469,7 @@ methods::Teacher Trainer::State::ask(const LiveOrStored& teacher, const data::Ba
     said.features = out.features;
   }
   for (const data::FeatureFile& file : teacher.files) {
+    if (file.header().view != view_of(epoch)) continue;
     Tensor rows = file.gather(batch.index);
     if (file.header().tap == "logits") said.logits = rows;
     if (file.header().tap == "features") said.features = rows;
@@ -439,7 +487,7 @@ Parts Trainer::State::learn(Position& p, double share, uint64_t draw, Trace* tra
   std::vector<methods::Teacher> said;
   if (objective->needs_teacher())
     for (const LiveOrStored& teacher : teachers)
-      said.push_back(ask(teacher, batch, trace != nullptr));
+      said.push_back(ask(teacher, batch, p.epoch, trace != nullptr));
   nn::Taps taps(trace ? student.model.taps : objective->student_taps());
   Rng rng(uint64_t(c.seed), draw);
   nn::Call call;

@@ -1,0 +1,76 @@
+#include "recognise.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "../data/file.h"
+
+namespace pupil {
+namespace {
+
+// The file has every parameter of the network, in its shape, and nothing else.
+bool fits(const nn::Store& plan, const std::map<std::string, Shape>& file) {
+  size_t found = 0;
+  for (const nn::Param& p : plan.params()) {
+    auto at = file.find(p.name);
+    bool counter = p.buffer && p.value.rank() == 0;  // may be missing
+    if (at == file.end() && !counter) return false;
+    if (at == file.end()) continue;
+    if (at->second != p.value.shape()) return false;
+    found++;
+  }
+  return found == file.size();
+}
+
+bool one_network(const std::string& name) { return name.find_first_of("(+") == name.npos; }
+
+std::string squeezed(const std::string& text) {  // lower-case letters and digits alone
+  std::string out;
+  for (char c : text)
+    if (std::isalnum(uint8_t(c))) out += char(std::tolower(uint8_t(c)));
+  return out;
+}
+
+}  // namespace
+
+std::string recognise(const data::Weights& weights) {
+  std::map<std::string, Shape> file;
+  for (const data::TensorInfo& info : weights.list()) file.emplace(info.name, info.shape);
+  if (auto said = weights.metadata().find("model"); said != weights.metadata().end()) try {
+      nn::Store plan = nn::Store::blueprint();
+      return models::make_model(said->second, nn::Scope(plan)).name;
+    } catch (const InputError&) {  // a description in words
+    }
+  std::vector<std::string> fitting;
+  for (const models::ModelInfo& info : models::list_models()) {
+    if (!one_network(info.name)) continue;
+    models::Options options;
+    nn::Store first = nn::Store::blueprint();
+    std::string head = models::make_model(info.name, nn::Scope(first), options).head + ".weight";
+    auto at = file.find(head);
+    options.classes = at == file.end() ? 0 : at->second[0];
+    nn::Store plan = nn::Store::blueprint();
+    models::make_model(info.name, nn::Scope(plan), options);
+    if (fits(plan, file)) fitting.push_back(info.name);
+  }
+  std::string path = data::printable(weights.path());
+  if (fitting.empty())
+    fail_input("weights: ", path, " holds the parameters of no network that is known here; ",
+               "name it, as NAME=", path, " (`pupil models` lists the names)");
+  if (fitting.size() == 1) return fitting[0];
+  std::string in_name = squeezed(std::filesystem::path(weights.path()).filename().string());
+  std::string best, list;
+  for (const std::string& name : fitting) {
+    list += concat(list.empty() ? "" : ", ", name);
+    bool openai = weights.container().find("TorchScript") != std::string::npos &&
+                  name.ends_with("-quickgelu");
+    bool named = in_name.find(squeezed(name)) != std::string::npos;
+    if ((named && name.size() > best.size()) || (openai && best.empty())) best = name;
+  }
+  if (best.empty())
+    fail_input("weights: ", path, " fits several networks: ", list, "; say which, as ", fitting[0],
+               "=", path);
+  return best;
+}
+
+}  // namespace pupil
