@@ -20,7 +20,7 @@ struct Errors {
 }
 
 // No object with a destructor lives where longjmp passes.
-bool compress(const Image& image, int quality, unsigned char** bytes, unsigned long* size) {
+bool write_jpeg(const Image& image, int quality, unsigned char** bytes, unsigned long* size) {
   jpeg_compress_struct info;
   Errors errors;
   info.err = jpeg_std_error(&errors.base);
@@ -56,7 +56,7 @@ std::string encode_jpeg(const Image& image, int quality) {
               " channels");
   unsigned char* bytes = nullptr;
   unsigned long size = 0;
-  bool whole = compress(image, quality, &bytes, &size);
+  bool whole = write_jpeg(image, quality, &bytes, &size);
   std::string file = whole ? std::string(reinterpret_cast<char*>(bytes), size) : "";
   std::free(bytes);
   PUPIL_CHECK(whole, "encode_jpeg: libjpeg could not write");

@@ -168,7 +168,7 @@ const Unlabeled& read_unlabeled(const std::string& folder, bool strict) {
   now.strict = strict;
   for (const std::string& path : images)
     now.files.emplace_back(path, fs::file_size(path, error), fs::last_write_time(path, error));
-  if (now.files == last.files && strict == last.strict) return last;
+  if (!now.files.empty() && now.files == last.files && strict == last.strict) return last;
   Sha256 sum;
   add_images(images, strict, now.set, [&](const MappedFile& file) {
     Sha256 one;

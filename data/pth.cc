@@ -66,7 +66,7 @@ struct Storage {
   const uint8_t* data = nullptr;
 };
 
-struct View {  // a tensor
+struct TensorView {  // a tensor
   size_t storage;
   int64_t offset;
   Shape shape, strides;
@@ -202,7 +202,7 @@ class PthReader {
     if (args.size() < 4 || !args[0].is(Value::object) || args[0].number < kFirstStorage ||
         args[0].number >= kFirstModule)
       pickle_.refuse("a tensor without a storage");
-    View v;
+    TensorView v;
     v.storage = size_t(args[0].number - kFirstStorage);
     const Storage& s = storages_[v.storage];
     const std::string what = concat(where_, "a tensor in storage '", printable(s.key), "': ");
@@ -373,7 +373,7 @@ class PthReader {
     for (size_t i = 0; i + 1 < items.size(); i += 2) {
       if (!is_tensor(items[i + 1])) continue;
       if (!items[i].is(Value::text)) pickle_.refuse("a tensor without a name");
-      const View& v = views_[size_t(items[i + 1].number)];
+      const TensorView& v = views_[size_t(items[i + 1].number)];
       const Storage& s = storages_[v.storage];
       StoredTensor t{std::string(items[i].view()), s.type, v.shape, v.strides, nullptr};
       if (v.shape.numel() > 0) t.first = s.data + uint64_t(v.offset) * size_of(s.type);
@@ -413,7 +413,7 @@ class PthReader {
   std::string container_;
   std::vector<Storage> storages_;
   std::map<std::string_view, size_t> by_key_;
-  std::vector<View> views_;
+  std::vector<TensorView> views_;
   // Of TorchScript: the attributes of each module, none until it has them.
   bool script_ = false;
   std::shared_ptr<ZipFile> zip_;

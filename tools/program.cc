@@ -7,6 +7,7 @@
 #include "bench.h"
 #include "convert.h"
 #include "diff.h"
+#include "distill.h"
 #include "eval.h"
 #include "explain.h"
 #include "export.h"
@@ -48,6 +49,7 @@ int say(const std::string& message, int code) {
 void add_commands(CLI::App& app) {
   add_init_command(app);
   add_train_command(app);
+  add_distill_command(app);
   add_eval_command(app);
   add_predict_command(app);
   add_inspect_command(app);

@@ -9,7 +9,7 @@ namespace pupil {
 namespace {
 
 // The file has every parameter of the network, in its shape, and nothing else.
-bool fits(const nn::Store& plan, const std::map<std::string, Shape>& file) {
+bool holds_all_of(const nn::Store& plan, const std::map<std::string, Shape>& file) {
   size_t found = 0;
   for (const nn::Param& p : plan.params()) {
     auto at = file.find(p.name);
@@ -51,7 +51,7 @@ std::string recognise(const data::Weights& weights) {
     options.classes = at == file.end() ? 0 : at->second[0];
     nn::Store plan = nn::Store::blueprint();
     models::make_model(info.name, nn::Scope(plan), options);
-    if (fits(plan, file)) fitting.push_back(info.name);
+    if (holds_all_of(plan, file)) fitting.push_back(info.name);
   }
   std::string path = data::printable(weights.path());
   if (fitting.empty())
