@@ -176,11 +176,11 @@ std::vector<std::vector<std::string>> cells_of(const DistillReport& r) {
 }
 
 std::string summary_of(const DistillReport& r) {
-  std::string text =
-      concat(r.photos, " photos of ", r.images, ": ", r.trained_on,
-             " trained on, each as it is and in ", r.views, " crops, ", r.photos - r.trained_on,
-             " held out. Agreement: on how many of the "
-             "held-out photos a student gives the teacher's answer. ");
+  std::string text = concat(
+      r.photos, " photos of ", r.images, ": ", r.trained_on, " trained on, each as it is and in ",
+      r.views, " crops, ", r.photos - r.trained_on,
+      " held out. Agreement: on how many of the "
+      "held-out photos, which also chose its best epoch, a student gives the teacher's answer. ");
   text += r.labelled ? concat("Accuracy: on the ", r.labelled,
                               " held-out photos whose folder is called like a class; no student "
                               "has seen these names.")

@@ -36,11 +36,13 @@ std::string squeezed(const std::string& text) {  // lower-case letters and digit
 std::string recognise(const data::Weights& weights) {
   std::map<std::string, Shape> file;
   for (const data::TensorInfo& info : weights.list()) file.emplace(info.name, info.shape);
-  if (auto said = weights.metadata().find("model"); said != weights.metadata().end()) try {
+  if (auto said = weights.metadata().find("model"); said != weights.metadata().end()) {
+    try {
       nn::Store plan = nn::Store::blueprint();
       return models::make_model(said->second, nn::Scope(plan)).name;
     } catch (const InputError&) {  // a description in words
     }
+  }
   std::vector<std::string> fitting;
   for (const models::ModelInfo& info : models::list_models()) {
     if (!one_network(info.name)) continue;

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "../data/file.h"
 #include "run_folder.h"
 
 namespace pupil::toml_fields {
