@@ -2,7 +2,8 @@
 
 1,000 JPEGs of 640 x 480 pixels, resized (bilinear, shorter side 256), cropped, normalised, on as many
 threads as Pupil has workers. Pupil's time is that of `pupil features` with a network of one layer,
-which costs it nothing to speak of; the photographs lie in the page cache for both.
+about a quarter of its processor time, which counts against Pupil; the photographs lie in the page
+cache for both.
 """
 
 import argparse
