@@ -125,8 +125,9 @@ void save(const std::string& path, const Graph& graph, int64_t largest) {
   int64_t offset = 0, size = int64_t(first.bytes().size() + last.bytes().size());
   for (const Initializer& t : graph.initializers) {
     Message m = tensor(t), head;
-    int64_t bytes = int64_t(t.value.bytes()), inside = beside ? 0 : bytes;
-    if (beside) {
+    bool outside = beside && is_floating(t.value.dtype());
+    int64_t bytes = int64_t(t.value.bytes()), inside = outside ? 0 : bytes;
+    if (outside) {
       m.add(13, pair("location", std::filesystem::path(data_path).filename().string()));
       m.add(13, pair("offset", std::to_string(offset)));
       m.add(13, pair("length", std::to_string(bytes))).number(14, 1);
@@ -148,7 +149,8 @@ void save(const std::string& path, const Graph& graph, int64_t largest) {
   file.write(first.bytes());
   for (size_t k = 0; k < heads.size(); k++) {
     file.write(heads[k]);
-    if (!beside) file.write(graph.initializers[k].value.raw(), graph.initializers[k].value.bytes());
+    if (!beside || !is_floating(graph.initializers[k].value.dtype()))
+      file.write(graph.initializers[k].value.raw(), graph.initializers[k].value.bytes());
   }
   file.write(last.bytes());
   if (beside) beside->commit();

@@ -43,7 +43,8 @@ struct Graph {
 inline constexpr int64_t kLargest = (int64_t(1) << 31) - (int64_t(1) << 24);
 
 // The file is there whole or not at all. Initializers that hold more than `largest` bytes together
-// go into PATH.data beside it, as ONNX's external data. Errors as FileWriter's.
+// go into PATH.data beside it, as ONNX's external data; integers, which tell shapes, stay. Errors
+// as FileWriter's.
 void save(const std::string& path, const Graph&, int64_t largest = kLargest);
 
 }  // namespace pupil::data::onnx

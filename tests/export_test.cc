@@ -501,6 +501,9 @@ TEST(Export, LargeNetworksKeepTheirValuesBesideTheFile) {
     EXPECT_EQ(values.substr(std::stoul(place.at("offset")), p.value.bytes()),
               std::string(static_cast<const char*>(p.value.raw()), p.value.bytes()));
   }
+  // What tells shapes must be read without that file.
+  for (auto& [name, value] : file.initializers)
+    EXPECT_EQ(file.external.count(name) > 0, value.dtype() == DType::f32) << name;
   EXPECT_FALSE(std::filesystem::exists(folder / "net.onnx.tmp"));
 }
 
