@@ -357,7 +357,7 @@ TEST(Recognise, ByNamesAndShapesAndTheNameOfTheFile) {
                  {"net.safetensors", "several", "vit_tiny_patch16_224", "deit_tiny_patch16_224"});
   data::save_safetensors(folder / "d.safetensors", {{"fc.weight", zeros({3, 4})}});
   expect_refused([&] { recognise(*data::open_weights(folder / "d.safetensors")); },
-                 {"d.safetensors", "no network", "NAME="});
+                 {"d.safetensors", "no network", "pupil models"});
 }
 
 }  // namespace

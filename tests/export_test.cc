@@ -559,7 +559,7 @@ TEST(Export, BadInputIsOneLine) {
   refuse({"net.onnx", "--model", "resnet99", "--weights", "net.safetensors"}, {"resnet99"});
   refuse({"net.onnx", "--model", model}, {"--weights"});
   refuse({"net.onnx", "--model", model, "--weights", "none.safetensors"}, {"none.safetensors"});
-  refuse({"net.onnx", "--weights", "net.safetensors"}, {"does not name its model"});
+  refuse({"net.onnx", "--weights", "net.safetensors"}, {"no network", "pupil models"});
   refuse({"no/net.onnx", "--model", model, "--weights", "net.safetensors"}, {"no/net.onnx"});
   refuse({"net.onnx", "--model", model, "--weights", "net.safetensors", "--with-preprocess"},
          {"rows of features"});

@@ -97,7 +97,7 @@ inline void fuzz(const std::vector<std::string>& seeds, const std::string& path,
   size_t largest = 0;
   for (const std::string& s : seeds) largest = std::max(largest, s.size());
   std::ofstream("/proc/self/clear_refs") << "5";  // the peak begins here
-  const size_t before = held_memory("VmRSS:");
+  [[maybe_unused]] const size_t before = held_memory("VmRSS:");
   int refused = 0;
   for (int i = 0; i < rounds; i++) {
     overwrite(path, mutate(seeds, {uint64_t(seed), uint32_t(i), 0}));

@@ -64,6 +64,16 @@ TEST(Predict, NamesAndProbabilitiesOfAFolder) {
       << csv;
 }
 
+TEST(Predict, ANetworkIsKnownByTheNamesAndShapesOfItsTensors) {
+  Scene scene("");
+  Answer named =
+      run({"predict", "--weights", scene.weights, scene.photos, "--model", "resnet8_kd"});
+  Answer known = run({"predict", "--weights", scene.weights, scene.photos});
+  EXPECT_EQ(known.code, 0) << known.err;
+  EXPECT_EQ(known.out, named.out);
+  EXPECT_EQ(json::parse(run({"inspect", scene.weights, "--json"}).out)["network"], "resnet8_kd");
+}
+
 TEST(Predict, TheRestGoesOnWithoutBadImages) {
   Scene scene("");
   test::write_bytes(scene.photos + "/broken.jpg", {0xff, 0xd8, 0xff, 0xe0});

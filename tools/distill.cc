@@ -9,14 +9,12 @@
 #include <nlohmann/json.hpp>
 
 #include "../data/file.h"
-#include "../models/layout.h"
 #include "distill_report.h"
 #include "export.h"
 #include "features.h"
 #include "hf_config.h"
 #include "interrupt.h"
 #include "program.h"
-#include "recognise.h"
 #include "run_folder.h"
 #include "text.h"
 #include "train.h"
@@ -134,8 +132,6 @@ DistillTeacher open_teacher(const DistillArguments& a) {
   if (!is_there(config.weights)) fail_input("--teacher: there is no file ", config.weights);
   if (fs::is_directory(config.weights) && is_there(config.weights + "/metrics.jsonl"))
     config.weights = best_checkpoint(config.weights);
-  if (config.model.empty() && !is_hf_folder(config.weights))
-    config.model = recognise(*models::in_our_names(data::open_weights(config.weights)));
   DistillTeacher teacher;
   teacher.network = load_network(config);
   models::Model& model = teacher.network.model;

@@ -150,13 +150,13 @@ void add_eval_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("eval", "accuracy of a network on a data set");
   command->footer(
       "Examples:\n  pupil eval runs/kd --data fashion_mnist:DIR:test --confusion kd.csv\n"
-      "  pupil eval resnet20_cifar:resnet20.th --data cifar10:DIR:test --json\n"
+      "  pupil eval resnet20.th --data cifar10:DIR:test --json\n"
       "  pupil eval ViT-B-32-quickgelu:ViT-B-32.pt --data folder:photos --template templates.txt");
   auto a = std::make_shared<EvalArguments>();
   command
       ->add_option("network", a->what,
-                   "a run folder (its best weights), its best.safetensors or last.safetensors, or "
-                   "MODEL:CHECKPOINT")
+                   "a run folder (its best weights), a checkpoint, or MODEL:CHECKPOINT where its "
+                   "tensors do not tell the network")
       ->required();
   command->add_option("--data", a->data, "KIND:PATH[:SPLIT[N]]")->required();
   command->add_option("--batch", a->batch, "samples at a time")->check(CLI::Range(1, 1000000));

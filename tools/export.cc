@@ -98,7 +98,7 @@ void add_export_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("export", "write a network as an ONNX file");
   command->footer(
       "Examples:\n"
-      "  pupil export vit.onnx --model vit_tiny_patch16_224 --weights vit.safetensors\n"
+      "  pupil export vit.onnx --weights vit.safetensors\n"
       "  pupil export student.onnx --weights runs/kd/best.safetensors --with-preprocess\n"
       "  pupil export cats.onnx --model ViT-B-32-quickgelu --weights ViT-B-32.pt \\\n"
       "    --classes cat,dog --vocab bpe_simple_vocab_16e6.txt.gz\n"
@@ -108,7 +108,7 @@ void add_export_command(CLI::App& app) {
   auto a = std::make_shared<ExportArguments>();
   command->add_option("OUT", a->out, "the .onnx file to write")->required();
   command->add_option("--model", a->model,
-                      "a network of pupil models; may be left out when the weights name it");
+                      "a network of pupil models; may be left out when the weights tell");
   command->add_option("--weights", a->weights, "its checkpoint, or a folder of Hugging Face")
       ->required();
   command->add_option("--image", a->image, "side in pixels (0: as the model or the file says)")

@@ -9,7 +9,8 @@
 #include "../data/data.h"
 #include "../data/file.h"
 #include "../data/sha256.h"
-#include "../data/weights.h"
+#include "../models/layout.h"
+#include "recognise.h"
 #include "text.h"
 
 namespace pupil {
@@ -33,6 +34,15 @@ std::optional<int64_t> filled_rows(const data::Weights& weights) {
   return count;
 }
 
+// The network whose parameters these are; "" for none, or for several.
+std::string network_in(const std::shared_ptr<const data::Weights>& weights) {
+  try {
+    return recognise(*models::in_our_names(weights));
+  } catch (const InputError&) {
+    return "";
+  }
+}
+
 // What a person should know before using the tensor; "" when there is nothing.
 std::string remark(const data::Statistics& s, int64_t values) {
   std::string text;
@@ -49,6 +59,7 @@ std::string remark(const data::Statistics& s, int64_t values) {
 void inspect(const std::string& path, bool as_json) {
   auto weights = data::open_weights(path);
   auto rows = filled_rows(*weights);
+  std::string network = rows ? "" : network_in(weights);
   int64_t values = 0, suspects = 0;
   std::string hash = weights->hash();
   Json tensors = Json::array();
@@ -75,11 +86,9 @@ void inspect(const std::string& path, bool as_json) {
                        concat(s.most), "mean", concat(s.mean), "std", concat(s.deviation), note});
   }
   if (as_json) {
-    Json all = {{"file", path},
-                {"container", weights->container()},
-                {"metadata", weights->metadata()},
-                {"tensors", tensors},
-                {"values", values},
+    Json all = {{"file", path},       {"container", weights->container()},
+                {"network", network}, {"metadata", weights->metadata()},
+                {"tensors", tensors}, {"values", values},
                 {"sha256", hash}};
     if (rows) all["rows_present"] = *rows;
     return print(all);
@@ -89,6 +98,7 @@ void inspect(const std::string& path, bool as_json) {
   for (const auto& [key, value] : weights->metadata())
     std::cout << "  " << padded(data::printable(key), 20) << data::printable(value) << "\n";
   if (rows) std::cout << "  " << padded("rows present", 20) << *rows << "\n";
+  if (!network.empty()) std::cout << "  " << padded("network", 20) << network << "\n";
   std::cout << aligned(table, {0, 1, 2, 10}) << counted(int64_t(table.size()), "tensor") << ", "
             << values << " values"
             << (suspects ? concat("; not finite in ", counted(suspects, "tensor")) : "")

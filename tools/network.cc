@@ -9,6 +9,7 @@
 #include "../methods/zero_shot.h"
 #include "../models/layout.h"
 #include "hf_config.h"
+#include "recognise.h"
 
 namespace pupil {
 namespace {
@@ -38,11 +39,8 @@ void apply_preprocessing(models::Model& model, const NetworkConfig& config,
 
 std::string model_name(const NetworkConfig& config, const data::Weights* weights) {
   if (!config.model.empty()) return config.model;
-  std::string name = weights ? metadata(*weights, "model") : "";
-  if (name.empty())
-    fail_input("weights: ", config.weights,
-               " does not name its model; say which, as MODEL:", config.weights);
-  return name;
+  PUPIL_CHECK(weights, "a network without name and weights");
+  return recognise(*weights);
 }
 
 // The side that the configuration asks for, or that this very model was trained at; 0: neither

@@ -181,14 +181,13 @@ void add_predict_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("predict", "what a network sees in photographs");
   command->footer(
       "Examples:\n"
-      "  pupil predict --model vit_tiny_patch16_224 --weights vit.safetensors \\\n"
-      "    --labels imagenet1k_label.txt cat.jpg\n"
+      "  pupil predict --weights vit.safetensors --labels imagenet1k_label.txt cat.jpg\n"
       "  pupil predict --weights runs/kd/best.safetensors photos --csv answers.csv\n"
       "  pupil predict --model ViT-B-32-quickgelu --weights ViT-B-32.pt --classes cat,dog \\\n"
       "    --template \"a photo of a {}.\" --vocab bpe_simple_vocab_16e6.txt.gz photos");
   auto a = std::make_shared<PredictArguments>();
   command->add_option("--model", a->model,
-                      "a network of pupil models; may be left out when the weights name it");
+                      "a network of pupil models; may be left out when the weights tell");
   command->add_option("--weights", a->weights, "its checkpoint")->required();
   command
       ->add_option("IMAGE", a->images, "PNG or JPEG files, or folders of them (also those inside)")

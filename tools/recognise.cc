@@ -39,7 +39,8 @@ std::string recognise(const data::Weights& weights) {
   if (auto said = weights.metadata().find("model"); said != weights.metadata().end()) {
     try {
       nn::Store plan = nn::Store::blueprint();
-      return models::make_model(said->second, nn::Scope(plan)).name;
+      models::make_model(said->second, nn::Scope(plan));
+      return said->second;
     } catch (const InputError&) {  // a description in words
     }
   }
@@ -50,7 +51,7 @@ std::string recognise(const data::Weights& weights) {
     nn::Store first = nn::Store::blueprint();
     std::string head = models::make_model(info.name, nn::Scope(first), options).head + ".weight";
     auto at = file.find(head);
-    options.classes = at == file.end() ? 0 : at->second[0];
+    options.classes = at == file.end() || !at->second.rank ? 0 : at->second[0];
     nn::Store plan = nn::Store::blueprint();
     models::make_model(info.name, nn::Scope(plan), options);
     if (holds_all_of(plan, file)) fitting.push_back(info.name);
@@ -58,7 +59,7 @@ std::string recognise(const data::Weights& weights) {
   std::string path = data::printable(weights.path());
   if (fitting.empty())
     fail_input("weights: ", path, " holds the parameters of no network that is known here; ",
-               "name it, as NAME=", path, " (`pupil models` lists the names)");
+               "say which it is (`pupil models` lists the names)");
   if (fitting.size() == 1) return fitting[0];
   std::string in_name = squeezed(std::filesystem::path(weights.path()).filename().string());
   std::string best, list;
@@ -70,8 +71,7 @@ std::string recognise(const data::Weights& weights) {
     if ((named && name.size() > best.size()) || (openai && best.empty())) best = name;
   }
   if (best.empty())
-    fail_input("weights: ", path, " fits several networks: ", list, "; say which, as ", fitting[0],
-               "=", path);
+    fail_input("weights: ", path, " fits several networks: ", list, "; say which it is");
   return best;
 }
 
