@@ -22,7 +22,28 @@ bool holds_all_of(const nn::Store& plan, const std::map<std::string, Shape>& fil
   return found == file.size();
 }
 
-bool one_network(const std::string& name) { return name.find_first_of("(+") == name.npos; }
+// What a network's file looks like from afar. Counters and the classifier may be missing in it.
+struct Outline {
+  std::string name, head;
+  size_t least, most;  // tensors
+};
+
+const std::vector<Outline>& outlines() {
+  static const std::vector<Outline> all = [] {
+    std::vector<Outline> list;
+    for (const models::ModelInfo& info : models::list_models()) {
+      if (info.name.find_first_of("(+") != info.name.npos) continue;  // not one network
+      nn::Store plan = nn::Store::blueprint();
+      std::string head = models::make_model(info.name, nn::Scope(plan)).head;
+      size_t least = 0;
+      for (const nn::Param& p : plan.params())
+        least += !(p.buffer && p.value.rank() == 0) && !p.name.starts_with(head);
+      list.push_back({info.name, head + ".weight", least, plan.params().size()});
+    }
+    return list;
+  }();
+  return all;
+}
 
 std::string squeezed(const std::string& text) {  // lower-case letters and digits alone
   std::string out;
@@ -45,16 +66,14 @@ std::string recognise(const data::Weights& weights) {
     }
   }
   std::vector<std::string> fitting;
-  for (const models::ModelInfo& info : models::list_models()) {
-    if (!one_network(info.name)) continue;
+  for (const Outline& outline : outlines()) {
+    if (file.size() < outline.least || file.size() > outline.most) continue;
     models::Options options;
-    nn::Store first = nn::Store::blueprint();
-    std::string head = models::make_model(info.name, nn::Scope(first), options).head + ".weight";
-    auto at = file.find(head);
+    auto at = file.find(outline.head);
     options.classes = at == file.end() || !at->second.rank ? 0 : at->second[0];
     nn::Store plan = nn::Store::blueprint();
-    models::make_model(info.name, nn::Scope(plan), options);
-    if (holds_all_of(plan, file)) fitting.push_back(info.name);
+    models::make_model(outline.name, nn::Scope(plan), options);
+    if (holds_all_of(plan, file)) fitting.push_back(outline.name);
   }
   std::string path = data::printable(weights.path());
   if (fitting.empty())
