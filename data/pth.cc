@@ -77,7 +77,7 @@ class PthReader {
   explicit PthReader(const std::string& path)
       : file_(std::make_shared<MappedFile>(path)),
         where_(concat("weights: ", printable(path), ": ")),
-        bytes_(reinterpret_cast<const char*>(file_->data()), file_->size()),
+        bytes_(file_->text()),
         pickle_({.global =
                      [this](std::string_view name) {
                        std::optional<int64_t> known = allowed(name);

@@ -61,8 +61,8 @@ Tensor BatchNorm::operator()(const Tensor& x, const Call& call, Activation activ
 Tensor conv_norm(const Conv2d& conv, BatchNorm& norm, const Tensor& x, const Call& call,
                  Activation activation, const Tensor& residual) {
   bool recorded = false;
-  for (const Tensor& t : {x, conv.weight, conv.bias, norm.weight, norm.bias, residual})
-    recorded |= grad_enabled() && t && t.requires_grad();
+  const Tensor* operands[] = {&x, &conv.weight, &conv.bias, &norm.weight, &norm.bias, &residual};
+  for (const Tensor* t : operands) recorded |= grad_enabled() && *t && t->requires_grad();
   if (call.train || recorded || plain_mode()) return norm(conv(x), call, activation, residual);
   NoGrad unrecorded;
   Tensor factor = div(norm.weight, sqrt(add_scalar(norm.running_var, norm.eps)));

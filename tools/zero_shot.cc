@@ -24,7 +24,7 @@ std::string without_spaces_around(const std::string& text) {
 
 std::vector<std::string> read_names(const std::string& path) {
   data::MappedFile file(path);
-  std::istringstream text(std::string(reinterpret_cast<const char*>(file.data()), file.size()));
+  std::istringstream text(std::string(file.text()));
   std::vector<std::string> names;
   for (std::string line; std::getline(text, line);) {
     while (!line.empty() && std::isspace(uint8_t(line.back()))) line.pop_back();
