@@ -193,7 +193,7 @@ def torch_job(workload, compiled, threads, steps, initial):
     optimizer = torch.optim.SGD(groups, 0.05, 0.9, weight_decay=1e-4)
     if compiled:
         student = torch.compile(student)
-        teacher = torch.compile(teacher) if teacher else None
+        teacher = torch.compile(teacher) if teacher is not None else None
 
     def step():
         if forward_alone:
@@ -203,7 +203,7 @@ def torch_job(workload, compiled, threads, steps, initial):
         out = student(images)
         logits = out[0] if vit else out
         loss = F.cross_entropy(logits, labels)
-        if teacher:
+        if teacher is not None:
             with torch.no_grad():
                 target = teacher(images)
             loss = 0.5 * loss + 0.5 * 16 * F.kl_div(
