@@ -310,7 +310,7 @@ def main():
     parser.add_argument("--initial", help=argparse.SUPPRESS)
     parser.add_argument("--torch-job", help=argparse.SUPPRESS)
     parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
-    a = parser.parse_args()
+    a = parser.parse_intermixed_args()
     if a.torch_job:
         return torch_job(a.torch_job, a.compiled, a.threads, a.steps, a.initial)
     if not a.pupil or a.steps < 2:
