@@ -206,7 +206,7 @@ def torch_job(workload, compiled, threads, steps, initial):
         if teacher is not None:
             with torch.no_grad():
                 target = teacher(images)
-            loss = 0.5 * loss + 0.5 * 16 * F.kl_div(
+            loss = 0.1 * loss + 0.9 * 16 * F.kl_div(
                 F.log_softmax(logits / 4, 1), F.softmax(target / 4, 1), reduction="batchmean")
         if workload.startswith("aft"):
             difference = gram(out[1]) - gram(stored * scores.sigmoid())
