@@ -4,6 +4,7 @@
 
 #include "../data/file.h"
 #include "transformer.h"
+#include "vit.h"
 
 namespace pupil::models {
 namespace {
@@ -22,8 +23,9 @@ std::optional<Captured> match(std::string_view pattern, std::string_view name) {
   Captured found;
   while (true) {
     std::string_view p = pattern.substr(0, pattern.find('.')), n = name.substr(0, name.find('.'));
-    if (p == "*" && digits(n) && found.number.empty())
-      found.number = n;
+    if (p.ends_with("*") && n.starts_with(p.substr(0, p.size() - 1)) &&
+        digits(n.substr(p.size() - 1)) && found.number.empty())
+      found.number = n.substr(p.size() - 1);
     else if (p == "@" && (n == "weight" || n == "bias"))
       found.kind = n;
     else if (p != n)
@@ -70,21 +72,36 @@ Tensor part(const Tensor& joined, const std::vector<std::string>& names,
   return slice(joined, 0, rows / all * before, rows / all * (before + mine));
 }
 
+// With so many axes of size 1 more at the end, or fewer.
+Shape with_ones(Shape shape, int more) {
+  for (; more > 0; more--) shape.dims[shape.rank++] = 1;
+  shape.rank += more;
+  return shape;
+}
+
+bool ends_in_ones(const Shape& shape, int count) {
+  return shape.rank > count && std::all_of(shape.dims + shape.rank - count, shape.dims + shape.rank,
+                                           [](int64_t d) { return d == 1; });
+}
+
 Tensor translated(const std::vector<std::string>& from, const std::vector<std::string>& to,
-                  const std::vector<int>& shares, bool transposed, size_t which,
+                  const Translation::Entry& entry, int more_ones, size_t which,
                   const ReadTensor& read) {
   std::vector<Tensor> parts;
   for (const std::string& name : from) parts.push_back(read(name));
   Tensor joined = parts.size() == 1 ? parts[0] : cat(parts, 0);
-  Tensor mine = part(joined, to, shares, which);
-  return (transposed ? permute(mine, {1, 0}) : mine).contiguous();
+  Tensor mine = part(joined, to, entry.shares, which);
+  if (more_ones) mine = view(mine.contiguous(), with_ones(mine.shape(), more_ones));
+  return (entry.transposed ? permute(mine, {1, 0}) : mine).contiguous();
 }
 
 // A file under our names.
 class Renamed : public data::Weights {
  public:
-  Renamed(std::shared_ptr<const data::Weights> file, Translation translation)
-      : file_(std::move(file)), translation_(std::move(translation)) {
+  Renamed(std::shared_ptr<const data::Weights> file, Translation translation,
+          const std::string& input = "")
+      : file_(std::move(file)), translation_(std::move(translation)), metadata_(file_->metadata()) {
+    if (!input.empty()) metadata_.emplace("input", input);
     std::map<std::string, data::TensorInfo> stored;
     for (const data::TensorInfo& info : file_->list()) stored[info.name] = info;
     for (const Translation::Entry& entry : translation_.entries) {
@@ -93,7 +110,9 @@ class Renamed : public data::Weights {
       for (size_t i = 0; i < entry.ours.size(); i++)
         all += entry.shares.empty() ? 1 : entry.shares[i];
       bool cut = entry.ours.size() > 1 || entry.theirs.size() > 1;
-      bool fits = (!cut || joined.shape.rank > 0) && (!entry.transposed || joined.shape.rank == 2);
+      bool fits = (!cut || joined.shape.rank > 0) &&
+                  (!entry.transposed || joined.shape.rank == 2) &&
+                  (entry.ones <= 0 || ends_in_ones(joined.shape, entry.ones));
       for (size_t i = 1; fits && i < entry.theirs.size(); i++) {
         Shape more = stored.at(entry.theirs[i]).shape;
         fits = more.rank == joined.shape.rank &&
@@ -111,6 +130,7 @@ class Renamed : public data::Weights {
         if (entry.ours.size() > 1)
           info.shape[0] = joined.shape[0] / all * (entry.shares.empty() ? 1 : entry.shares[i]);
         if (entry.transposed) std::swap(info.shape[0], info.shape[1]);
+        info.shape = with_ones(info.shape, -entry.ones);
         places_[info.name] = {&entry, i};
         list_.push_back(info);
       }
@@ -134,7 +154,7 @@ class Renamed : public data::Weights {
     if (entry.ours.size() > 1 || entry.theirs.size() > 1 || entry.transposed) return {};
     return file_->bytes(entry.theirs[0]);
   }
-  const std::map<std::string, std::string>& metadata() const override { return file_->metadata(); }
+  const std::map<std::string, std::string>& metadata() const override { return metadata_; }
   const std::string& path() const override { return file_->path(); }
   std::string container() const override { return file_->container(); }
   std::string hash() const override { return file_->hash(); }
@@ -142,6 +162,7 @@ class Renamed : public data::Weights {
  private:
   std::shared_ptr<const data::Weights> file_;
   Translation translation_;
+  std::map<std::string, std::string> metadata_;
   std::vector<data::TensorInfo> list_;
   std::map<std::string, std::pair<const Translation::Entry*, size_t>, std::less<>> places_;
 };
@@ -330,16 +351,112 @@ std::vector<Layout> hugging_face_towers() {
            numbers}};
 }
 
+// torchvision's Vision Transformer and ConvNeXt (vision_transformer.py, convnext.py); ours are
+// timm's names.
+std::vector<Layout> torchvision_layouts() {
+  const std::string block = "encoder.layers.encoder_layer_*.",
+                    attention = block + "self_attention.";
+  std::vector<Rule> vit{{{"cls_token"}, {"class_token"}},
+                        {{"pos_embed"}, {"encoder.pos_embedding"}},
+                        {{"patch_embed.proj.@"}, {"conv_proj.@"}},
+                        {{"blocks.*.norm1.@"}, {block + "ln_1.@"}},
+                        {{"blocks.*.attn.qkv.weight"}, {attention + "in_proj_weight"}},
+                        {{"blocks.*.attn.qkv.bias"}, {attention + "in_proj_bias"}},
+                        {{"blocks.*.attn.proj.@"}, {attention + "out_proj.@"}},
+                        {{"blocks.*.norm2.@"}, {block + "ln_2.@"}},
+                        {{"blocks.*.mlp.fc1.@"}, {block + "mlp.0.@"}},
+                        {{"blocks.*.mlp.fc2.@"}, {block + "mlp.3.@"}},
+                        {{"blocks.*.mlp.fc1.@"}, {block + "mlp.linear_1.@"}},  // in older files
+                        {{"blocks.*.mlp.fc2.@"}, {block + "mlp.linear_2.@"}},
+                        {{"norm.@"}, {"encoder.ln.@"}},
+                        {{"head.@"}, {"heads.head.@"}}};
+  std::vector<Rule> convnext{{{"stem.0.@"}, {"features.0.0.@"}},
+                             {{"stem.1.@"}, {"features.0.1.@"}},
+                             {{"head.norm.@"}, {"classifier.0.@"}},
+                             {{"head.fc.@"}, {"classifier.2.@"}}};
+  for (int stage = 0; stage < 4; stage++) {
+    const std::string ours = concat("stages.", stage, "."), in_block = ours + "blocks.*.",
+                      theirs = concat("features.", 2 * stage + 1, ".*."),
+                      down = concat("features.", 2 * stage, ".");
+    convnext = joined(std::move(convnext),
+                      {{{in_block + "conv_dw.@"}, {theirs + "block.0.@"}},
+                       {{in_block + "norm.@"}, {theirs + "block.2.@"}},
+                       {{in_block + "mlp.fc1.@"}, {theirs + "block.3.@"}},
+                       {{in_block + "mlp.fc2.@"}, {theirs + "block.5.@"}},
+                       {{in_block + "gamma"}, {theirs + "layer_scale"}, {}, false, 2}});
+    if (stage)
+      convnext = joined(std::move(convnext), {{{ours + "downsample.0.@"}, {down + "0.@"}},
+                                              {{ours + "downsample.1.@"}, {down + "1.@"}}});
+  }
+  Preprocessing of_vit = imagenet_preprocessing(), of_convnext = of_vit;
+  of_convnext.crop_pct = 0.949;  // 224 of 236
+  return {{"torchvision_vit", block + "ln_1.weight", {}, vit, {}, {}, describe(of_vit)},
+          {"torchvision_convnext",
+           "features.1.*.layer_scale",
+           {},
+           convnext,
+           {},
+           {},
+           describe(of_convnext)}};
+}
+
+// Networks that both libraries have, each under its own names, built here by one function: the
+// parameters of both are the same in the same order.
+struct Twins {
+  const char *torchvision, *timm;
+  const char* difference = "";  // in the arithmetic, why values of one are wrong for the other
+};
+constexpr const char* kNorms =
+    "its batch norms add 0.001 to the variance in torchvision and 0.00001 in timm";
+constexpr Twins kTwins[] = {{"mobilenet_v2", "mobilenetv2_100"},
+                            {"mobilenet_v3_small", "mobilenetv3_small_100", kNorms},
+                            {"mobilenet_v3_large", "mobilenetv3_large_100", kNorms},
+                            {"efficientnet_b0", "efficientnet_b0.ra_in1k"},
+                            {"regnet_y_400mf", "regnety_004"}};
+
+Layout layout_between(const std::string& ours, const std::string& theirs) {
+  Layout layout{theirs, "", {}, {}, {}, {}};
+  nn::Store from = nn::Store::blueprint(), to = nn::Store::blueprint();
+  make_model(ours, nn::Scope(from));
+  make_model(theirs, nn::Scope(to));
+  PUPIL_CHECK(from.params().size() == to.params().size(), ours, " and ", theirs, " differ");
+  for (size_t i = 0; i < from.params().size(); i++) {
+    PUPIL_CHECK(from.params()[i].value.shape() == to.params()[i].value.shape(), ours, " and ",
+                theirs, " differ in ", from.params()[i].name);
+    layout.rules.push_back({{from.params()[i].name}, {to.params()[i].name}});
+  }
+  return layout;
+}
+
+// What of this Vision Transformer torchvision's has not; "" where it has everything.
+std::string missing_in_torchvision(const VitConfig& c) {
+  if (!c.class_token || c.pool != VitPool::token) return "there a class token is classified";
+  if (c.distilled || c.registers) return "there is no token there besides the class token";
+  if (c.pre_norm || c.qk_norm || c.layer_scale || !c.qkv_bias || c.gate != Gate::none)
+    return "its blocks are not those of torchvision";
+  if (c.positions != VitPositions::all) return "there the class token has a position";
+  if (c.activation != Activation::gelu) return "there the activation is the exact GELU";
+  if (c.norm_eps > 1e-6) return concat("its norms add ", c.norm_eps, ", there they add 1e-6");
+  return "";
+}
+
 }  // namespace
 
 const std::vector<Layout>& layouts() {
   static const std::vector<Layout> all = [] {
     std::vector<Layout> list = hugging_face();
-    for (auto more : {hugging_face_towers, meta_dino})
+    for (auto more : {hugging_face_towers, meta_dino, torchvision_layouts})
       for (Layout& layout : more()) list.push_back(std::move(layout));
     return list;
   }();
   return all;
+}
+
+const Layout& layout_named(const std::string& name) {
+  auto at = std::find_if(layouts().begin(), layouts().end(),
+                         [&](const Layout& layout) { return layout.name == name; });
+  PUPIL_CHECK(at != layouts().end(), "no layout ", name);
+  return *at;
 }
 
 const Layout* layout_of(const std::vector<std::string>& names) {
@@ -361,7 +478,7 @@ Translation::Translation(const Layout& layout, const std::vector<std::string>& t
     for (const Rule& rule : layout.rules) {
       std::optional<Captured> found = match(rule.theirs[0], rest);
       if (!found) continue;
-      Entry entry{{}, {}, rule.shares, rule.transposed};
+      Entry entry{{}, {}, rule.shares, rule.transposed, rule.ones};
       for (const std::string& ours : rule.ours) entry.ours.push_back(filled(ours, *found));
       for (const std::string& other : rule.theirs)
         entry.theirs.push_back(prefix + filled(other, *found));
@@ -391,7 +508,7 @@ Translation Translation::from_ours(const Layout& layout, const std::vector<std::
         if (!found) continue;
         known = true;
         if (i) break;  // part of the entry of its first name
-        Entry entry{{}, {}, rule.shares, rule.transposed};
+        Entry entry{{}, {}, rule.shares, rule.transposed, rule.ones};
         for (const std::string& part : rule.ours) entry.ours.push_back(filled(part, *found));
         for (const std::string& other : rule.theirs) {
           std::string full = filled(other, *found);
@@ -407,11 +524,11 @@ Translation Translation::from_ours(const Layout& layout, const std::vector<std::
 }
 
 Tensor to_ours(const Translation::Entry& entry, size_t which, const ReadTensor& theirs) {
-  return translated(entry.theirs, entry.ours, entry.shares, entry.transposed, which, theirs);
+  return translated(entry.theirs, entry.ours, entry, -entry.ones, which, theirs);
 }
 
 Tensor to_theirs(const Translation::Entry& entry, size_t which, const ReadTensor& ours) {
-  return translated(entry.ours, entry.theirs, entry.shares, entry.transposed, which, ours);
+  return translated(entry.ours, entry.theirs, entry, entry.ones, which, ours);
 }
 
 std::vector<std::string> names_of(const data::Weights& file) {
@@ -426,14 +543,43 @@ std::shared_ptr<const data::Weights> in_names_of(const Layout& layout, const std
   if (!translation.unknown.empty())
     fail_input(file->path(), ": ", data::printable(translation.unknown[0]),
                " has no place among the names of ", layout.name);
-  for (Translation::Entry& entry : translation.entries) std::swap(entry.ours, entry.theirs);
+  for (Translation::Entry& entry : translation.entries) {
+    std::swap(entry.ours, entry.theirs);
+    entry.ones = -entry.ones;
+  }
   return std::make_shared<Renamed>(std::move(file), std::move(translation));
+}
+
+std::shared_ptr<const data::Weights> in_names_of_library(
+    const std::string& library, const Model& model, std::shared_ptr<const data::Weights> file) {
+  auto refuse = [&](const std::string& why) {
+    fail_input("convert: ", library, " has no network that computes what ", model.name,
+               " does: ", why);
+  };
+  std::map<std::string, std::string> metadata = file->metadata();
+  metadata.emplace("input", describe(model.input));
+  bool to_torchvision = library == "torchvision";
+  for (const Twins& twins : kTwins) {
+    if (model.name != (to_torchvision ? twins.timm : twins.torchvision)) continue;
+    if (*twins.difference) refuse(twins.difference);
+    std::string theirs = to_torchvision ? twins.torchvision : twins.timm;
+    metadata["model"] = theirs;
+    return data::amend_weights(in_names_of(layout_between(model.name, theirs), "", file), {},
+                               metadata);
+  }
+  bool convnext = model.name.starts_with("convnext_");
+  if (!to_torchvision || !(model.vit || convnext)) refuse("it is not among its families");
+  if (model.vit)
+    if (std::string what = missing_in_torchvision(*model.vit); !what.empty()) refuse(what);
+  metadata.emplace("model", model.name);
+  return data::amend_weights(
+      in_names_of(layout_named(convnext ? "torchvision_convnext" : "torchvision_vit"), "", file),
+      {}, metadata);
 }
 
 std::vector<std::string> libraries_of(const std::vector<std::string>& names) {
   if (const Layout* layout = layout_of(names)) {
-    if (layout->name.starts_with("hf_")) return {"hf"};
-    return {};
+    return {layout->name.substr(0, layout->name.find('_'))};
   }
   // Files that have all of these are a library's.
   static const std::pair<const char*, std::vector<std::string>> marks[] = {
@@ -464,7 +610,7 @@ std::shared_ptr<const data::Weights> in_our_names(std::shared_ptr<const data::We
   std::vector<std::string> names = names_of(*file);
   const Layout* layout = layout_of(names);
   if (!layout) return file;
-  file = std::make_shared<Renamed>(std::move(file), Translation(*layout, names));
+  file = std::make_shared<Renamed>(std::move(file), Translation(*layout, names), layout->input);
   return layout->name == "meta_dinov2" ? with_placed_class_token(file) : file;
 }
 

@@ -38,6 +38,8 @@ struct VitConfig {
   Gate gate = Gate::none;
   std::optional<double> layer_scale{};  // its first value (timm: init_values)
   double norm_eps = 1e-6, dropout = 0, drop_path = 0;
+
+  bool operator==(const VitConfig&) const = default;
 };
 Model make_vit(const VitConfig&, const nn::Scope&);
 

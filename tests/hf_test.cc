@@ -7,7 +7,9 @@
 #include "data/convert.h"
 #include "data_files.h"
 #include "models/clip.h"
+#include "models/convnext.h"
 #include "models/eva.h"
+#include "models/layout.h"
 #include "models/vit.h"
 #include "tools/hf_write.h"
 #include "tools/transmiter_job.h"
@@ -214,12 +216,184 @@ TEST(Convert, FromLibraryToLibraryAndBack) {
   auto half = data::open_weights(folder / "half");
   for (const data::TensorInfo& info : half->list()) EXPECT_EQ(info.dtype, "F16") << info.name;
 
-  for (const char* layout : {"torchvision", "openai"}) {
-    test::Outcome refused = test::run({"convert", ours, folder / "no.npz", "--layout", layout});
-    EXPECT_EQ(refused.code, 2);
-    EXPECT_NE(refused.err.find(layout), std::string::npos) << refused.err;
-    EXPECT_FALSE(std::filesystem::exists(folder / "no.npz"));
+  test::Outcome refused = test::run({"convert", ours, folder / "no.npz", "--layout", "openai"});
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_NE(refused.err.find("holds no CLIP"), std::string::npos) << refused.err;
+  EXPECT_FALSE(std::filesystem::exists(folder / "no.npz"));
+}
+
+// ---- timm and torchvision
+
+// Names and shapes of the parameters that these libraries give to a network.
+json names_of_library(const std::string& network) {
+  const char* source = std::getenv("PUPIL_SOURCE");
+  return json::parse(test::read_text(
+      concat(source ? source : ".", "/tests/golden/files/library_names.json")))[network];
+}
+
+json names_and_shapes(const data::Weights& file) {
+  json all = json::object();
+  for (const data::TensorInfo& info : file.list())
+    all[info.name] = std::vector<int64_t>(info.shape.dims, info.shape.dims + info.shape.rank);
+  return all;
+}
+
+// The file of a network of these libraries: every tensor matters, no variance is negative.
+Written settled(const Make& make, const std::string& path,
+                const std::map<std::string, std::string>& metadata = {}) {
+  Written w;
+  w.network.store = std::make_unique<nn::Store>(3);
+  w.network.model = make(nn::Scope(*w.network.store));
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  for (const nn::Param& p : w.network.store->params()) {
+    Tensor to = p.value;
+    if (to.dtype() == DType::f32)
+      copy_into(to, add(to.clone(), scale(waves(to.shape(), double(tensors.size())), 0.3)));
+    tensors.emplace_back(p.name, to.clone());
   }
+  data::save_safetensors(path, tensors, metadata);
+  w.file = data::open_weights(path);
+  return w;
+}
+
+void expect_same_file(const data::Weights& a, const data::Weights& b) {
+  EXPECT_EQ(names_and_shapes(a), names_and_shapes(b));
+  for (const data::TensorInfo& info : a.list())
+    EXPECT_EQ(a.read(info.name, DType::f32).values(), b.read(info.name, DType::f32).values())
+        << info.name;
+}
+
+TEST(Convert, TimmAndTorchvisionNameTheSameNetworks) {
+  NoGrad no_grad;
+  Tensor x = waves({2, 3, 32, 32}, 0.5);
+  for (auto [torchvision, timm] : {std::pair{"mobilenet_v2", "mobilenetv2_100"},
+                                   {"efficientnet_b0", "efficientnet_b0.ra_in1k"},
+                                   {"regnet_y_400mf", "regnety_004"}})
+    for (bool back : {false, true}) {
+      test::TemporaryFolder folder;
+      const std::string from = back ? timm : torchvision, to = back ? torchvision : timm,
+                        a = folder / "a.safetensors", b = folder / "b.safetensors";
+      Written w = settled(
+          [&](const nn::Scope& scope) { return models::make_model(from, scope, {.classes = 3}); },
+          a);
+      const std::string layout = back ? "torchvision" : "timm",
+                        other = back ? "timm" : "torchvision";
+      test::Outcome done = test::run({"convert", a, b, "--layout", layout});
+      ASSERT_EQ(done.code, 0) << done.err;
+      std::vector<std::string> names = names_in(b);
+      std::sort(names.begin(), names.end());
+      EXPECT_EQ(json(names), names_of_library(to)) << to;
+
+      NetworkConfig config;
+      config.weights = b;
+      Network read = load_network(config);
+      EXPECT_EQ(read.model.name, to);
+      EXPECT_EQ(describe(read.model.input), describe(w.network.model.input));
+      EXPECT_EQ(read.model.forward(x, {}).logits.values(),
+                w.network.model.forward(x, {}).logits.values())
+          << to;
+
+      ASSERT_EQ(test::run({"convert", b, folder / "c.safetensors", "--layout", other}).code, 0);
+      expect_same_file(*data::open_weights(folder / "c.safetensors"), *w.file);
+    }
+}
+
+TEST(Convert, VisionTransformersInTorchvisionsNames) {
+  test::TemporaryFolder folder;
+  const std::string model = "vit(dim=8,depth=2,heads=2,patch=4,image=8)",
+                    ours = folder / "a.safetensors", theirs = folder / "b.safetensors";
+  Written w = settled(
+      [&](const nn::Scope& scope) { return models::make_model(model, scope, {.classes = 2}); },
+      ours, {{"model", model}});
+  test::Outcome done = test::run({"convert", ours, theirs, "--layout", "torchvision"});
+  ASSERT_EQ(done.code, 0) << done.err;
+  auto written = data::open_weights(theirs);
+  EXPECT_EQ(names_and_shapes(*written), names_of_library("torchvision vit"));
+  EXPECT_EQ(written->metadata().at("model"), model);
+  expect_same_file(*models::in_our_names(written), *w.file);
+  ASSERT_EQ(test::run({"convert", theirs, folder / "c.npz", "--layout", "timm"}).code, 0);
+  expect_same_file(*data::open_weights(folder / "c.npz"), *w.file);
+  done = test::run({"convert", theirs, folder / "hf", "--layout", "hf"});
+  EXPECT_EQ(done.code, 0) << done.err;
+
+  // As torchvision's first files name the layers of a block's MLP.
+  std::vector<std::pair<std::string, Tensor>> older;
+  for (const data::TensorInfo& info : written->list()) {
+    std::string name = info.name;
+    for (auto [now, then] : {std::pair{"mlp.0.", "mlp.linear_1."}, {"mlp.3.", "mlp.linear_2."}})
+      if (size_t at = name.find(now); at != name.npos) name.replace(at, 6, then);
+    older.emplace_back(name, written->read(info.name, DType::f32));
+  }
+  data::save_safetensors(folder / "older.safetensors", older);
+  expect_same_file(*models::in_our_names(data::open_weights(folder / "older.safetensors")),
+                   *w.file);
+}
+
+// What the images must look like is torchvision's, so it does not matter that two networks of timm
+// have these parameters.
+TEST(Convert, AVisionTransformerOfTorchvisionIsRecognised) {
+  test::TemporaryFolder folder;
+  Written w = settled(
+      [](const nn::Scope& scope) { return models::make_model("deit_tiny_patch16_224", scope); },
+      folder / "a.safetensors");
+  auto named = models::in_names_of(models::layout_named("torchvision_vit"), "", w.file);
+  data::convert_weights(*named, folder / "b.safetensors");
+  NetworkConfig config;
+  config.weights = folder / "b.safetensors";
+  Network read = load_network(config);
+  EXPECT_EQ(read.model.input.filter, models::Filter::bilinear);
+  EXPECT_EQ(read.model.input.mean, w.network.model.input.mean);
+  EXPECT_EQ(read.model.input.crop_pct, 0.875);
+  config.weights = folder / "a.safetensors";  // timm's names: one of two, with other images
+  test::expect_refused([&] { load_network(config); }, {"several networks", "deit_tiny"});
+}
+
+TEST(Convert, ConvnextInTorchvisionsNames) {
+  test::TemporaryFolder folder;
+  auto make = [](bool second) {
+    return [second](const nn::Scope& scope) {
+      models::ConvnextConfig c{.depths = {1, 2, 1, 1}, .widths = {4, 6, 8, 10}, .classes = 3};
+      c.response_norm = second;
+      return make_convnext(c, scope);
+    };
+  };
+  Written w = settled(make(false), folder / "a.safetensors");
+  const models::Layout& layout = models::layout_named("torchvision_convnext");
+  auto theirs = models::in_names_of(layout, "", w.file);
+  EXPECT_EQ(names_and_shapes(*theirs), names_of_library("torchvision convnext"));
+  data::convert_weights(*theirs, folder / "b.npz");
+  expect_same_file(*models::in_our_names(data::open_weights(folder / "b.npz")), *w.file);
+  Written second = settled(make(true), folder / "c.safetensors");
+  test::expect_refused([&] { models::in_names_of(layout, "", second.file); },
+                       {"mlp.grn", "no place"});
+}
+
+TEST(Convert, NetworksThatComputeOtherThingsThereAreRefused) {
+  test::TemporaryFolder folder;
+  auto refused = [&](const std::string& model, const std::string& layout,
+                     std::initializer_list<std::string> words) {
+    settled([&](const nn::Scope& s) { return models::make_model(model, s, {.classes = 2}); },
+            folder / "a.safetensors", {{"model", model}});
+    test::Outcome done = test::run(
+        {"convert", folder / "a.safetensors", folder / "b.safetensors", "--layout", layout});
+    EXPECT_EQ(done.code, 2) << model;
+    for (const std::string& word : words)
+      EXPECT_NE(done.err.find(word), std::string::npos) << word << ": " << done.err;
+    EXPECT_FALSE(std::filesystem::exists(folder / "b.safetensors"));
+  };
+  refused("mobilenet_v3_small", "timm", {"mobilenet_v3_small", "0.001", "variance"});
+  refused("mobilenetv3_small_100", "torchvision", {"0.001"});
+  refused("tf_efficientnet_lite0", "torchvision", {"torchvision has no network"});
+  refused("resnet8_kd", "timm", {"not among its families"});
+  refused("vit(dim=8,depth=1,heads=2,patch=4,image=8,pool=avg)", "torchvision", {"class token"});
+  refused("vit(dim=8,depth=1,heads=2,patch=4,image=8,qkv_bias=0)", "torchvision", {"blocks"});
+
+  // timm's tf_ networks have the names of others, but pad as TensorFlow does.
+  settled([](const nn::Scope& s) { return models::make_model("mobilenetv3_small_100", s); },
+          folder / "tf_mobilenetv3_small_100.safetensors");
+  NetworkConfig config;
+  config.weights = folder / "tf_mobilenetv3_small_100.safetensors";
+  test::expect_refused([&] { load_network(config); }, {"tf_mobilenetv3_small_100", "padding"});
 }
 
 // ---- zero-shot

@@ -25,17 +25,19 @@ std::shared_ptr<const data::Weights> in_layout(const ConvertArguments& a,
     return std::find(libraries.begin(), libraries.end(), a.layout) != libraries.end();
   };
   if (a.layout.empty() || is_named_as(*file)) return file;
-  if (a.layout == "hf") {
+  std::shared_ptr<const data::Weights> ours = models::in_our_names(file);
+  if (!is_named_as(*ours)) {
+    if (a.layout == "openai")
+      fail_input("convert: ", data::printable(a.in), " holds no CLIP; without --layout its names ",
+                 "stay");
     NetworkConfig config;
     config.model = a.model;
     config.weights = a.in;
-    return in_form_of_hf(load_network(config), models::in_our_names(file));
+    Network network = load_network(config);
+    if (a.layout == "hf") return in_form_of_hf(network, ours);
+    ours = models::in_names_of_library(a.layout, network.model, ours);
   }
-  std::shared_ptr<const data::Weights> ours = models::in_our_names(file);
-  if (!is_named_as(*ours))
-    fail_input("convert: ", data::printable(a.in), " does not hold a network that Pupil knows in ",
-               a.layout, "; without --layout its names stay");
-  std::map<std::string, std::string> metadata = file->metadata();
+  std::map<std::string, std::string> metadata = ours->metadata();
   metadata.erase("config.json");  // of the other library
   metadata.erase("preprocessor_config.json");
   return data::amend_weights(ours, {}, metadata);
@@ -51,8 +53,9 @@ void add_convert_command(CLI::App& app) {
       "  pupil convert checkpoints/vit model.npz --dtype f32\n"
       "  pupil convert runs/kd/best.safetensors student --layout hf\n"
       "  pupil convert ViT-B-32.pt clip --layout hf --model ViT-B-32-quickgelu\n"
+      "  pupil convert mobilenet_v2.pth for_timm.safetensors --layout timm\n"
       "  pupil convert clip clip.safetensors --layout openai\n"
-      "The network need not be known but for --layout hf. Prefixes \"module.\" and \"backbone.\" "
+      "The network need not be known where names stay. Prefixes \"module.\" and \"backbone.\" "
       "are removed.");
   auto a = std::make_shared<ConvertArguments>();
   command->add_option("IN", a->in, "any file or folder that pupil inspect reads")->required();
@@ -70,7 +73,7 @@ void add_convert_command(CLI::App& app) {
                    "preprocessor_config.json when OUT is a folder")
       ->check(CLI::IsMember({"timm", "hf", "openai", "torchvision"}));
   command->add_option("--model", a->model,
-                      "the network in IN, of pupil models, where --layout hf needs it");
+                      "the network in IN, of pupil models, where its file does not tell it");
   command->callback([a] {
     std::string dtype = a->dtype;
     for (char& c : dtype) c = char(std::toupper(uint8_t(c)));

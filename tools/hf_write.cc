@@ -1,6 +1,5 @@
 #include "hf_write.h"
 
-#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -202,13 +201,10 @@ std::shared_ptr<const data::Weights> in_form_of_hf(const Network& network,
   std::map<std::string, std::string> metadata = file->metadata();
   metadata["config.json"] = form.config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
   metadata["preprocessor_config.json"] = preprocessor(model.input).dump(2) + "\n";
-  const auto& layouts = models::layouts();
-  auto layout = std::find_if(layouts.begin(), layouts.end(),
-                             [&](const models::Layout& l) { return l.name == form.layout; });
-  PUPIL_CHECK(layout != layouts.end(), "no layout ", form.layout);
   file = data::amend_weights(file, form.ours, {});
-  return data::amend_weights(models::in_names_of(*layout, form.prefix, file), form.theirs,
-                             metadata);
+  return data::amend_weights(
+      models::in_names_of(models::layout_named(form.layout), form.prefix, file), form.theirs,
+      metadata);
 }
 
 }  // namespace pupil

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "../data/file.h"
+#include "../models/vit.h"
 
 namespace pupil {
 namespace {
@@ -66,21 +67,33 @@ std::string recognise(const data::Weights& weights) {
     }
   }
   std::vector<std::string> fitting;
+  std::vector<std::shared_ptr<const models::VitConfig>> towers;  // of those
   for (const Outline& outline : outlines()) {
     if (file.size() < outline.least || file.size() > outline.most) continue;
     models::Options options;
     auto at = file.find(outline.head);
     options.classes = at == file.end() || !at->second.rank ? 0 : at->second[0];
     nn::Store plan = nn::Store::blueprint();
-    models::make_model(outline.name, nn::Scope(plan), options);
-    if (holds_all_of(plan, file)) fitting.push_back(outline.name);
+    models::Model model = models::make_model(outline.name, nn::Scope(plan), options);
+    if (!holds_all_of(plan, file)) continue;
+    fitting.push_back(outline.name);
+    towers.push_back(model.vit);
   }
   std::string path = data::printable(weights.path());
   if (fitting.empty())
     fail_input("weights: ", path, " holds the parameters of no network that is known here; ",
                "say which it is (`pupil models` lists the names)");
-  if (fitting.size() == 1) return fitting[0];
   std::string in_name = squeezed(std::filesystem::path(weights.path()).filename().string());
+  for (const std::string& name : fitting)
+    if (in_name.find("tf" + squeezed(name.substr(0, name.find('.')))) != std::string::npos)
+      fail_input("weights: ", path, " seems to be of timm's tf_", name.substr(0, name.find('.')),
+                 ", whose padding is TensorFlow's; Pupil has it without");
+  if (fitting.size() == 1) return fitting[0];
+  // They differ only in what images must look like, which the file says.
+  if (weights.metadata().count("input") &&
+      std::all_of(towers.begin(), towers.end(),
+                  [&](const auto& vit) { return vit && towers[0] && *vit == *towers[0]; }))
+    return fitting[0];
   std::string best, list;
   for (const std::string& name : fitting) {
     list += concat(list.empty() ? "" : ", ", name);

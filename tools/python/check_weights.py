@@ -56,7 +56,7 @@ def randomise(model, seed):
         for name, p in model.named_parameters():
             if name.endswith("logit_scale"):
                 p.fill_(1.5)
-            elif name.rsplit(".", 1)[-1] in ("gamma", "gamma_1", "gamma_2", "lambda1"):
+            elif name.rsplit(".", 1)[-1] in ("gamma", "gamma_1", "gamma_2", "lambda1", "layer_scale"):
                 p.copy_(uniform(p, 0.3, 0.8))
             elif p.ndim < 2:
                 p.add_(uniform(p, -0.1, 0.1))
@@ -122,6 +122,31 @@ def plain(pupil, name, layout, make, side, seed=1):
     again.load_state_dict(load_file(written), strict=True)
     write = difference(forward(again.eval(), x), wanted)
     return load, write
+
+
+def across(pupil, name, name_there, layout, make, make_there, side):
+    """A network that two libraries have: one saves it, the other loads what Pupil makes of it."""
+    model, x = randomise(make(), 7), images_of(side)
+    settle(model, lambda: model(x))
+    wanted = forward(model, x)
+    given = as_file(model, os.path.join(pupil.folder, f"{name}.pth"))
+    written = os.path.join(pupil.folder, f"{name_there}.safetensors")
+    pupil("convert", given, written, "--layout", layout)
+    there = make_there()
+    there.load_state_dict(load_file(written), strict=True)
+    load = max(difference(pupil.outputs(path, x, "logits"), wanted) for path in (given, written))
+    return load, difference(forward(there.eval(), x), wanted)
+
+
+def refused(pupil, layout, make, why):
+    """A network that computes something else in the other library."""
+    given = as_file(make(), os.path.join(pupil.folder, "library.pth"))
+    try:
+        pupil("convert", given, os.path.join(pupil.folder, "pupil.safetensors"), "--layout", layout)
+    except Refused as error:
+        assert why in str(error), error
+        return None, None
+    raise AssertionError("was written")
 
 
 def to_transformers(pupil, name, make, side):
@@ -306,9 +331,17 @@ def rows(pupil):
         make = lambda: timm.create_model(name, pretrained=False, **options)
         return "timm", name, lambda: plain(pupil, pupils or name, "timm", make, side)
 
-    def of_torchvision(name, side=224):
+    def of_torchvision(name, side=224, pupils=None):
         make = lambda: getattr(torchvision.models, name)(weights=None)
-        return "torchvision", name, lambda: plain(pupil, name, "torchvision", make, side)
+        return "torchvision", name, lambda: plain(pupil, pupils or name, "torchvision", make, side)
+
+    def both_ways(name, timms):
+        names = {"torchvision": name, "timm": timms}
+        make = {"torchvision": lambda: getattr(torchvision.models, name)(weights=None),
+                "timm": lambda: timm.create_model(timms, pretrained=False)}
+        for a, b in (("torchvision", "timm"), ("timm", "torchvision")):
+            yield f"{a} to {b}", names[a], functools.partial(
+                across, pupil, names[a], names[b], b, make[a], make[b], 224)
 
     def timm_to_hf(name, side, **options):
         make = lambda: timm.create_model(name, pretrained=False, **options)
@@ -338,6 +371,16 @@ def rows(pupil):
                  "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "regnet_y_400mf",
                  "shufflenet_v2_x1_0", "squeezenet1_1"):
         yield of_torchvision(name)
+    yield of_torchvision("convnext_tiny")
+    yield of_torchvision("vit_b_16", pupils="vit_base_patch16_224")
+    for name, timms in (("mobilenet_v2", "mobilenetv2_100"), ("efficientnet_b0", "efficientnet_b0"),
+                        ("regnet_y_400mf", "regnety_004"), ("convnext_tiny", "convnext_tiny"),
+                        ("vit_b_16", "vit_base_patch16_224"), ("resnet50", "resnet50")):
+        yield from both_ways(name, timms)
+    yield ("torchvision to timm", "mobilenet_v3_small, refused", lambda: refused(
+        pupil, "timm", lambda: torchvision.models.mobilenet_v3_small(weights=None), "variance"))
+    yield ("torchvision to transformers", "vit_b_16", lambda: to_transformers(
+        pupil, "vit_base_patch16_224", lambda: torchvision.models.vit_b_16(weights=None), 224))
     yield timm_to_hf("vit_tiny_patch16_224", 224)
     yield timm_to_hf("deit_tiny_distilled_patch16_224", 224)
     yield timm_to_hf("vit_small_patch14_dinov2", 518)
