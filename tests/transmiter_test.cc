@@ -587,7 +587,15 @@ TEST(LinearProbe, IsStationaryAndRefuses) {
     EXPECT_LT(norm(w.grad()) + norm(b.grad()), 2e-6 * c);
     EXPECT_NEAR(sum(probe.bias).item(), 0, 1e-9);
   }
-  EXPECT_THROW(fit_linear_probe(x, from(y, {40}), 2), Error);
+  for (int64_t label : {-1, 3}) {
+    y[7] = label;
+    try {
+      fit_linear_probe(x, from(y, {40}), 3);
+      ADD_FAILURE() << "label " << label;
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find(concat("label ", label)), std::string::npos) << e.what();
+    }
+  }
 }
 
 // A small made-up experiment: images are noisy copies of their class's text feature, in two spaces.
