@@ -26,24 +26,29 @@ class Resizer {
  public:
   // The part `box` of the image (all of it when null), resampled to height x width.
   void resize(const Image&, const Box* box, int height, int width, Filter, Image& out);
-  // The same of a region of the image, whose pixels beside it count as neighbours.
-  void resize(const Image&, const Region&, int height, int width, Filter, Image& out);
+  // The same of a region of the image, whose pixels beside it count as neighbours; of the result
+  // only the box `wanted`.
+  void resize(const Image&, const Region&, int height, int width, const Box& wanted, Filter,
+              Image& out);
   // One network's square: `box` resized to it, or without one the evaluation transform, the shorter
   // side resized to floor(size / crop_pct) and the centre cut out. Returns `out`, or `image` itself
   // where nothing changes.
   const Image& fit(const Image& image, const Box* box, const models::Preprocessing&, Image& out);
 
  private:
-  struct Weights {  // of one axis
+  struct Weights {  // of one axis: what each result is a sum of
     std::vector<int> first, count;
     std::vector<int32_t> values;
     int stride = 0;
   };
-  static void make_weights(int in_size, double from, double to, int out_size, Filter, Weights&);
+  static void make_weights(int in_size, double from, double to, int out_size, int begin, int end,
+                           Filter, Weights&);
   struct Source;  // the pixels to resample
-  void resample(Source, const Region&, int height, int width, Filter, Image& out);
-  Weights weights_;
-  Image between_, whole_;
+  void resample(Source, const Region&, int height, int width, const Box& wanted, Filter,
+                Image& out);
+  void resample_rows(const Source&, int rows, uint8_t* to);
+  Weights across_, down_;
+  Image between_;
 };
 
 }  // namespace pupil::data

@@ -139,6 +139,16 @@ void FileWriter::commit() {
     throw Error(concat(printable(path_), ": its folder cannot be synced: ", reason(error)));
 }
 
+ScratchFolder::ScratchFolder()
+    : path((std::filesystem::temp_directory_path() / "pupil-XXXXXX").string()) {
+  if (!::mkdtemp(path.data())) fail_input(path, ": cannot be created: ", reason(errno));
+}
+
+ScratchFolder::~ScratchFolder() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path, ignored);
+}
+
 void write_file(const std::string& path, std::string_view content) {
   FileWriter file(path);
   file.write(content);

@@ -47,6 +47,14 @@ class FileWriter {
   int file_ = -1;
 };
 
+// A folder for temporary files; it is gone when this ends.
+struct ScratchFolder {
+  std::string path;
+  ScratchFolder();
+  ~ScratchFolder();
+  ScratchFolder(const ScratchFolder&) = delete;
+};
+
 void write_file(const std::string& path, std::string_view content);  // FileWriter in one call
 
 // Text of a file's own making (a tensor's name), safe to print in one line of a message: control

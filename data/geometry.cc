@@ -80,11 +80,11 @@ void crop(const Image& from, const Box& box, const Fill& fill, Image& out) {
   }
 }
 
-Box center_box(const Image& image, int height, int width) {
+Box center_box(int rows, int columns, int height, int width) {
   auto begin = [](int have, int want) {
     return have < want ? -((want - have) / 2) : int(std::nearbyint((have - want) / 2.0));
   };
-  return {begin(image.height, height), begin(image.width, width), height, width};
+  return {begin(rows, height), begin(columns, width), height, width};
 }
 
 Image flip_horizontally(const Image& image) {

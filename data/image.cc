@@ -85,7 +85,10 @@ std::string png_defect(File f) {
 std::string jpeg_defect(File f) {
   bool seen_frame = false, seen_scan = false;
   for (size_t at = 2;;) {
-    while (at < f.size() && f[at] != 0xff) at++;  // between segments: what libjpeg skips too
+    // Between segments: what libjpeg skips too.
+    const void* next = std::memchr(f.data() + at, 0xff, f.size() - at);
+    if (!next) return "it is cut off";
+    at = size_t(static_cast<const uint8_t*>(next) - f.data());
     while (at < f.size() && f[at] == 0xff) at++;  // fill bytes
     if (at >= f.size()) return "it is cut off";
     uint8_t marker = f[at++];

@@ -37,8 +37,9 @@ Image resize(const Image&, int height, int width, Filter, const std::optional<Re
 using Fill = std::vector<uint8_t>;
 // The pixels of the box, `fill` where it reaches beyond the image.
 void crop(const Image&, const Box&, const Fill& fill, Image& out);
-// torchvision's: half a pixel goes to the even side, smaller images get a border of zeros first.
-Box center_box(const Image&, int height, int width);
+// The middle height x width of an image of rows x columns, torchvision's: half a pixel goes to the
+// even side, smaller images get a border of zeros first.
+Box center_box(int rows, int columns, int height, int width);
 Image flip_horizontally(const Image&);
 Image flip_vertically(const Image&);
 // Output pixel (x, y) shows the input at (a (x + 1/2) + b (y + 1/2) + c, d (x + 1/2) + e (y + 1/2)

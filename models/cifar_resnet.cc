@@ -1,6 +1,8 @@
-// The residual networks for CIFAR of He et al. 2015 (arXiv 1512.03385), section 4.2, in the two
-// forms whose checkpoints are around.
+// The residual networks for CIFAR of He et al. 2015 (arXiv 1512.03385), section 4.2, in the forms
+// whose checkpoints are around.
 #include "cifar_resnet.h"
+
+#include "conv_norm.h"
 
 namespace pupil::models {
 namespace {
@@ -90,7 +92,78 @@ struct CifarResnet {
   }
 };
 
+// Keras' form: convolutions with bias, numbered through the network, a shortcut without norm.
+struct MlperfResnet {
+  struct Block {
+    ConvNorm first, second;
+    std::optional<nn::Conv2d> shortcut;
+  };
+  ConvNorm stem;
+  std::vector<Block> blocks;
+  std::optional<nn::Linear> fc;
+
+  MlperfResnet(int64_t classes, const nn::Scope& scope) : stem(unit(scope, 0, 0, 3, 16, 1)) {
+    int conv = 0, norm = 0;
+    int64_t in = 16;
+    for (int64_t out : {16, 32, 64}) {
+      int stride = out == in ? 1 : 2;
+      blocks.push_back({unit(scope, conv + 1, norm + 1, in, out, stride),
+                        unit(scope, conv + 2, norm + 2, out, out, 1),
+                        {}});
+      conv += 2;
+      norm += 2;
+      if (stride == 2)
+        blocks.back().shortcut.emplace(scope / concat("conv", ++conv), in, out, 1,
+                                       ConvOptions{stride, 0}, true, nn::kaiming_normal(in));
+      in = out;
+    }
+    if (classes) fc.emplace(scope / "fc", in, classes);
+  }
+
+  static ConvNorm unit(const nn::Scope& scope, int conv, int norm, int64_t in, int64_t out,
+                       int stride) {
+    return {scope / concat("conv", conv),
+            scope / concat("bn", norm),
+            in,
+            out,
+            {.kernel = 3,
+             .stride = stride,
+             .activation = Activation::relu,
+             .same_padding = true,
+             .eps = 1e-3,
+             .momentum = 0.01,
+             .weight = nn::kaiming_normal(9 * in),
+             .bias = true}};
+  }
+
+  Output operator()(const Tensor& images, const nn::Call& call) {
+    Tensor x = stem(images, call);
+    call.see("f0", x);
+    for (size_t i = 0; i < blocks.size(); i++) {
+      Block& block = blocks[i];
+      Tensor residual = block.shortcut ? (*block.shortcut)(x) : x;
+      x = block.second(block.first(x, call), call, residual);
+      call.see(concat("f", i + 1), x);
+    }
+    Tensor pooled = global_avg_pool(x);
+    call.see("pooled", pooled);
+    return {fc ? (*fc)(pooled) : pooled, pooled};
+  }
+};
+
 }  // namespace
+
+Model make_mlperf_resnet8(int64_t classes, const nn::Scope& scope) {
+  auto net = std::make_shared<MlperfResnet>(classes, scope);
+  Model model;
+  model.classes = classes;
+  model.width = 64;
+  model.head = "fc";
+  model.input = {32, 3, {0, 0, 0}, {kCaffeScale, kCaffeScale, kCaffeScale}};
+  model.taps = {"f0", "f1", "f2", "f3", "pooled"};
+  model.forward = [net](const Tensor& x, const nn::Call& call) { return (*net)(x, call); };
+  return model;
+}
 
 Model make_cifar_resnet(const CifarResnetConfig& config, const nn::Scope& scope) {
   PUPIL_CHECK(config.depth >= 8 && config.depth % 6 == 2, "resnet: the depth is 6 n + 2, not ",
@@ -127,6 +200,10 @@ std::vector<Entry> cifar_resnets() {
   for (int depth : {8, 14, 20, 32, 56, 110})
     add(concat("resnet", depth, "_kd"), depth, narrow, false);
   for (int depth : {8, 32}) add(concat("resnet", depth, "x4_kd"), depth, wide, false);
+  all.push_back({{"resnet8_mlperf", "ResNet-8 of MLPerf Tiny, 32x32 images"},
+                 [](const nn::Scope& scope, const Options& options) {
+                   return make_mlperf_resnet8(options.classes, scope);
+                 }});
   return all;
 }
 

@@ -16,6 +16,9 @@ struct CifarResnetConfig {
 };
 Model make_cifar_resnet(const CifarResnetConfig&, const nn::Scope&);
 
+// ResNet-8 of github.com/mlcommons/tiny, for pixels of 0 to 255. Taps: f0 to f3, pooled.
+Model make_mlperf_resnet8(int64_t classes, const nn::Scope&);
+
 std::vector<Entry> cifar_resnets();
 
 }  // namespace pupil::models

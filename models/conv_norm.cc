@@ -6,7 +6,7 @@ namespace pupil::models {
 
 ConvNorm::ConvNorm(const nn::Scope& conv_scope, const nn::Scope& norm_scope, int64_t in,
                    int64_t out, const ConvNormOptions& o)
-    : conv(conv_scope, in, out, o.kernel, {o.stride, (o.kernel - 1) / 2, 1, o.groups}, false,
+    : conv(conv_scope, in, out, o.kernel, {o.stride, (o.kernel - 1) / 2, 1, o.groups}, o.bias,
            o.weight.a > 0 ? o.weight : nn::kaiming_normal(int64_t(o.kernel) * o.kernel * out)),
       norm(norm_scope, out, o.eps, o.momentum, {o.zero_scale ? nn::Init::zeros : nn::Init::ones}),
       activation(o.activation),

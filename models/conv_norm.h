@@ -15,6 +15,7 @@ struct ConvNormOptions {
   double eps = 1e-5, momentum = 0.1;
   nn::Init weight{nn::Init::normal};  // deviation 0: sqrt(2 / (kernel^2 outputs))
   bool zero_scale = false;            // the norm's weight is 0 at first
+  bool bias = false;                  // of the convolution
 };
 
 struct ConvNorm {

@@ -221,6 +221,8 @@ Preprocessing preprocessing_of(const Model& model, const data::Weights* weights)
   } else if (std::sscanf(at, "RGB/255 - %f%n", mean, &end) == 1) {
     p.mean.assign(3, mean[0]);
     p.std.assign(3, 1);
+  } else if (model.input.std[0] == kCaffeScale && text.starts_with("RGB 0..255 (no scaling)")) {
+    return p;  // what follows there is about the layers
   } else if (model.input.std[0] == kCaffeScale &&
              std::sscanf(at, "BGR 0..255 minus %f,%f,%f%n", mean + 2, mean + 1, mean, &end) == 3) {
     for (size_t c = 0; c < 3; c++) p.mean[c] = mean[c] * kCaffeScale;

@@ -71,8 +71,8 @@ struct Entry : ModelInfo {
 // What images must look like for a model with these weights: the key "input" of the file's metadata
 // ("RGB/255, mean 0.485 0.456 0.406 std 0.229 0.224 0.225, 32x32, bilinear, crop 1"; what comes
 // behind std may be missing, the size may come first; of Caffe's networks "BGR 0..255 minus
-// 104,117,123; 227x227") where it has one, else the model's own. Throws InputError for a text
-// that it cannot read.
+// 104,117,123; 227x227", of MLPerf's "RGB 0..255 (no scaling)") where it has one, else the model's
+// own. Throws InputError for a text that it cannot read.
 Preprocessing preprocessing_of(const Model&, const data::Weights* weights = nullptr);
 // The statistics of ImageNet; 224 pixels of 256, bilinear.
 Preprocessing imagenet_preprocessing();

@@ -63,7 +63,8 @@ Tensor conv_norm(const Conv2d& conv, BatchNorm& norm, const Tensor& x, const Cal
   bool recorded = false;
   const Tensor* operands[] = {&x, &conv.weight, &conv.bias, &norm.weight, &norm.bias, &residual};
   for (const Tensor* t : operands) recorded |= grad_enabled() && *t && t->requires_grad();
-  if (call.train || recorded || plain_mode()) return norm(conv(x), call, activation, residual);
+  if (call.train || recorded || plain_mode() || !x.numel())
+    return norm(conv(x), call, activation, residual);
   NoGrad unrecorded;
   Tensor factor = div(norm.weight, sqrt(add_scalar(norm.running_var, norm.eps)));
   Tensor weight = mul(conv.weight, view(factor, {factor.dim(0), 1, 1, 1}));

@@ -109,6 +109,22 @@ inline Bytes png(const data::Image& image) {
   return file;
 }
 
+// A PNG with an orientation: the chunk eXIf behind the header.
+inline Bytes turned_png(const data::Image& image, int orientation, bool little) {
+  Bytes file = png(image), exif{'e', 'X', 'I', 'f'};
+  Bytes tiff = little ? Bytes{'I', 'I', 42, 0, 8, 0, 0, 0, 1, 0, 0x12, 1, 3, 0, 1, 0, 0, 0}
+                      : Bytes{'M', 'M', 0, 42, 0, 0, 0, 8, 0, 1, 1, 0x12, 0, 3, 0, 0, 0, 1};
+  tiff.insert(tiff.end(),
+              {uint8_t(little ? orientation : 0), uint8_t(little ? 0 : orientation), 0, 0});
+  exif.insert(exif.end(), tiff.begin(), tiff.end());
+  Bytes chunk;
+  put_big32(chunk, uint32_t(tiff.size()));
+  chunk.insert(chunk.end(), exif.begin(), exif.end());
+  put_big32(chunk, uint32_t(crc32(0, exif.data(), unsigned(exif.size()))));
+  file.insert(file.begin() + 33, chunk.begin(), chunk.end());
+  return file;
+}
+
 inline data::Image noise_image(int height, int width, int channels, uint64_t seed) {
   data::Image image{height, width, channels, {}};
   for (int64_t i = 0; i < int64_t(height) * width * channels; i++)

@@ -13,6 +13,7 @@ namespace pupil::data {
 namespace {
 
 namespace fs = std::filesystem;
+using namespace std::string_literals;
 using namespace test;
 
 std::string real(const std::string& below) { return shared_folder() + "/data/" + below; }
@@ -618,14 +619,13 @@ std::string text(const Bytes& bytes) { return {bytes.begin(), bytes.end()}; }
 // Every image of the data set is decoded.
 void fuzz_dataset(const std::string& spec, const std::string& file,
                   const std::vector<std::string>& good, const std::string& mention = "") {
-  fuzz(
-      good, file,
-      [&] {
-        Dataset set = open_dataset(spec);
-        Image image;
-        for (int64_t i = 0; i < set.size(); i++) set.image(i, image);
-      },
-      mention);
+  fuzz(good, file,
+       [&] {
+         Dataset set = open_dataset(spec);
+         Image image;
+         for (int64_t i = 0; i < set.size(); i++) set.image(i, image);
+       },
+       {.mention = mention});
 }
 
 TEST(Fuzz, Idx) {
@@ -653,6 +653,15 @@ TEST(Fuzz, CifarOfPickles) {
                {text(cifar_pickle(3)), text(cifar_pickle_of_python3(3))});
 }
 
+// A damaged list of names is none; only a pickle that is none is refused.
+TEST(Fuzz, CifarNames) {
+  TemporaryFolder folder;
+  write_bytes(folder / "test_batch.bin", cifar_records(2, 10));
+  std::string names = "\x80\2}U\x0blabel_names]("s;
+  for (int i = 0; i < 10; i++) names += "U\2c"s + char('0' + i);
+  fuzz_dataset("cifar10:" + folder.path() + ":test", folder / "batches.meta", {names + "es."});
+}
+
 // Decoded by itself: the check of a folder's structure hides damage from the decoder.
 TEST(Fuzz, Images) {
   PUPIL_NEEDS_SHARED();
@@ -660,7 +669,34 @@ TEST(Fuzz, Images) {
   std::string files = shared_folder() + "/reference/image/files", path = folder / "a.png";
   std::vector<std::string> good = seeds({files}, ".jpg", 20000);
   for (std::string& one : seeds({files}, ".png", 20000)) good.push_back(one);
-  fuzz(good, path, [&] { decode_image(read_bytes(path), path, true); });
+  for (int orientation : {1, 3, 8})
+    for (bool little : {false, true})
+      good.push_back(text(turned_png(noise_image(5, 4, 3, 1), orientation, little)));
+  FuzzOptions options;
+  options.words = {"\xff\xd8"s,
+                   "\xff\xd9"s,
+                   "\xff\xda\0\2"s,
+                   "\xff\xc2\0\x11"s,
+                   "\xff\xe1\0\x10"s,
+                   "Exif\0\0"s,
+                   "Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3"s,
+                   "\xff\xff"s,
+                   "IHDR",
+                   "IEND"};
+  options.repair = [](std::string& file) {  // the checksums of a PNG
+    for (size_t at = 8; at + 12 <= file.size();) {
+      auto byte = [&](size_t i) { return size_t(uint8_t(file[i])); };
+      size_t size = byte(at) << 24 | byte(at + 1) << 16 | byte(at + 2) << 8 | byte(at + 3);
+      if (size > file.size() - at - 12) return;
+      const uint8_t* type = reinterpret_cast<const uint8_t*>(file.data()) + at + 4;
+      Bytes sum;
+      put_big32(sum, uint32_t(crc32(0, type, unsigned(size + 4))));
+      std::copy(sum.begin(), sum.end(), file.begin() + std::ptrdiff_t(at + 8 + size));
+      at += size + 12;
+    }
+  };
+  fuzz(
+      good, path, [&] { decode_image(read_bytes(path), path, true); }, options);
 }
 
 }  // namespace

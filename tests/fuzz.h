@@ -34,8 +34,16 @@ inline std::vector<std::string> seeds(const std::vector<std::string>& folders,
   return out;
 }
 
+struct FuzzOptions {
+  std::string mention{};             // what a message names; default: the path
+  std::vector<std::string> words{};  // of the format: put in somewhere
+  // Of every other file: makes checksums and lengths right again, so that what they guard is read.
+  std::function<void(std::string&)> repair{};
+};
+
 // One of the seeds with up to four changes.
-inline std::string mutate(const std::vector<std::string>& seeds, RngKey key) {
+inline std::string mutate(const std::vector<std::string>& seeds, const FuzzOptions& options,
+                          RngKey key) {
   int64_t at = 0;
   auto below = [&](size_t n) { return n ? random_bits(key, at++) % n : 0; };
   std::string s = seeds[below(seeds.size())];
@@ -43,7 +51,7 @@ inline std::string mutate(const std::vector<std::string>& seeds, RngKey key) {
     // Structure lies at the front and the end of all formats.
     size_t window = std::min<size_t>(s.size(), 1024);
     size_t place = below(3) ? below(window) : s.size() - 1 - below(window);
-    switch (below(6)) {
+    switch (below(options.words.empty() ? 6 : 8)) {
       case 0:  // a bit
         s[place] = char(s[place] ^ (1 << below(8)));
         break;
@@ -65,10 +73,16 @@ inline std::string mutate(const std::vector<std::string>& seeds, RngKey key) {
         s.insert(place, other.substr(from, 1 + below(64)));
         break;
       }
-      default:  // a piece twice
+      case 5:  // a piece twice
         s.insert(place, s.substr(place, 1 + below(64)));
+        break;
+      default: {  // a word more, or in place of something
+        const std::string& word = options.words[below(options.words.size())];
+        s.replace(place, below(2) * word.size(), word);
+      }
     }
   }
+  if (options.repair && below(2)) options.repair(s);
   return s;
 }
 
@@ -84,15 +98,15 @@ inline size_t held_memory(const char* what) {  // "VmHWM:" the peak, "VmRSS:" no
 }
 
 // Writes mutations of the seeds to `path` and parses each. PUPIL_FUZZ_INPUTS and PUPIL_FUZZ_SEED
-// change their number and choice. A message must be one line that names `mention`, else the path.
+// change their number and choice. A message must be one line.
 inline void fuzz(const std::vector<std::string>& seeds, const std::string& path,
-                 const std::function<void()>& parse, std::string mention = "") {
+                 const std::function<void()>& parse, const FuzzOptions& options = {}) {
   auto setting = [](const char* name, int other) {
     const char* text = std::getenv(name);
     return text ? std::atoi(text) : other;
   };
   ASSERT_FALSE(seeds.empty());
-  if (mention.empty()) mention = path;
+  const std::string& mention = options.mention.empty() ? path : options.mention;
   const int rounds = setting("PUPIL_FUZZ_INPUTS", 20000), seed = setting("PUPIL_FUZZ_SEED", 2026);
   size_t largest = 0;
   for (const std::string& s : seeds) largest = std::max(largest, s.size());
@@ -100,7 +114,7 @@ inline void fuzz(const std::vector<std::string>& seeds, const std::string& path,
   [[maybe_unused]] const size_t before = held_memory("VmRSS:");
   int refused = 0;
   for (int i = 0; i < rounds; i++) {
-    overwrite(path, mutate(seeds, {uint64_t(seed), uint32_t(i), 0}));
+    overwrite(path, mutate(seeds, options, {uint64_t(seed), uint32_t(i), 0}));
     std::string message;
     try {
       parse();

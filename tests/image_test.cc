@@ -3,6 +3,8 @@
 #include "data/augment.h"
 #include "data/file.h"
 #include "data_files.h"
+#include "tensor/random.h"
+#include "tensor/runtime.h"
 
 namespace pupil::data {
 namespace {
@@ -100,6 +102,31 @@ TEST(Image, ResizesAsPillow) {
   EXPECT_GE(replayed, 12);
 }
 
+TEST(Image, PlainAndPartialResizingGiveTheSamePixels) {
+  for (uint64_t trial = 0; trial < 60; trial++) {
+    auto draw = [&, k = 0](int below) mutable {
+      return 1 + int(random_bits({trial, 1, 0}, k++) % uint32_t(below));
+    };
+    int in_height = draw(40), in_width = draw(60), height = draw(40), width = draw(60);
+    Image image = test::noise_image(in_height, in_width, trial % 4 ? 3 : 1, trial);
+    Region from{0.3 * (in_height - 1), 0.2 * (in_width - 1), double(in_height), double(in_width)};
+    if (trial % 3) from = {0, 0, from.bottom, from.right};
+    for (Filter filter : {Filter::nearest, Filter::box, Filter::bilinear, Filter::hamming,
+                          Filter::bicubic, Filter::lanczos}) {
+      SCOPED_TRACE(concat(in_height, "x", in_width, " to ", height, "x", width, " ", int(filter)));
+      Image whole = resize(image, height, width, filter, from), part, cut;
+      set_plain_mode(true);
+      EXPECT_EQ(resize(image, height, width, filter, from).pixels, whole.pixels);
+      set_plain_mode(false);
+      Box box{height / 3, width / 4, height - height / 2, width - width / 2};
+      Resizer().resize(image, from, height, width, box, filter, part);
+      crop(whole, box, {0}, cut);
+      EXPECT_EQ(part.pixels, cut.pixels);
+      EXPECT_EQ(part.width, box.width);
+    }
+  }
+}
+
 TEST(Image, ShiftIsThePaddedCrop) {
   PUPIL_NEEDS_SHARED();
   for (const Case& c : cases("pad_crop")) {
@@ -110,23 +137,6 @@ TEST(Image, ShiftIsThePaddedCrop) {
     crop(image, {top - padding, left - padding, image.height, image.width}, {0}, result);
     EXPECT_EQ(result.pixels, image_of(*c.file, "out.image").pixels);
   }
-}
-
-// A PNG with an orientation: the chunk eXIf behind the header.
-test::Bytes turned_png(const Image& image, int orientation, bool little) {
-  test::Bytes file = test::png(image), exif{'e', 'X', 'I', 'f'};
-  test::Bytes tiff =
-      little ? test::Bytes{'I', 'I', 42, 0, 8, 0, 0, 0, 1, 0, 0x12, 1, 3, 0, 1, 0, 0, 0}
-             : test::Bytes{'M', 'M', 0, 42, 0, 0, 0, 8, 0, 1, 1, 0x12, 0, 3, 0, 0, 0, 1};
-  tiff.insert(tiff.end(),
-              {uint8_t(little ? orientation : 0), uint8_t(little ? 0 : orientation), 0, 0});
-  exif.insert(exif.end(), tiff.begin(), tiff.end());
-  test::Bytes chunk;
-  test::put_big32(chunk, uint32_t(tiff.size()));
-  chunk.insert(chunk.end(), exif.begin(), exif.end());
-  test::put_big32(chunk, uint32_t(crc32(0, exif.data(), unsigned(exif.size()))));
-  file.insert(file.begin() + 33, chunk.begin(), chunk.end());
-  return file;
 }
 
 TEST(Image, EveryOrientationIsTurnedUpright) {
@@ -141,7 +151,7 @@ TEST(Image, EveryOrientationIsTurnedUpright) {
                                  {1, 0}, {0, 0}, {0, 2}, {1, 2}};
   for (bool little : {false, true})
     for (int k = 1; k <= 8; k++) {
-      test::Bytes file = turned_png(stored, k, little);
+      test::Bytes file = test::turned_png(stored, k, little);
       EXPECT_EQ(decode_image(file, "a.png").pixels, stored.pixels);
       Image shown = decode_image(file, "a.png", true);
       ASSERT_EQ(shown.width, k < 5 ? 3 : 2);
@@ -152,8 +162,9 @@ TEST(Image, EveryOrientationIsTurnedUpright) {
           << k;
     }
   for (int wrong : {0, 9})
-    EXPECT_EQ(decode_image(turned_png(stored, wrong, true), "a.png", true).pixels, stored.pixels);
-  test::Bytes damaged = turned_png(stored, 6, true);  // its directory lies outside
+    EXPECT_EQ(decode_image(test::turned_png(stored, wrong, true), "a.png", true).pixels,
+              stored.pixels);
+  test::Bytes damaged = test::turned_png(stored, 6, true);  // its directory lies outside
   damaged[33 + 8 + 4] = 0xff;
   uint32_t sum = uint32_t(crc32(0, &damaged[33 + 4], 4 + 22));
   for (int i = 0; i < 4; i++) damaged[size_t(33 + 8 + 22 + i)] = uint8_t(sum >> (24 - 8 * i));
@@ -176,7 +187,8 @@ TEST(Image, TurnsAndMirrors) {
 
 TEST(Image, CropsBeyondTheBorderAreFilled) {
   Image image = test::noise_image(3, 4, 3, 1), out;
-  crop(image, center_box(image, 4, 7), {7, 8, 9}, out);  // a column more on the right
+  crop(image, center_box(image.height, image.width, 4, 7), {7, 8, 9},
+       out);  // a column more on the right
   ASSERT_EQ(out.pixels.size(), 4u * 7 * 3);
   EXPECT_EQ(out.pixels[1 * 3], image.pixels[0]);
   EXPECT_EQ(out.pixels[6 * 3 + 1], 8);

@@ -521,6 +521,12 @@ TEST(PublicCheckpoints, ResNet56Cifar10FromLegacyPickle) {
   check_cifar10("resnet56_cifar", "resnet56-4bfd9763.th", "test_logits_resnet56.npy", 9339);
 }
 
+TEST(PublicCheckpoints, MlperfResNet8Cifar10) {
+  PUPIL_NEEDS_SHARED();
+  check_cifar10("resnet8_mlperf", "cifar10_mlperf_resnet8.safetensors",
+                "test_logits_mlperf_resnet8.npy", 8719);
+}
+
 TEST(PublicCheckpoints, TiniestCifar10) {
   PUPIL_NEEDS_SHARED();
   check_cifar10("tiniest", "cifar10_tiniest.safetensors", "test_logits_tiniest.npy", 942, 1000);

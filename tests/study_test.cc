@@ -294,8 +294,34 @@ TEST(Fuzz, Toml) {
   TemporaryFolder folder;
   std::string path = folder / "a.toml";
   const char* source = std::getenv("PUPIL_SOURCE");
-  fuzz(seeds({concat(source ? source : ".", "/tools/recipes")}, ".toml", 10000), path,
-       [&] { read_study(path); });
+  std::string tools = concat(source ? source : ".", "/tools/");
+  FuzzOptions options;
+  options.words = {"\n[study]\n",        "\n[[arm]]\nname = \"a\"\n",
+                   "\n[[teacher]]\n",    "\n[student]\n",
+                   "\nseeds = [1, 1]\n", "\nlr = [0.1, 0.2]\n",
+                   "\nretrain = true\n", " = -1\n",
+                   " = \"kd\"\n",        " = [1, \"a\"]\n",
+                   " = nan\n",           " = true\n",
+                   " = 1e400\n",         " = 1\n",
+                   "\nname = \"aft\"\n", "\nname = \"nothing\"\n",
+                   "\npatience = 3\n",   "\nhead = \"new\"\n",
+                   "\nsteps = 5\n",      "\nepochs = 0\n",
+                   "\n[reproduce]\n"};
+  fuzz(
+      seeds({tools + "recipes"}, ".toml", 10000), path, [&] { read_study(path); }, options);
+  std::filesystem::create_directory(folder / "recipes");
+  for (const auto& recipe : std::filesystem::directory_iterator(tools + "recipes"))
+    std::filesystem::copy(recipe, folder / "recipes" / recipe.path().filename());
+  std::filesystem::create_directory(folder / "reproduce");
+  path = folder / "reproduce/a.toml";
+  options.mention = folder.path();
+  options.words.insert(options.words.end(),
+                       {"\n[[reproduce.result]]\n", "\narm = \"kd\"\n", "\nband = [1, 2]\n",
+                        "\nseed_band = [2, 1]\n", "\n[[reproduce.needs]]\n", "\nminus = \"kd\"\n",
+                        "\nerror_over = \"kd\"\n", "\nscore = \"novel\"\n", "\nrecipe = \"\"\n"});
+  fuzz(
+      seeds({tools + "reproduce"}, ".toml", 10000), path, [&] { read_reproduced_study(path); },
+      options);
 }
 
 }  // namespace

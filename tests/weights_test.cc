@@ -701,8 +701,32 @@ TEST(Fuzz, Safetensors) {
   PUPIL_NEEDS_SHARED();
   Folder folder;
   std::string path = folder / "a.safetensors";
-  test::fuzz(test::seeds({test::shared_folder() + "/reference/hostile"}, ".safetensors", 1000),
-             path, [&] { read_all(path); });
+  test::FuzzOptions options;
+  options.words = {R"("dtype":"F32",)",
+                   R"("shape":[2],)",
+                   R"("data_offsets":[0,8])",
+                   "[",
+                   "]",
+                   "{",
+                   "}",
+                   "null",
+                   "true",
+                   "-1",
+                   "1.5",
+                   "9223372036854775808",
+                   ",",
+                   R"("x":{})",
+                   R"("__metadata__":{"a":"b"},)",
+                   R"("__metadata__":{"a":"b","a":"c"},)"};
+  options.repair = [](std::string& file) {  // the length of the header
+    size_t end = file.rfind('}');
+    if (end == file.npos || end < 8) return;
+    uint64_t length = end + 1 - 8;
+    memcpy(file.data(), &length, 8);
+  };
+  test::fuzz(
+      test::seeds({test::shared_folder() + "/reference/hostile"}, ".safetensors", 1000), path,
+      [&] { read_all(path); }, options);
 }
 
 TEST(Fuzz, PyTorch) {
@@ -715,6 +739,89 @@ TEST(Fuzz, PyTorch) {
              path, [&] { read_all(path); });
 }
 
+// In a sound archive.
+TEST(Fuzz, Pickles) {
+  Folder folder;
+  std::string path = folder / "pickle", archive = folder / "a.pth";
+  std::vector<std::string> calls{
+      "ccollections\nOrderedDict\n)R"s,    "ctorch._utils\n_rebuild_parameter\n"s,
+      "ctorch._utils\n_rebuild_tensor\n"s, "ctorch\nSize\n(K\2K\2ltR"s,
+      "cargparse\nNamespace\n)\x81"s,      "ctorch.jit._pickle\nbuild_intlist\n(lp3\n\x85R"s,
+      "c__torch__.net\nNet\n)\x81}b"s,     "cos\nsystem\n"s};
+  test::FuzzOptions options{.mention = archive, .words = calls};
+  for (std::string code : {"\x80\2"s,
+                           "("s,
+                           "."s,
+                           "0"s,
+                           "1"s,
+                           "2"s,
+                           "N"s,
+                           "\x88"s,
+                           "\x89"s,
+                           "J\xff\xff\xff\xff"s,
+                           "K\1"s,
+                           "M\0\1"s,
+                           "I01\n"s,
+                           "I-5\n"s,
+                           "L5L\n"s,
+                           "Lx\n"s,
+                           "\x8a\1\x85"s,
+                           "\x8a\0"s,
+                           "\x8b\1\0\0\0\5"s,
+                           "G\x3f\xf0\0\0\0\0\0\0"s,
+                           "U\1a"s,
+                           "C\1a"s,
+                           "\x8c\5storage"s,
+                           "T\1\0\0\0a"s,
+                           "X\1\0\0\0a"s,
+                           "\x8d\1\0\0\0\0\0\0\0a"s,
+                           ")"s,
+                           "]"s,
+                           "}"s,
+                           "t"s,
+                           "\x85"s,
+                           "\x86"s,
+                           "\x87"s,
+                           "l"s,
+                           "d"s,
+                           "a"s,
+                           "e"s,
+                           "s"s,
+                           "u"s,
+                           "(ios\nsystem\n"s,
+                           "\x93"s,
+                           "R"s,
+                           "\x81"s,
+                           "b"s,
+                           "Q"s,
+                           "q\0"s,
+                           "r\1\0\0\0"s,
+                           "p2\n"s,
+                           "px\n"s,
+                           "\x94"s,
+                           "h\0"s,
+                           "j\1\0\0\0"s,
+                           "g2\n"s,
+                           "\x95\3\0\0\0\0\0\0\0"s,
+                           "\x80\7"s})
+    options.words.push_back(code);
+  std::vector<std::string> seeds{tensor_pickle(), script_pickle(),
+                                 "\x80\2}X\5\0\0\0model"s + tensor_pickle().substr(2)};
+  seeds.back().insert(seeds.back().size() - 1, "s");
+  for (const std::string& call : calls) seeds.push_back("\x80\2" + call + ".");
+  test::fuzz(
+      seeds, path,
+      [&] {
+        std::string pickle = test::content(path);
+        std::vector<std::pair<std::string, std::string>> records{{"a/data.pkl", pickle},
+                                                                 {"a/data/0", four_floats()}};
+        if (pickle.size() % 3) records.emplace_back("a/constants.pkl", "");
+        test::overwrite(archive, zip_archive(records, pickle.size() % 2));
+        read_all(archive);
+      },
+      options);
+}
+
 TEST(Fuzz, Npz) {
   Folder folder;
   std::string path = folder / "a.npz";
@@ -722,18 +829,25 @@ TEST(Fuzz, Npz) {
   convert_weights(*open_weights(folder / "a"), path);
   save_npy(folder / "a.npy", full({100}, 1));
   std::string array = test::content(folder / "a.npy");
-  test::fuzz({test::content(path), deflated("x.npy", array, uint32_t(array.size()))}, path,
-             [&] { read_all(path); });
+  std::string crypted = deflated("x.npy", array, uint32_t(array.size()));
+  crypted[crypted.rfind("PK\1\2"s) + 8] |= 1;
+  test::fuzz({test::content(path), deflated("x.npy", array, uint32_t(array.size())), crypted,
+              zip_archive({{"x.npy", array}}, true)},
+             path, [&] { read_all(path); });
 }
 
 TEST(Fuzz, IndexOfShards) {
   Folder folder;
   std::string path = folder / "model.safetensors.index.json";
   save_safetensors(folder / "a", {{"w", full({2}, 3)}});
+  test::overwrite(folder / "index", R"({"weight_map": {"w": "a"}})");
   test::fuzz(
       {R"({"metadata": {"total_size": 8}, "weight_map": {"w": "a"}})",
        R"({"weight_map": {"w": "a", "v": "b"}})", R"({"weight_map": {"w": "a"}, "x": [[1, 2]]})"},
-      path, [&] { read_all(path); });
+      path, [&] { read_all(path); },
+      {.words = {R"("v": "a",)", R"("w": ".",)", R"("w": "..",)", R"("w": "x/a",)", R"("w": 1,)",
+                 R"("w": "model.safetensors.index.json",)", R"("w": "index",)", "[]", "{}",
+                 "null"}});
 }
 
 TEST(Fuzz, Npy) {
@@ -745,7 +859,9 @@ TEST(Fuzz, Npy) {
       save_npy(path, full(shape, 1, dtype));
       files.push_back(test::content(path));
     }
-  test::fuzz(files, path, [&] { read_npy(path); });
+  test::fuzz(files, path, [&] { read_npy(path); },
+             {.words = {"True", "'>f4'", "'|u1'", "'<f2'", "[('a', '<f4')]", "\"<i8\"", "(3L,)",
+                        "'shape': (2,), ", "'other': 1, ", "-1, ", "9999999999999, ", "\n", "}"}});
 }
 
 // --- writing where it cannot work ---

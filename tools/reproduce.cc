@@ -122,18 +122,6 @@ double try_out(const std::string& name, const Config& config, int64_t runs,
                   runs, step);
 }
 
-// A folder that is gone when this ends.
-struct Scratch {
-  std::string path = (fs::temp_directory_path() / "pupil-dry-XXXXXX").string();
-  Scratch() {
-    if (!mkdtemp(path.data())) fail_input("reproduce: cannot make a folder ", path);
-  }
-  ~Scratch() {
-    std::error_code ignored;
-    fs::remove_all(path, ignored);
-  }
-};
-
 void teach(Study& study, const std::string& weights) {
   for (Study::Arm& arm : study.arms) {
     if (arm.config.teachers.empty()) continue;
@@ -152,7 +140,7 @@ void say_total(double seconds) {
 }
 
 void dry_run(const Reproduction& r, Study study) {
-  Scratch scratch;
+  data::ScratchFolder scratch;
   double seconds = 0;
   if (!r.teacher.empty()) {
     std::string weights = scratch.path + "/teacher.safetensors";

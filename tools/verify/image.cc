@@ -87,7 +87,7 @@ void pad_crop(Case& c) {
 void center_crop(Case& c) {
   auto [height, width] = size_of(c);
   Image image = image_of(c), out;
-  data::crop(image, data::center_box(image, height, width), {0}, out);
+  data::crop(image, data::center_box(image.height, image.width, height, width), {0}, out);
   give(c, out);
 }
 
