@@ -84,7 +84,8 @@ Statistics statistics_of(const Weights& weights, const TensorInfo& info) {
     using T = typename decltype(tag)::type;
     for (size_t i = 0; i < values.bytes.size() / sizeof(T); i++) {
       T stored;
-      memcpy(&stored, values.bytes.data() + i * sizeof(T), sizeof stored);  // at any alignment
+      // At any alignment.
+      memcpy(static_cast<void*>(&stored), values.bytes.data() + i * sizeof(T), sizeof stored);
       double v = double(stored);
       s.zero += v == 0;
       if (!std::isfinite(v)) {

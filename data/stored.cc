@@ -65,13 +65,13 @@ Tensor convert_to(const StoredTensor& t, const std::string& what) {
     else
       for_rows(t, [&](const uint8_t* p, int64_t n, int64_t step) {
         if (std::is_same_v<From, To> && step == int64_t(sizeof(To))) {
-          memcpy(out, p, size_t(n) * sizeof(To));
+          memcpy(static_cast<void*>(out), p, size_t(n) * sizeof(To));
           out += n;
           return;
         }
         for (int64_t i = 0; i < n; i++, p += step) {
           From value;
-          memcpy(&value, p, sizeof value);
+          memcpy(static_cast<void*>(&value), p, sizeof value);
           if constexpr (std::is_same_v<From, uint64_t> && std::is_same_v<To, int64_t>)
             if (value > uint64_t(INT64_MAX)) fail_input(what, "a value does not fit into int64");
           if constexpr (std::is_same_v<From, bf16> && !std::is_same_v<To, bf16>)

@@ -74,7 +74,8 @@ struct ClipVit {
     x = ln_pre(x);
     call.see("ln_pre", x);
     x = run_blocks(blocks, x, "visual", call);
-    return matmul(ln_post(view(slice(x, 1, 0, 1), {x.dim(0), width})), projection);
+    return matmul(ln_post(view(slice(x, 1, 0, 1), {x.dim(0), width})),
+                  to_dtype(projection, x.dtype()));
   }
 };
 

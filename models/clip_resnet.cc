@@ -60,7 +60,8 @@ struct AttentionPool2d {
   Tensor operator()(const Tensor& map) const {
     int64_t n = map.dim(0), width = map.dim(1);
     Tensor places = view(permute(map, {0, 2, 3, 1}), {n, map.dim(2) * map.dim(3), width});
-    Tensor tokens = add(cat({mean(places, {1}, true), places}, 1), positions);
+    Tensor tokens =
+        add(cat({mean(places, {1}, true), places}, 1), to_dtype(positions, map.dtype()));
     Tensor y = attention(by_head(q(slice(tokens, 1, 0, 1))), by_head(k(tokens)), by_head(v(tokens)),
                          1 / std::sqrt(double(width / heads)));
     return projection(view(permute(y, {0, 2, 1, 3}), {n, width}));

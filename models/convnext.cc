@@ -38,14 +38,15 @@ struct ConvnextBlock {
   Tensor respond(const Tensor& x) const {
     Tensor norms = sqrt(sum(square(x), {1, 2}, true));
     Tensor share = div(norms, add_scalar(mean(norms, {3}, true), response_eps));
-    return add(x, add(mul(response_weight, mul(x, share)), response_bias));
+    Tensor weight = to_dtype(response_weight, x.dtype()), bias = to_dtype(response_bias, x.dtype());
+    return add(x, add(mul(weight, mul(x, share)), bias));
   }
 
   Tensor operator()(const Tensor& x) const {
     Tensor y = gelu(fc1(norm(channels_last(depthwise(x)))));
     if (response_weight) y = respond(y);
     y = fc2(y);
-    if (gamma) y = mul(y, gamma);
+    if (gamma) y = mul(y, to_dtype(gamma, y.dtype()));
     return add(x, channels_first(y));
   }
 };

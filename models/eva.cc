@@ -58,7 +58,7 @@ struct Eva {
     int h = int(images.dim(2)) / config.patch, w = int(images.dim(3)) / config.patch;
     Tensor x = patch_embed(images);
     call.see("patch_embed", x);
-    Tensor first = registers ? cat({class_token, registers}, 1) : class_token;
+    Tensor first = to_dtype(registers ? cat({class_token, registers}, 1) : class_token, x.dtype());
     x = cat({expand(first, {batch, prefix, config.dim}), x}, 1);
     x = call.dropout(x, config.dropout);
     call.see("embeddings", x);

@@ -27,7 +27,7 @@ struct Perceptron {
     if (n < 1 || input.numel() != n * inputs)
       fail_input("mlp: rows of ", inputs, " values expected, got ", input.shape());
     Tensor x = view(to_strided(input), {n, inputs});
-    if (mean) x = div(sub(x, mean), deviation);
+    if (mean) x = div(sub(x, mean.to(x.dtype())), deviation.to(x.dtype()));
     for (size_t k = 0; k < layers.size(); k++) {
       x = relu(layers[k](x));
       call.see(concat("layers.", k), x);

@@ -251,4 +251,10 @@ Preprocessing preprocessing_of(const Model& model, const data::Weights* weights)
   return p;
 }
 
+Output forward_in(DType compute, const Model& model, const Tensor& x, const nn::Call& call) {
+  if (compute == x.dtype()) return model.forward(x, call);
+  Output out = model.forward(x.to(compute), call);
+  return {to_dtype(out.logits, x.dtype()), to_dtype(out.features, x.dtype())};
+}
+
 }  // namespace pupil::models

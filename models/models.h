@@ -45,6 +45,10 @@ struct Model {
   std::function<void(const Tensor& x)> fit_inputs;
 };
 
+// model.forward with activations in `compute`, bf16 or the parameters' own dtype: the inputs are
+// rounded on the way in; logits and features come back as the parameters are.
+Output forward_in(DType compute, const Model&, const Tensor& x, const nn::Call&);
+
 struct Options {
   int64_t classes = 10;  // 0: no classifier, logits = features
   int image = 0;         // side in pixels; 0: the family's default

@@ -55,7 +55,7 @@ struct TiniestBlock {
     Tensor both = to_strided(fc1(norm(y)));
     Tensor u = slice(both, 1, 0, 4 * quarter), v = slice(both, 1, 4 * quarter, 8 * quarter);
     Tensor out = to_strided(fc2(mul(mul(tanh(exp(u)), u), v)));
-    return add(out, mul(strided, scale));
+    return add(out, mul(strided, to_dtype(scale, x.dtype())));
   }
 };
 

@@ -104,7 +104,7 @@ Block::Block(const nn::Scope& scope, const BlockOptions& o)
 
 Tensor Block::operator()(const Tensor& x, const nn::Call& call, const Rotary* rotary) const {
   auto summand = [&](const Tensor& y, const Tensor& factor) {
-    return call.drop_path(factor ? mul(y, factor) : y, drop_path_);
+    return call.drop_path(factor ? mul(y, to_dtype(factor, y.dtype())) : y, drop_path_);
   };
   Tensor middle = add(x, summand(call.dropout(attention_(norm1_(x), rotary), dropout_), scale1_));
   return add(middle, summand(mlp_(norm2_(middle), call), scale2_));

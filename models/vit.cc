@@ -57,7 +57,8 @@ struct AttentionPoolLatent {
   // (n, tokens, dim) -> (n, dim)
   Tensor operator()(const Tensor& x, const nn::Call& call) const {
     int64_t batch = x.dim(0), tokens = x.dim(1), dim = x.dim(2), width = dim / heads;
-    Tensor query = view(expand(q(latent), {batch, 1, dim}), {batch, heads, 1, width});
+    Tensor query =
+        view(expand(q(to_dtype(latent, x.dtype())), {batch, 1, dim}), {batch, heads, 1, width});
     Tensor packed = view(kv(x), {batch, tokens, 2, heads, width});
     auto part = [&](int64_t which) {
       return view(permute(slice(packed, 2, which, which + 1), {0, 3, 1, 2, 4}),
@@ -131,6 +132,10 @@ struct Vit {
                                                               rows, columns, config.antialias);
     if (prefix == int(config.class_token) && positioned == prefix)
       return embed_tokens(x, class_token, place);
+    return to_dtype(joined(to_dtype(x, place.dtype()), place), x.dtype());
+  }
+
+  Tensor joined(const Tensor& x, const Tensor& place) const {
     std::vector<Tensor> in_front, behind_positions;
     for (const Tensor& t : {class_token, dist_token})
       if (t) (positioned ? in_front : behind_positions).push_back(t);

@@ -80,8 +80,8 @@ class Taps {
   explicit Taps(std::vector<std::string> wanted) : wanted_(std::move(wanted)) {}
   void see(std::string_view name, const Tensor&);  // called by models; a no-op unless wanted
   bool wants(std::string_view name) const;
-  Tensor operator[](
-      std::string_view name) const;  // strided; throws Error when the model never saw it
+  // Strided, f32 where it was bf16; throws Error when the model never saw it.
+  Tensor operator[](std::string_view name) const;
 
  private:
   std::vector<std::string> wanted_;

@@ -218,7 +218,7 @@ bool Taps::wants(std::string_view name) const {
 Tensor Taps::operator[](std::string_view name) const {
   auto at = seen_.find(name);
   PUPIL_CHECK(at != seen_.end(), "taps: the model did not announce \"", name, "\"");
-  return to_strided(at->second);
+  return to_dtype(to_strided(at->second), acc_dtype(at->second.dtype()));
 }
 
 }  // namespace pupil::nn

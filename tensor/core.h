@@ -104,17 +104,21 @@ struct Device {
 };
 
 // Brain float: round to nearest even in plain integer code, the same type for g++ and nvcc. No
-// initialiser: an array of it in shared memory must stay trivial.
+// initialiser: an array of it in shared memory must stay trivial. The assignment is written out and
+// rounding has no branch: else g++ makes no vector code of a loop that stores bf16.
 struct bf16 {
   uint16_t bits;
   bf16() = default;
+  bf16(const bf16&) = default;
+  PUPIL_HD bf16& operator=(const bf16& other) {
+    bits = other.bits;
+    return *this;
+  }
   PUPIL_HD bf16(float value) {
     uint32_t u;
     memcpy(&u, &value, 4);
-    if ((u & 0x7fffffffu) > 0x7f800000u)
-      bits = uint16_t((u >> 16) | 64u);  // NaN stays NaN
-    else
-      bits = uint16_t((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+    uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u), quiet = u | 0x400000u;
+    bits = uint16_t(((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded) >> 16);  // NaN stays NaN
   }
   PUPIL_HD operator float() const {
     uint32_t u = uint32_t(bits) << 16;

@@ -15,6 +15,10 @@ using dnnl::memory;
 using Arguments = std::unordered_map<int, memory>;
 constexpr auto kFloat = memory::data_type::f32;
 
+memory::data_type type_of(DType dtype) {
+  return dtype == DType::bf16 ? memory::data_type::bf16 : kFloat;
+}
+
 // The sizes, strides and options that tell two primitives apart.
 using Key = std::vector<int64_t>;
 struct KeyHash {
@@ -144,10 +148,10 @@ Entry& find(const Key& key, Build build) {
 
 enum Kind : int64_t { kMatmul, kForward, kInputGradient, kWeightGradient, kReorder };
 
-memory::desc image_desc(int64_t n, int64_t c, int64_t h, int64_t w, Layout layout) {
+memory::desc image_desc(int64_t n, int64_t c, int64_t h, int64_t w, Layout layout, DType dtype) {
   using tag = memory::format_tag;
   return {{n, c, h, w},
-          kFloat,
+          type_of(dtype),
           layout == Layout::nhwc      ? tag::nhwc
           : layout == Layout::nchw16c ? tag::nChw16c
                                       : tag::nchw};
@@ -155,18 +159,19 @@ memory::desc image_desc(int64_t n, int64_t c, int64_t h, int64_t w, Layout layou
 
 // Everything a convolution primitive is made of, in oneDNN's words.
 struct ConvDescs {
-  memory::desc x, y, weight_plain, weight_any, bias;
+  memory::desc x, y, weight_plain, weight_any, weight_gradient, bias;
   memory::dims strides, dilations, padding, padding_end;
 
   explicit ConvDescs(const Convolution& conv) {
     const ConvGeometry& s = conv.shape;
-    x = image_desc(s.batch, s.channels, s.height, s.width, conv.x);
-    y = image_desc(s.batch, s.outputs, s.out_height, s.out_width, conv.y);
+    x = image_desc(s.batch, s.channels, s.height, s.width, conv.x, conv.dtype);
+    y = image_desc(s.batch, s.outputs, s.out_height, s.out_width, conv.y, conv.dtype);
     memory::dims w{s.group_outputs, s.group_channels, s.kernel_height, s.kernel_width};
     if (s.groups > 1) w.insert(w.begin(), s.groups);
     using tag = memory::format_tag;
     weight_plain = memory::desc(w, kFloat, s.groups > 1 ? tag::goihw : tag::oihw);
-    weight_any = memory::desc(w, kFloat, tag::any);
+    weight_any = memory::desc(w, type_of(conv.dtype), tag::any);
+    weight_gradient = memory::desc(w, kFloat, tag::any);
     bias = memory::desc({s.outputs}, kFloat, tag::a);
     strides = {s.stride_h, s.stride_w};
     dilations = {s.dilation_h - 1, s.dilation_w - 1};
@@ -221,25 +226,25 @@ ForwardDesc forward_desc(const ConvDescs& d, bool bias, const Tail& tail) {
 }
 
 template <class Desc>
-Desc backward_desc(const ConvDescs& d) {
+Desc backward_desc(const ConvDescs& d, const memory::desc& weight) {
   const dnnl::engine& engine = context().engine;
   ForwardDesc hint = forward_desc(d, false, {});
   // Data: gradient of x from weights; weights: gradient of the weights from x. Same order.
 #if DNNL_VERSION_MAJOR >= 3
-  return Desc(engine, kDirect, d.x, d.weight_any, d.y, d.strides, d.dilations, d.padding,
-              d.padding_end, hint, attributes());
+  return Desc(engine, kDirect, d.x, weight, d.y, d.strides, d.dilations, d.padding, d.padding_end,
+              hint, attributes());
 #else
-  return Desc({kDirect, d.x, d.weight_any, d.y, d.strides, d.dilations, d.padding, d.padding_end},
+  return Desc({kDirect, d.x, weight, d.y, d.strides, d.dilations, d.padding, d.padding_end},
               attributes(), engine, hint);
 #endif
 }
 
 Key conv_key(Kind kind, const Convolution& conv, int extra) {
   const ConvGeometry& s = conv.shape;
-  return {kind,        s.batch,         s.channels,     s.height,         s.width,
-          s.outputs,   s.kernel_height, s.kernel_width, s.groups,         s.stride_h,
-          s.stride_w,  s.padding_h,     s.padding_w,    s.dilation_h,     s.dilation_w,
-          int(conv.x), int(conv.y),     extra,          library_threads()};
+  return {kind,        s.batch,         s.channels,     s.height,          s.width,
+          s.outputs,   s.kernel_height, s.kernel_width, s.groups,          s.stride_h,
+          s.stride_w,  s.padding_h,     s.padding_w,    s.dilation_h,      s.dilation_w,
+          int(conv.x), int(conv.y),     extra,          library_threads(), int(conv.dtype)};
 }
 
 Entry& forward_entry(const Convolution& conv, bool bias, const Tail& tail) {
@@ -274,8 +279,8 @@ bool has_convolution(const Convolution& conv) {
   return forward_entry(conv, false, {}).usable;
 }
 
-bool convolution(const Convolution& conv, const float* x, const float* weight, const float* bias,
-                 float* y, const Tail& tail) {
+bool convolution(const Convolution& conv, const void* x, const float* weight, const float* bias,
+                 void* y, const Tail& tail) {
   Turn turn;
   Entry& e = forward_entry(conv, bias, tail);
   if (!e.usable) return false;
@@ -288,12 +293,12 @@ bool convolution(const Convolution& conv, const float* x, const float* weight, c
   return true;
 }
 
-bool convolution_input_gradient(const Convolution& conv, const float* gy, const float* weight,
-                                float* gx) {
+bool convolution_input_gradient(const Convolution& conv, const void* gy, const float* weight,
+                                void* gx) {
   Turn turn;
   Entry& e = find(conv_key(kInputGradient, conv, false), [&](Entry& entry) {
     ConvDescs d(conv);
-    auto desc = backward_desc<InputGradientDesc>(d);
+    auto desc = backward_desc<InputGradientDesc>(d, d.weight_any);
     entry.main = make_primitive(desc, dnnl::convolution_backward_data(desc));
     entry.main.add(DNNL_ARG_DIFF_DST, d.y);
     entry.main.add(DNNL_ARG_WEIGHTS, desc.weights_desc());
@@ -309,12 +314,12 @@ bool convolution_input_gradient(const Convolution& conv, const float* gy, const 
   return true;
 }
 
-bool convolution_weight_gradient(const Convolution& conv, const float* x, const float* gy,
-                                 float* gw, float beta) {
+bool convolution_weight_gradient(const Convolution& conv, const void* x, const void* gy, float* gw,
+                                 float beta) {
   Turn turn;
   Entry& e = find(conv_key(kWeightGradient, conv, false), [&](Entry& entry) {
     ConvDescs d(conv);
-    auto desc = backward_desc<WeightGradientDesc>(d);
+    auto desc = backward_desc<WeightGradientDesc>(d, d.weight_gradient);
     entry.main = make_primitive(desc, dnnl::convolution_backward_weights(desc));
     entry.main.add(DNNL_ARG_SRC, d.x);
     entry.main.add(DNNL_ARG_DIFF_DST, d.y);
@@ -336,29 +341,31 @@ bool convolution_weight_gradient(const Convolution& conv, const float* x, const 
   return true;
 }
 
-void convert_layout(const Tensor& from, const Tensor& to) {
+bool convert_layout(const Tensor& from, const Tensor& to) {
   Turn turn;
   const Shape& s = from.shape();
-  Entry& e = find(
-      {kReorder, s[0], s[1], s[2], s[3], int(from.layout()), int(to.layout()), library_threads()},
-      [&](Entry& entry) {
-        entry.main = make_reorder(image_desc(s[0], s[1], s[2], s[3], from.layout()),
-                                  image_desc(s[0], s[1], s[2], s[3], to.layout()), false);
-      });
-  PUPIL_CHECK(e.usable, "convert_layout: ", s, " from ", name_of(from.layout()), " to ",
-              name_of(to.layout()));
+  Entry& e = find({kReorder, s[0], s[1], s[2], s[3], int(from.layout()), int(to.layout()),
+                   library_threads(), int(from.dtype())},
+                  [&](Entry& entry) {
+                    auto image = [&](Layout layout) {
+                      return image_desc(s[0], s[1], s[2], s[3], layout, from.dtype());
+                    };
+                    entry.main = make_reorder(image(from.layout()), image(to.layout()), false);
+                  });
+  if (!e.usable) return false;
   e.main.point(DNNL_ARG_FROM, from.raw());
   e.main.point(DNNL_ARG_TO, to.raw());
   e.main.run();
+  return true;
 }
 
-bool matmul(const Matmul& mm, const float* a, const float* b, const float* bias, float* c) {
+bool matmul(const Matmul& mm, const void* a, const void* b, const float* bias, void* c) {
   Turn turn;
   Key key{kMatmul,   mm.m.size, mm.n.size, mm.k.size,       mm.m.in_a,        mm.m.in_c,
           mm.n.in_b, mm.k.in_a, mm.k.in_b, bias != nullptr, library_threads()};
   int32_t beta_bits;
   memcpy(&beta_bits, &mm.beta, 4);
-  key.push_back(beta_bits);
+  key.insert(key.end(), {beta_bits, int(mm.dtype), int(mm.out)});
   for (auto& axis : mm.batch) key.insert(key.end(), {axis.size, axis.in_a, axis.in_b, axis.in_c});
   Entry& e = find(key, [&](Entry& entry) {
     memory::dims a_dims, b_dims, c_dims, bias_dims, a_strides, b_strides, c_strides;
@@ -381,8 +388,9 @@ bool matmul(const Matmul& mm, const float* a, const float* b, const float* bias,
     append(c_strides, mm.m.in_c, mm.n.in_c);
     memory::dims bias_strides(bias_dims.size(), mm.n.size);
     bias_strides.back() = 1;
-    memory::desc a_desc(a_dims, kFloat, a_strides), b_desc(b_dims, kFloat, b_strides),
-        c_desc(c_dims, kFloat, c_strides), bias_desc(bias_dims, kFloat, bias_strides);
+    memory::desc a_desc(a_dims, type_of(mm.dtype), a_strides),
+        b_desc(b_dims, type_of(mm.dtype), b_strides), c_desc(c_dims, type_of(mm.out), c_strides),
+        bias_desc(bias_dims, kFloat, bias_strides);
     dnnl::primitive_attr attr = attributes();
     if (mm.beta != 0) {
       dnnl::post_ops ops;

@@ -1,4 +1,5 @@
-// Matrix products and convolutions of oneDNN, float32 on the CPU. Only onednn.cc sees its header.
+// Matrix products and convolutions of oneDNN on the CPU, float32 or bf16 with float32 sums. Only
+// onednn.cc sees its header.
 #pragma once
 #include "tensor.h"
 
@@ -25,29 +26,31 @@ struct Matmul {
   std::vector<Axis> batch;
   Axis m, n, k;
   float beta = 0;
+  DType dtype = DType::f32, out = DType::f32;  // of a and b; of c: f32, or bf16 as they are
 };
-bool matmul(const Matmul&, const float* a, const float* b, const float* bias, float* c);
+bool matmul(const Matmul&, const void* a, const void* b, const float* bias, void* c);
 
-// Layouts of the images; strided means row-major (n, c, h, w).
+// Layouts of the images; strided means row-major (n, c, h, w). The images are f32 or bf16; weights,
+// their gradient and the bias are f32 (and rounded where the images are bf16).
 struct Convolution {
   ConvGeometry shape;
   Layout x, y;
+  DType dtype = DType::f32;
 };
 bool has_convolution(const Convolution&);  // an optimised kernel, not a reference loop
 // What follows a convolution in the same pass: + residual (laid out as y), then ReLU.
 struct Tail {
-  const float* residual = nullptr;
+  const void* residual = nullptr;
   bool relu = false;
 };
-bool convolution(const Convolution&, const float* x, const float* weight, const float* bias,
-                 float* y, const Tail& = {});
-bool convolution_input_gradient(const Convolution&, const float* gy, const float* weight,
-                                float* gx);
+bool convolution(const Convolution&, const void* x, const float* weight, const float* bias, void* y,
+                 const Tail& = {});
+bool convolution_input_gradient(const Convolution&, const void* gy, const float* weight, void* gx);
 // gw (o, c / groups, kh, kw) = gradient + beta gw
-bool convolution_weight_gradient(const Convolution&, const float* x, const float* gy, float* gw,
+bool convolution_weight_gradient(const Convolution&, const void* x, const void* gy, float* gw,
                                  float beta);
 
-void convert_layout(const Tensor& from, const Tensor& to);  // dense images of one shape
+bool convert_layout(const Tensor& from, const Tensor& to);  // dense images of one shape and dtype
 
 }  // namespace onednn
 }  // namespace pupil

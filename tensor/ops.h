@@ -121,6 +121,9 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool ta = false, bool tb = false
 // written.
 Tensor einsum(const std::string& equation, const Tensor& a, const Tensor& b);
 
+// linear, conv2d, batch_norm, layer_norm and embed_tokens take bf16 inputs with f32 parameters too:
+// a product rounds the weights, sums are f32, and the parameters' gradients are never rounded.
+
 // linear.cc -- y = x W^T + b for x (..., in), weight (out, in), bias (out) or empty Tensor().
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias);
 

@@ -73,6 +73,9 @@ struct Fill {
   PUPIL_HD void operator()(int64_t i) const { to[i] = value; }
 };
 
+// The elements of a dense image as a row, in the order of its memory.
+Tensor in_memory_order(const Tensor& image) { return alias(image, {image.numel()}, {1}); }
+
 bool dense(const Tensor& t) { return t.layout() != Layout::strided || t.is_contiguous(); }
 
 #if PUPIL_CUDA
@@ -246,9 +249,12 @@ void copy_into(const Tensor& to, const Tensor& from) {
     });
     return;
   }
+  bool small = to.dtype() == DType::f32 || to.dtype() == DType::bf16;
   if (to.layout() != from.layout() && to.dtype() == from.dtype() && dense(to) && dense(from) &&
-      cpu_fast(to.dtype(), to.device()))
-    return onednn::convert_layout(from, to);
+      small && !plain_mode() && onednn::convert_layout(from, to))
+    return;
+  if (to.layout() == from.layout() && to.layout() != Layout::strided && dense(to) && dense(from))
+    return copy_into(in_memory_order(to), in_memory_order(from));
   dispatch_any(to.dtype(), [&](auto a) {
     dispatch_any(from.dtype(), [&](auto b) {
       using To = typename decltype(a)::type;

@@ -95,6 +95,9 @@ void train_fields(V& v, C& c) {
   v("prior_freq", c.prior_freq,
     "the student learns in every k-th step of an epoch, else what the methods train alone",
     Range{1, 1e6});
+  v("precision", c.precision,
+    "of activations and products, weights and sums stay f32; auto: bf16 where it is faster",
+    OneOf{{"f32", "bf16", "auto"}});
   v("clip_norm", c.clip_norm, "largest norm of the gradient; 0: any (timm's lamb: 1)", Range{0});
   v("ema_decay", c.ema_decay, "the moving average of the weights is tested and kept; 0: off",
     Range{0, 0.999999});

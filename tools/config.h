@@ -48,7 +48,7 @@ struct TrainConfig {
   double gamma = 0.1;
   double cycle = 0, cycle_mul = 1, cycle_decay = 1;
   double pct_start = 0.3, div_factor = 25, final_div_factor = 1e4, base_momentum = 0.85;
-  std::string schedule_per = "step", freeze_batches = "never";
+  std::string schedule_per = "step", freeze_batches = "never", precision = "f32";
   int64_t prior_freq = 1;
   double clip_norm = 0, label_smoothing = 0, ema_decay = 0;
   bool ema_warmup = false;

@@ -1,7 +1,14 @@
 #include "machine.h"
 
+#include <algorithm>
+#include <chrono>
+#include <dnnl.hpp>
 #include <fstream>
 #include <utility>
+
+#include "../tensor/memory.h"
+#include "../tensor/ops.h"
+#include "../tensor/runtime.h"
 
 namespace pupil {
 
@@ -32,6 +39,38 @@ std::string cpu_features() {
     list += name;
   }
   return list;
+}
+
+namespace {
+
+double seconds_of_product(const Tensor& matrix) {
+  auto start = std::chrono::steady_clock::now();
+  matmul(matrix, matrix);
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+const char* measured_precision() {
+  auto has = [](dnnl::cpu_isa isa) {
+    return (int(dnnl::get_effective_cpu_isa()) & int(isa)) == int(isa);
+  };
+  if (plain_mode() || !has(dnnl::cpu_isa::avx512_core_bf16)) return "f32";
+  if (has(dnnl::cpu_isa::avx512_core_amx)) return "bf16";
+  StepScope scope;
+  NoGrad unrecorded;
+  Tensor wide = full({512, 512}, 1), low = wide.to(DType::bf16);
+  double best_wide = 1, best_low = 1;
+  for (int i = 0; i < 10; i++) {
+    best_wide = std::min(best_wide, seconds_of_product(wide));
+    best_low = std::min(best_low, seconds_of_product(low));
+  }
+  return best_wide > 1.3 * best_low ? "bf16" : "f32";
+}
+
+}  // namespace
+
+const char* faster_precision() {
+  static const char* const chosen = measured_precision();
+  return chosen;
 }
 
 }  // namespace pupil

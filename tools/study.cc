@@ -6,6 +6,7 @@
 
 #include "../data/file.h"
 #include "../tensor/runtime.h"
+#include "machine.h"
 #include "program.h"
 #include "run_folder.h"
 #include "text.h"
@@ -66,9 +67,16 @@ bool holds_runs(const std::string& folder) {
 
 }  // namespace
 
-void run_study(const Study& study, RunOptions options) {
+void run_study(const Study& given, RunOptions options) {
   use_threads(options);
   RunFolder folder(options.folder, options.resume, kStudyConfig);
+  Study study = given, begun;
+  if (folder.has(kStudyConfig)) begun = read_study(folder.file(kStudyConfig));
+  for (size_t i = 0; i < study.arms.size(); i++) {
+    std::string& precision = study.arms[i].config.train.precision;
+    if (precision == "auto")
+      precision = i < begun.arms.size() ? begun.arms[i].config.train.precision : faster_precision();
+  }
   std::string toml = to_toml(study);
   if (folder.has(kStudyConfig)) {
     folder.require_config(toml, [](const std::string& path) { return to_toml(read_study(path)); });

@@ -347,9 +347,15 @@ void use_threads(RunOptions& options) {
   use_threads(options.threads);
 }
 
-bool run(const Config& config, RunOptions options) {
+bool run(const Config& given, RunOptions options) {
   use_threads(options);
-  Trainer trainer(config);
+  Config asked = given;
+  std::string begun = options.folder + "/config.toml";
+  std::error_code error;
+  if (asked.train.precision == "auto" && options.resume && std::filesystem::exists(begun, error))
+    asked.train.precision = read_config(begun).train.precision;
+  Trainer trainer(asked);
+  const Config& config = trainer.config();
   RunFolder folder(options.folder, options.resume);
   Signals signals;
   std::optional<Run> run;

@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "../tensor/memory.h"
+#include "machine.h"
 #include "program.h"
 #include "train.h"
 
@@ -202,6 +203,7 @@ struct Trainer::State {
   std::vector<std::string> averaged;  // names of average->averages()
   Schedules schedules;
   int64_t epoch_steps = 0, total_steps = 0;
+  DType compute = DType::f32;  // of the networks in training; they are tested in f32
   Position position;
   bool reading = false;  // the loader stands at the position
   std::vector<std::string> without_gradient;
@@ -464,7 +466,8 @@ methods::Teacher Trainer::State::ask(const LiveOrStored& teacher, const data::Ba
   if (teacher.network) {
     nn::Call call;
     call.taps = &said.taps;
-    models::Output out = teacher.network->model.forward(batch.x[teacher.input], call);
+    models::Output out =
+        models::forward_in(compute, teacher.network->model, batch.x[teacher.input], call);
     said.logits = out.logits;
     said.features = out.features;
   }
@@ -501,7 +504,7 @@ Parts Trainer::State::learn(Position& p, double share, uint64_t draw, Trace* tra
     {
       std::optional<NoGrad> no_grad;
       if (!student_learns) no_grad.emplace();
-      out = student.model.forward(batch.x[0], call);
+      out = models::forward_in(compute, student.model, batch.x[0], call);
     }
     loss = (*objective)(methods::Step{labels, out, taps, said, call});
   } catch (const InputError&) {
@@ -593,6 +596,9 @@ EpochPlan::EpochPlan(int64_t steps, int64_t samples, int64_t batch)
 Trainer::Trainer(const Config& config) : state_(std::make_unique<State>()) {
   State& s = *state_;
   s.config = config;
+  std::string& precision = s.config.train.precision;
+  if (precision == "auto") precision = faster_precision();
+  s.compute = precision == "bf16" ? DType::bf16 : DType::f32;
   s.open_data();
   s.student = make_student(config.student, s.train.classes, uint64_t(config.train.seed));
   s.open_teachers();

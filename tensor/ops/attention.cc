@@ -18,12 +18,14 @@ Tensor causal_mask(int64_t tokens, int64_t sources, DType dtype, Device device) 
   return from(mask, {tokens, sources}, dtype).to(device);
 }
 
-// In place: rows of scores become softmax(scale * row). The scale is here, since as an option of
-// the product it costs oneDNN its fast kernel.
-void softmax_rows(float* scores, int64_t count, int64_t n, float scale) {
+// Rows of scores become softmax(scale * row), in `to`, which may be their place. The scale is here,
+// since as an option of the product it costs oneDNN its fast kernel.
+template <class T>
+void softmax_rows(float* scores, T* to, int64_t count, int64_t n, float scale) {
 #pragma omp parallel for schedule(static) if (count * n > kParallelWork)
   for (int64_t row = 0; row < count; row++) {
     float* p = scores + row * n;
+    T* out = to + row * n;
     float max = -INFINITY, sum = 0;
 #pragma omp simd reduction(max : max)
     for (int64_t j = 0; j < n; j++) max = p[j] > max ? p[j] : max;
@@ -34,22 +36,25 @@ void softmax_rows(float* scores, int64_t count, int64_t n, float scale) {
     }
     float factor = 1 / sum;
 #pragma omp simd
-    for (int64_t j = 0; j < n; j++) p[j] *= factor;
+    for (int64_t j = 0; j < n; j++) out[j] = T(p[j] * factor);
   }
 }
 
-// In place: rows of the gradient of the probabilities become that of the unscaled scores,
-// scale * p (g - <p, g>).
-void softmax_rows_backward(const float* probabilities, float* gradient, int64_t count, int64_t n,
-                           float scale) {
+// Rows of the gradient of the probabilities become that of the unscaled scores, scale * p (g - <p,
+// g>), in `to`, which may be their place.
+template <class T>
+void softmax_rows_backward(const T* probabilities, const float* gradient, T* to, int64_t count,
+                           int64_t n, float scale) {
 #pragma omp parallel for schedule(static) if (count * n > kParallelWork)
   for (int64_t row = 0; row < count; row++) {
-    const float* p = probabilities + row * n;
-    float *g = gradient + row * n, dot = 0;
+    const T* p = probabilities + row * n;
+    const float* g = gradient + row * n;
+    T* out = to + row * n;
+    float dot = 0;
 #pragma omp simd reduction(+ : dot)
-    for (int64_t j = 0; j < n; j++) dot += p[j] * g[j];
+    for (int64_t j = 0; j < n; j++) dot += float(p[j]) * g[j];
 #pragma omp simd
-    for (int64_t j = 0; j < n; j++) g[j] = scale * p[j] * (g[j] - dot);
+    for (int64_t j = 0; j < n; j++) out[j] = T(scale * float(p[j]) * (g[j] - dot));
   }
 }
 
@@ -62,22 +67,29 @@ Tensor heads_of(const Tensor& x, int which, int parts, int64_t heads) {
 }
 
 // Products straight on the packed projection, nothing is copied; only the probabilities are kept.
+// In bf16 the scores and their gradient are float32 until the softmax is done.
+template <class T>
 Tensor qkv_attention_fast(const Tensor& input, int64_t heads) {
   Tensor qkv = input.contiguous().detach();
   int64_t batch = qkv.dim(0), tokens = qkv.dim(1), width = qkv.dim(2) / 3 / heads;
   float scale = float(1 / std::sqrt(double(width)));
   Tensor q = heads_of(qkv, 0, 3, heads), k = heads_of(qkv, 1, 3, heads),
          v = heads_of(qkv, 2, 3, heads);
-  Tensor p = empty({batch, heads, tokens, tokens}), y = empty({batch, tokens, heads * width});
-  gemm(q, transposed(k), p);
-  softmax_rows(p.data<float>(), batch * heads * tokens, tokens, scale);
+  int64_t rows = batch * heads * tokens;
+  Shape square{batch, heads, tokens, tokens};
+  Tensor scores = empty(square),
+         p = qkv.dtype() == DType::f32 ? scores : empty(square, qkv.dtype());
+  Tensor y = empty({batch, tokens, heads * width}, qkv.dtype());
+  gemm(q, transposed(k), scores);
+  softmax_rows(scores.data<float>(), p.data<T>(), rows, tokens, scale);
   gemm(p, v, heads_of(y, 0, 1, heads));
   return record("qkv_attention", y, {input}, {{"heads", heads}}, [=](Backward& grad) {
     Tensor gy = heads_of(grad.gy.contiguous(), 0, 1, heads);
-    Tensor gqkv = empty(qkv.shape()), g = empty(p.shape());
+    Tensor gqkv = empty(qkv.shape(), qkv.dtype()), scores = empty(square);
     gemm(transposed(p), gy, heads_of(gqkv, 2, 3, heads));
-    gemm(gy, transposed(v), g);
-    softmax_rows_backward(p.data<float>(), g.data<float>(), batch * heads * tokens, tokens, scale);
+    gemm(gy, transposed(v), scores);
+    Tensor g = qkv.dtype() == DType::f32 ? scores : empty(square, qkv.dtype());
+    softmax_rows_backward(p.data<T>(), scores.data<float>(), g.data<T>(), rows, tokens, scale);
     gemm(g, k, heads_of(gqkv, 0, 3, heads));
     gemm(transposed(g), q, heads_of(gqkv, 1, 3, heads));
     grad[0].give(gqkv);
@@ -102,7 +114,9 @@ Tensor qkv_attention(const Tensor& qkv, int heads) {
   PUPIL_CHECK(qkv.rank() == 3 && heads > 0 && qkv.dim(2) % (3 * heads) == 0,
               "qkv_attention: (batch, tokens, 3 * heads * head_dim) expected, got ", qkv.shape(),
               " for ", heads, " heads");
-  if (cpu_fast(qkv.dtype(), qkv.device()) && qkv.numel() > 0) return qkv_attention_fast(qkv, heads);
+  if (cpu_fast(acc_dtype(qkv.dtype()), qkv.device()) && qkv.numel() > 0)
+    return (qkv.dtype() == DType::bf16 ? qkv_attention_fast<bf16>
+                                       : qkv_attention_fast<float>)(qkv, heads);
   int64_t batch = qkv.dim(0), tokens = qkv.dim(1), width = qkv.dim(2) / (3 * heads);
   Tensor packed = view(qkv, {batch, tokens, 3, heads, width});
   auto part = [&](int64_t which) {

@@ -102,8 +102,9 @@ void check(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tens
   PUPIL_CHECK(x.rank() >= 2, "batch_norm: (n, c, ...) expected, got ", x.shape());
   PUPIL_CHECK(bool(weight) == bool(bias), "batch_norm: weight and bias, or neither");
   for (const Tensor* p : {&weight, &bias, &running_mean, &running_var})
-    PUPIL_CHECK(!*p || (p->rank() == 1 && p->dim(0) == x.dim(1) && p->dtype() == x.dtype() &&
-                        p->is_contiguous()),
+    PUPIL_CHECK(!*p || (p->rank() == 1 && p->dim(0) == x.dim(1) && p->is_contiguous() &&
+                        p->dtype() == running_mean.dtype() &&
+                        (p->dtype() == x.dtype() || p->dtype() == acc_dtype(x.dtype()))),
                 "batch_norm: ", p->shape(), " ", name_of(p->dtype()), " for x ", x.shape(), " ",
                 name_of(x.dtype()));
   int64_t per_channel = x.dim(1) ? x.numel() / x.dim(1) : 0;
@@ -175,6 +176,7 @@ Tensor batch_norm_plain(const Tensor& input, const Tensor& weight, const Tensor&
   return activate(y, options.activation);
 }
 
+template <class T>
 Tensor batch_norm_fast(const Tensor& input, const Tensor& weight, const Tensor& bias,
                        Tensor& running_mean, Tensor& running_var, const BatchNormOptions& options) {
   Tensor x = input.detach(), y = empty_like(x);
@@ -186,7 +188,7 @@ Tensor batch_norm_fast(const Tensor& input, const Tensor& weight, const Tensor& 
   std::vector<double> exact_mean(running_m, running_m + channels),
       variance(running_v, running_v + channels);
   if (options.train) {
-    channel_moments(blocks, x.data<float>(), exact_mean.data(), variance.data());
+    channel_moments(blocks, x.data<T>(), exact_mean.data(), variance.data());
     double unbiased = double(blocks.rows) / double(blocks.rows - 1), move = options.momentum;
     for (int64_t c = 0; c < channels; c++) {
       double new_mean = exact_mean[size_t(c)], new_variance = variance[size_t(c)] * unbiased;
@@ -201,8 +203,8 @@ Tensor batch_norm_fast(const Tensor& input, const Tensor& weight, const Tensor& 
   }
   Tensor shift = bias ? bias.detach() : zeros({channels}), residual;
   if (options.residual) residual = in_layout(options.residual.detach(), x.layout());
-  channel_apply(blocks, {x.data<float>(), residual ? residual.data<float>() : nullptr, m, factor,
-                         shift.data<float>(), options.activation, y.data<float>()});
+  channel_apply<T>(blocks, {x.data<T>(), residual ? residual.data<T>() : nullptr, m, factor,
+                            shift.data<float>(), options.activation, y.data<T>()});
   std::vector<Tensor> inputs{input};
   if (weight) inputs.insert(inputs.end(), {weight, bias});
   if (residual) inputs.push_back(options.residual);
@@ -222,11 +224,11 @@ Tensor batch_norm_fast(const Tensor& input, const Tensor& weight, const Tensor& 
     bool stores = to_residual && output;  // the masked gradient is what the residual gets
     if (grad[0].needed) gx = gy.sole_owner() && !to_residual ? gy : empty_like(gy);
     Tensor masked = !stores || gy.sole_owner() ? gy : empty_like(gy);
-    ActivationGradient activation{output ? output.data<float>() : nullptr, again,
-                                  scale.data<float>(), shift ? shift.data<float>() : nullptr};
+    ActivationGradient<T> activation{output ? output.data<T>() : nullptr, again,
+                                     scale.data<float>(), shift ? shift.data<float>() : nullptr};
     std::vector<double> sum(size_t(channels), 0.0), dot(sum);
-    channel_sums(blocks, {x.data<float>(), gy.data<float>(), mean.data<float>(), activation,
-                          stores ? masked.data<float>() : nullptr, sum.data(), dot.data()});
+    channel_sums<T>(blocks, {x.data<T>(), gy.data<T>(), mean.data<float>(), activation,
+                             stores ? masked.data<T>() : nullptr, sum.data(), dot.data()});
     const float *s = inverse_std.data<float>(), *factor = scale.data<float>();
     if (affine) {
       for (int which : {1, 2}) {
@@ -251,8 +253,8 @@ Tensor batch_norm_fast(const Tensor& input, const Tensor& weight, const Tensor& 
         slope[size_t(c)] = float(share * dot[size_t(c)] * double(s[c]) * double(s[c]));
       }
       if (stores) activation.y = nullptr;
-      channel_gradient(blocks, {x.data<float>(), masked.data<float>(), mean.data<float>(),
-                                activation, offset.data(), slope.data(), gx.data<float>()});
+      channel_gradient<T>(blocks, {x.data<T>(), masked.data<T>(), mean.data<float>(), activation,
+                                   offset.data(), slope.data(), gx.data<T>()});
       grad[0].give(gx);
     } else
       grad[0].none();
@@ -268,7 +270,15 @@ Tensor batch_norm_fast(const Tensor& input, const Tensor& weight, const Tensor& 
 Tensor batch_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& running_mean,
                   Tensor& running_var, const BatchNormOptions& options) {
   check(x, weight, bias, running_mean, running_var, options);
-  bool fast = cpu_fast(x.dtype(), x.device()) && has_channel_blocks(x) && x.numel() > 0;
+  DType kept = running_mean.dtype();  // of statistics and parameters
+  bool fast =
+      kept == DType::f32 && cpu_fast(kept, x.device()) && has_channel_blocks(x) && x.numel() > 0;
+  if (!fast && kept != x.dtype()) {
+    BatchNormOptions wide = options;
+    if (options.residual) wide.residual = to_dtype(options.residual, kept);
+    return to_dtype(batch_norm(to_dtype(x, kept), weight, bias, running_mean, running_var, wide),
+                    x.dtype());
+  }
   Activation last = options.activation;
   bool fused =
       fast && options.train && !options.residual &&
@@ -278,8 +288,10 @@ Tensor batch_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, Ten
     first.activation = last == Activation::relu6 ? Activation::relu : Activation::none;
     return activate(batch_norm(x, weight, bias, running_mean, running_var, first), last);
   }
-  return (fast ? batch_norm_fast : batch_norm_plain)(x, weight, bias, running_mean, running_var,
-                                                     options);
+  auto norm = !fast                      ? batch_norm_plain
+              : x.dtype() == DType::bf16 ? batch_norm_fast<bf16>
+                                         : batch_norm_fast<float>;
+  return norm(x, weight, bias, running_mean, running_var, options);
 }
 
 PUPIL_SAMPLES(batch_norm) {

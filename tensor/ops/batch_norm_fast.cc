@@ -12,7 +12,7 @@ constexpr int kWidth = 16;
 constexpr int64_t kShort = 64;     // rows of one float32 sum: they stay in the first-level cache
 constexpr int64_t kMaxParts = 32;  // of a sum over groups, whatever the thread count
 
-// f(block, start, rows): `start` is the first float of a run of rows of one block. Calls of one
+// f(block, start, rows): `start` is the first value of a run of rows of one block. Calls of one
 // part run in order on one thread.
 template <class F>
 void each_run(const ChannelBlocks& b, int64_t part, int64_t parts, F f) {
@@ -120,7 +120,8 @@ ChannelBlocks::ChannelBlocks(const Tensor& x) : channels(x.dim(1)) {
   group_stride = group_rows * channels;
 }
 
-void channel_moments(const ChannelBlocks& b, const float* x, double* mean, double* variance) {
+template <class T>
+void channel_moments(const ChannelBlocks& b, const T* x, double* mean, double* variance) {
   int64_t parts = parts_of(b), channels = b.channels;
   std::vector<double> partial(size_t(parts * 2 * channels));
 #pragma omp parallel for schedule(static) if (b.rows * channels > kParallelWork)
@@ -131,16 +132,16 @@ void channel_moments(const ChannelBlocks& b, const float* x, double* mean, doubl
       with_width(b.width(block), [&](auto width) {
         for (int64_t first = 0; first < rows; first += kShort) {
           int64_t n = std::min(kShort, rows - first);
-          const float* p = x + start + first * b.pitch;
+          const T* p = x + start + first * b.pitch;
           float sum[kWidth] = {}, center[kWidth], square[kWidth] = {};
           for (int64_t r = 0; r < n; r++)
 #pragma omp simd
-            for (int64_t c = 0; c < width; c++) sum[c] += p[r * b.pitch + c];
+            for (int64_t c = 0; c < width; c++) sum[c] += float(p[r * b.pitch + c]);
           for (int64_t c = 0; c < width; c++) center[c] = sum[c] / float(n);
           for (int64_t r = 0; r < n; r++)
 #pragma omp simd
             for (int64_t c = 0; c < width; c++) {
-              float d = p[r * b.pitch + c] - center[c];
+              float d = float(p[r * b.pitch + c]) - center[c];
               square[c] += d * d;
             }
           // sum of x^2 = sum of (x - center)^2 + 2 center sum - n center^2
@@ -161,9 +162,10 @@ void channel_moments(const ChannelBlocks& b, const float* x, double* mean, doubl
   }
 }
 
-void channel_apply(const ChannelBlocks& b, const ChannelApply& given) {
+template <class T>
+void channel_apply(const ChannelBlocks& b, const ChannelApply<T>& given) {
   auto run = [&](auto has_residual, auto activation) {
-    ChannelApply k = given;  // clang 14 cannot capture it through two lambdas
+    ChannelApply<T> k = given;  // clang 14 cannot capture it through two lambdas
     int64_t tasks = b.groups * b.blocks;
 #pragma omp parallel for schedule(static) if (b.rows * b.channels > kParallelWork)
     for (int64_t task = 0; task < tasks; task++) {
@@ -177,15 +179,15 @@ void channel_apply(const ChannelBlocks& b, const ChannelApply& given) {
           scale[c] = k.scale[block * kWidth + c];
           shift[c] = k.shift[block * kWidth + c];
         }
-        const float *x = k.x + start, *residual = has_residual ? k.residual + start : nullptr;
-        float* y = k.y + start;
+        const T *x = k.x + start, *residual = has_residual ? k.residual + start : nullptr;
+        T* y = k.y + start;
         for (int64_t r = 0; r < rows; r++)
 #pragma omp simd
           for (int64_t c = 0; c < width; c++) {
             int64_t i = r * b.pitch + c;
-            float v = (x[i] - mean[c]) * scale[c] + shift[c];
-            if (has_residual) v += residual[i];
-            y[i] = activation.fwd(v);
+            float v = (float(x[i]) - mean[c]) * scale[c] + shift[c];
+            if (has_residual) v += float(residual[i]);
+            y[i] = T(activation.fwd(v));
           }
       });
     }
@@ -198,11 +200,12 @@ void channel_apply(const ChannelBlocks& b, const ChannelApply& given) {
     run(std::true_type{}, Linear{});
 }
 
-void channel_sums(const ChannelBlocks& b, const ChannelSums& given) {
+template <class T>
+void channel_sums(const ChannelBlocks& b, const ChannelSums<T>& given) {
   int64_t parts = parts_of(b), channels = b.channels;
   std::vector<double> partial(size_t(parts * 2 * channels));
   auto run = [&](auto activation, auto has_mask, auto stores) {
-    ChannelSums k = given;
+    ChannelSums<T> k = given;
 #pragma omp parallel for schedule(static) if (b.rows * channels > kParallelWork)
     for (int64_t part = 0; part < parts; part++) {
       double* sums = &partial[size_t(part * 2 * channels)];
@@ -217,18 +220,19 @@ void channel_sums(const ChannelBlocks& b, const ChannelSums& given) {
           }
           for (int64_t first = 0; first < rows; first += kShort) {
             int64_t n = std::min(kShort, rows - first), at = start + first * b.pitch;
-            const float *x = k.x + at, *gy = k.gy + at, *y = has_mask ? k.g.y + at : nullptr;
-            float* masked = stores ? k.masked + at : nullptr;
+            const T *x = k.x + at, *gy = k.gy + at, *y = has_mask ? k.g.y + at : nullptr;
+            T* masked = stores ? k.masked + at : nullptr;
             float sum[kWidth] = {}, dot[kWidth] = {};
             for (int64_t r = 0; r < n; r++)
 #pragma omp simd
               for (int64_t c = 0; c < width; c++) {
                 int64_t i = r * b.pitch + c;
-                float g = activation.bwd((x[i] - mean[c]) * scale[c] + shift[c], gy[i]);
-                if (has_mask) g = y[i] > 0 ? g : 0.0f;
-                if (stores) masked[i] = g;
+                float d = float(x[i]) - mean[c];
+                float g = activation.bwd(d * scale[c] + shift[c], float(gy[i]));
+                if (has_mask) g = float(y[i]) > 0 ? g : 0.0f;
+                if (stores) masked[i] = T(g);
                 sum[c] += g;
-                dot[c] += g * (x[i] - mean[c]);
+                dot[c] += g * d;
               }
             for (int64_t c = 0; c < width; c++) {
               sums[block * kWidth + c] += double(sum[c]);
@@ -250,9 +254,10 @@ void channel_sums(const ChannelBlocks& b, const ChannelSums& given) {
   add_parts(partial, parts, channels, 1, given.dot);
 }
 
-void channel_gradient(const ChannelBlocks& b, const ChannelGradient& given) {
+template <class T>
+void channel_gradient(const ChannelBlocks& b, const ChannelGradient<T>& given) {
   auto run = [&](auto activation, auto has_mask) {
-    ChannelGradient k = given;
+    ChannelGradient<T> k = given;
     int64_t tasks = b.groups * b.blocks;
 #pragma omp parallel for schedule(static) if (b.rows * b.channels > kParallelWork)
     for (int64_t task = 0; task < tasks; task++) {
@@ -268,15 +273,16 @@ void channel_gradient(const ChannelBlocks& b, const ChannelGradient& given) {
           offset[c] = k.offset[block * kWidth + c];
           slope[c] = k.slope[block * kWidth + c];
         }
-        const float *x = k.x + start, *gy = k.gy + start, *y = has_mask ? k.g.y + start : nullptr;
-        float* gx = k.gx + start;
+        const T *x = k.x + start, *gy = k.gy + start, *y = has_mask ? k.g.y + start : nullptr;
+        T* gx = k.gx + start;
         for (int64_t r = 0; r < rows; r++)
 #pragma omp simd
           for (int64_t c = 0; c < width; c++) {
             int64_t i = r * b.pitch + c;
-            float g = activation.bwd((x[i] - mean[c]) * scale[c] + shift[c], gy[i]);
-            if (has_mask) g = y[i] > 0 ? g : 0.0f;
-            gx[i] = scale[c] * g - offset[c] - slope[c] * (x[i] - mean[c]);
+            float d = float(x[i]) - mean[c];
+            float g = activation.bwd(d * scale[c] + shift[c], float(gy[i]));
+            if (has_mask) g = float(y[i]) > 0 ? g : 0.0f;
+            gx[i] = T(scale[c] * g - offset[c] - slope[c] * d);
           }
       });
     }
@@ -286,5 +292,14 @@ void channel_gradient(const ChannelBlocks& b, const ChannelGradient& given) {
   else
     with_activation(given.g.activation, [&](auto f) { run(f, std::false_type{}); });
 }
+
+template void channel_moments(const ChannelBlocks&, const float*, double*, double*);
+template void channel_moments(const ChannelBlocks&, const bf16*, double*, double*);
+template void channel_apply(const ChannelBlocks&, const ChannelApply<float>&);
+template void channel_apply(const ChannelBlocks&, const ChannelApply<bf16>&);
+template void channel_sums(const ChannelBlocks&, const ChannelSums<float>&);
+template void channel_sums(const ChannelBlocks&, const ChannelSums<bf16>&);
+template void channel_gradient(const ChannelBlocks&, const ChannelGradient<float>&);
+template void channel_gradient(const ChannelBlocks&, const ChannelGradient<bf16>&);
 
 }  // namespace pupil

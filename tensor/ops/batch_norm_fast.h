@@ -1,10 +1,11 @@
-// Batch norm of float32 images whose channels are dense (nhwc, nchw16c, or a matrix), on the CPU.
+// Batch norm of images (T: float or bf16; all else is float32) whose channels are dense (nhwc,
+// nchw16c, or a matrix), on the CPU.
 #pragma once
 #include "../ops.h"
 
 namespace pupil {
 
-// Channels in blocks of up to 16, rows of one block `pitch` floats apart.
+// Channels in blocks of up to 16, rows of one block `pitch` values apart.
 struct ChannelBlocks {
   int64_t groups, group_rows, last_rows, group_stride;  // rows come in groups of equal length
   int64_t blocks, block_stride, pitch, channels, rows;  // rows: of all groups together
@@ -17,42 +18,52 @@ struct ChannelBlocks {
 bool has_channel_blocks(const Tensor& x);
 
 // All statistics in f64 sums over short float32 sums around a local mean.
-void channel_moments(const ChannelBlocks&, const float* x, double* mean, double* variance);
+template <class T>
+void channel_moments(const ChannelBlocks&, const T* x, double* mean, double* variance);
 
 // y = activation((x - mean) scale + shift + residual): none or relu; without residual also relu6,
 // hard_swish and silu.
+template <class T>
 struct ChannelApply {
-  const float *x, *residual;  // residual may be null
+  const T *x, *residual;  // residual may be null
   const float *mean, *scale, *shift;
   Activation activation;
-  float* y;
+  T* y;
 };
-void channel_apply(const ChannelBlocks&, const ChannelApply&);
+template <class T>
+void channel_apply(const ChannelBlocks&, const ChannelApply<T>&);
 
 // The gradient of an activation: g = gy where y is positive, else 0 (y given: the output of a
 // ReLU); else gy activation'(u) with u = (x - mean) scale + shift worked out again.
+template <class T>
 struct ActivationGradient {
-  const float* y;  // may be null
+  const T* y;  // may be null
   Activation activation;
   const float *scale, *shift;  // shift may be null where there is no activation or y
 };
 
 // sum[c] = sum of g, dot[c] = sum of g (x - mean). With `masked` g is stored there (it may be gy).
+template <class T>
 struct ChannelSums {
-  const float *x, *gy, *mean;
-  ActivationGradient g;
-  float* masked;  // may be null
+  const T *x, *gy;
+  const float* mean;
+  ActivationGradient<T> g;
+  T* masked;  // may be null
   double *sum, *dot;
 };
-void channel_sums(const ChannelBlocks&, const ChannelSums&);
+template <class T>
+void channel_sums(const ChannelBlocks&, const ChannelSums<T>&);
 
 // gx = g.scale g - offset - slope (x - mean); gx may be gy.
+template <class T>
 struct ChannelGradient {
-  const float *x, *gy, *mean;
-  ActivationGradient g;
+  const T *x, *gy;
+  const float* mean;
+  ActivationGradient<T> g;
   const float *offset, *slope;
-  float* gx;
+  T* gx;
 };
-void channel_gradient(const ChannelBlocks&, const ChannelGradient&);
+template <class T>
+void channel_gradient(const ChannelBlocks&, const ChannelGradient<T>&);
 
 }  // namespace pupil

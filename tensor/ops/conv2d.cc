@@ -4,6 +4,7 @@
 #include "../ops.h"
 #include "convolution.h"
 #include "depthwise.h"
+#include "gemm.h"
 #include "image.h"
 #include "winograd.h"
 
@@ -41,8 +42,9 @@ ConvGeometry check(const Tensor& x, const Tensor& weight, const Tensor& bias,
                   (!bias || (bias.rank() == 1 && bias.dim(0) == weight.dim(0))),
               "conv2d: channels do not fit: x ", x.shape(), ", weight ", weight.shape(),
               ", groups ", groups, ", bias ", bias ? bias.shape() : Shape{});
-  PUPIL_CHECK(x.dtype() == weight.dtype() && (!bias || bias.dtype() == x.dtype()), "conv2d: x is ",
-              name_of(x.dtype()), ", weight ", name_of(weight.dtype()));
+  PUPIL_CHECK((weight.dtype() == x.dtype() || weight.dtype() == acc_dtype(x.dtype())) &&
+                  (!bias || bias.dtype() == weight.dtype()),
+              "conv2d: x is ", name_of(x.dtype()), ", weight ", name_of(weight.dtype()));
   auto [stride, padding, dilation, ignored] = options;
   PUPIL_CHECK(stride.h > 0 && stride.w > 0 && padding.h >= 0 && padding.w >= 0 && dilation.h > 0 &&
                   dilation.w > 0,
@@ -58,10 +60,10 @@ ConvGeometry check(const Tensor& x, const Tensor& weight, const Tensor& bias,
 }
 
 // The layouts in which oneDNN is fast. An image that already has a layout keeps it; a picture with
-// a few channels enters row-major as it is.
+// a few channels enters row-major as it is. In bf16 nhwc is as fast as any.
 std::optional<onednn::Convolution> fast_layouts(const Tensor& x, const ConvGeometry& s) {
-  if (!cpu_fast(x.dtype(), x.device()) || s.batch == 0) return {};
-  bool blocks = cpu_has_avx512() && s.outputs % 16 == 0 && s.groups == 1;
+  if (!cpu_fast(acc_dtype(x.dtype()), x.device()) || s.batch == 0) return {};
+  bool blocks = cpu_has_avx512() && s.outputs % 16 == 0 && s.groups == 1 && x.dtype() == DType::f32;
   bool picture = x.layout() == Layout::strided && s.channels < 16 && !x.requires_grad();
   if (blocks && x.layout() != Layout::nhwc && (picture || s.channels % 16 == 0)) {
     onednn::Convolution conv{s, picture ? Layout::strided : Layout::nchw16c, Layout::nchw16c};
@@ -69,7 +71,7 @@ std::optional<onednn::Convolution> fast_layouts(const Tensor& x, const ConvGeome
   }
   for (Layout in : {Layout::strided, Layout::nhwc}) {
     if (in == Layout::strided && !picture) continue;
-    onednn::Convolution conv{s, in, Layout::nhwc};
+    onednn::Convolution conv{s, in, Layout::nhwc, x.dtype()};
     if (onednn::has_convolution(conv)) return conv;
   }
   return {};
@@ -104,17 +106,25 @@ Shape window(const ConvGeometry& s) {
 
 Tensor scratch_for(const ConvGeometry& s) { return empty({winograd::scratch(s)}); }
 
+void add_bias_gradient(const ConvGeometry& s, const Tensor& gy, const Tensor& gb, float beta) {
+  if (gy.layout() == Layout::nhwc) {
+    int64_t pixels = s.batch * s.out_height * s.out_width;
+    return column_sum(alias(gy, {pixels, s.outputs}, {s.outputs, 1}), gb, beta);
+  }
+  bias_gradient<float>(s, in_layout(gy, Layout::strided), gb, beta);
+}
+
 Tensor product(const onednn::Convolution& conv, const Tensor& x, const Tensor& w,
                const Tensor& bias, const onednn::Tail& tail) {
   const ConvGeometry& s = conv.shape;
   Tensor y = empty_image({s.batch, s.outputs, s.out_height, s.out_width}, x.dtype(), conv.y);
   Tensor b = bias ? bias.contiguous() : bias;
-  const float *from = x.data<float>(), *kernels = w.data<float>(), *offset = data_or_null<float>(b);
+  const float *kernels = w.data<float>(), *offset = data_or_null<float>(b);
   if (winograd_pays(conv)) {
-    winograd::forward(s, from, kernels, offset, y.data<float>(), scratch_for(s).data<float>(),
-                      tail);
+    winograd::forward(s, x.data<float>(), kernels, offset, y.data<float>(),
+                      scratch_for(s).data<float>(), tail);
   } else {
-    bool done = onednn::convolution(conv, from, kernels, offset, y.data<float>(), tail);
+    bool done = onednn::convolution(conv, x.raw(), kernels, offset, y.raw(), tail);
     PUPIL_CHECK(done, "conv2d: no kernel for x ", x.shape(), ", weight ", w.shape());
   }
   return y;
@@ -135,7 +145,7 @@ Tensor conv2d_fast(const Tensor& input, const Tensor& weight, const Tensor& bias
     float beta;
     if (grad.inputs.size() > 2 && grad[2].needed) {
       Tensor gb = grad[2].into(beta);
-      bias_gradient<float>(conv.shape, in_layout(gy, Layout::strided), gb, beta);
+      add_bias_gradient(conv.shape, gy, gb, beta);
     } else if (grad.inputs.size() > 2)
       grad[2].none();
     if (grad[1].needed) {
@@ -145,11 +155,17 @@ Tensor conv2d_fast(const Tensor& input, const Tensor& weight, const Tensor& bias
                                   gw.data<float>(), beta, scratch_for(conv.shape).data<float>());
       } else if (depthwise::has_weight_gradient(conv)) {
         Tensor scratch = empty({depthwise::scratch(conv.shape)});
-        depthwise::weight_gradient(conv.shape, saved_x.data<float>(), gy.data<float>(),
+        Tensor wide_x = saved_x.to(DType::f32), wide_gy = gy.to(DType::f32);
+        depthwise::weight_gradient(conv.shape, wide_x.data<float>(), wide_gy.data<float>(),
                                    gw.data<float>(), beta, scratch.data<float>());
       } else {
-        bool ok = onednn::convolution_weight_gradient(conv, saved_x.data<float>(), gy.data<float>(),
-                                                      gw.data<float>(), beta);
+        // Grouped ones of oneDNN 2.6.3 are wrong in bf16 where channels do not fill a block.
+        bool widen = conv.shape.groups > 1;
+        onednn::Convolution used = conv;
+        if (widen) used.dtype = DType::f32;
+        Tensor from = widen ? saved_x.to(DType::f32) : saved_x, to = widen ? gy.to(DType::f32) : gy;
+        bool ok =
+            onednn::convolution_weight_gradient(used, from.raw(), to.raw(), gw.data<float>(), beta);
         PUPIL_CHECK(ok, "conv2d: no weight gradient for x ", saved_x.shape(), ", weight ",
                     gw.shape());
       }
@@ -158,14 +174,13 @@ Tensor conv2d_fast(const Tensor& input, const Tensor& weight, const Tensor& bias
     if (grad[0].needed) {
       const ConvGeometry& g = conv.shape;
       Tensor gx = conv.x == Layout::strided
-                      ? empty({g.batch, g.channels, g.height, g.width})
-                      : empty_image({g.batch, g.channels, g.height, g.width}, DType::f32, conv.x);
+                      ? empty({g.batch, g.channels, g.height, g.width}, gy.dtype())
+                      : empty_image({g.batch, g.channels, g.height, g.width}, gy.dtype(), conv.x);
       if (winograd) {
         winograd::input_gradient(g, gy.data<float>(), w.data<float>(), gx.data<float>(),
                                  scratch_for(g).data<float>());
       } else {
-        bool ok = onednn::convolution_input_gradient(conv, gy.data<float>(), w.data<float>(),
-                                                     gx.data<float>());
+        bool ok = onednn::convolution_input_gradient(conv, gy.raw(), w.data<float>(), gx.raw());
         PUPIL_CHECK(ok, "conv2d: no input gradient for x ", gx.shape(), ", weight ", w.shape());
       }
       grad[0].give(in_layout(gx, input_layout));
@@ -209,8 +224,10 @@ Tensor conv2d_plain(const Tensor& input, const Tensor& weight, const Tensor& bia
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
               const ConvOptions& options) {
   ConvGeometry s = check(x, weight, bias, options);
-  if (auto conv = fast_layouts(x, s)) return conv2d_fast(x, weight, bias, *conv);
-  return conv2d_plain(x, weight, bias, s);
+  auto conv = fast_layouts(x, s);
+  DType dtype = conv ? acc_dtype(x.dtype()) : x.dtype();
+  Tensor w = to_dtype(weight, dtype), b = bias ? to_dtype(bias, dtype) : bias;
+  return conv ? conv2d_fast(x, w, b, *conv) : conv2d_plain(x, w, b, s);
 }
 
 Tensor conv2d_tail(const Tensor& x, const Tensor& weight, const Tensor& bias,
@@ -219,12 +236,13 @@ Tensor conv2d_tail(const Tensor& x, const Tensor& weight, const Tensor& bias,
   ConvGeometry s = check(x, weight, bias, options);
   if (auto conv = fast_layouts(x.detach(), s)) {
     Tensor added = residual ? in_layout(residual, conv->y) : residual;
-    Tensor y = product(*conv, in_layout(x, conv->x), weight.contiguous(), bias,
-                       {data_or_null<float>(added), rectify});
+    DType wide = acc_dtype(x.dtype());
+    Tensor y = product(*conv, in_layout(x, conv->x), weight.contiguous().to(wide),
+                       bias ? bias.to(wide) : bias, {added ? added.raw() : nullptr, rectify});
     return announce("conv2d_tail", y, {x, weight, bias, residual},
                     {{"window", window(s)}, {"relu", rectify}});
   }
-  Tensor y = conv2d_plain(x, weight, bias, s);
+  Tensor y = conv2d_plain(x, weight.to(x.dtype()), bias ? bias.to(x.dtype()) : bias, s);
   if (residual) y = add(y, residual);
   return rectify ? relu(y) : y;
 }

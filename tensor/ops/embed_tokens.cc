@@ -58,6 +58,9 @@ Tensor embed_tokens(const Tensor& patches, const Tensor& class_token, const Tens
                   (!prefix || class_token.shape() == (Shape{1, 1, dim})),
               "embed_tokens: patches ", patches.shape(), " do not fit positions ",
               positions.shape());
+  DType wide = acc_dtype(patches.dtype());
+  if (patches.dtype() != wide && positions.dtype() == wide)
+    return to_dtype(embed_tokens(to_dtype(patches, wide), class_token, positions), patches.dtype());
   PUPIL_CHECK(
       positions.dtype() == patches.dtype() && (!prefix || class_token.dtype() == patches.dtype()),
       "embed_tokens: dtypes differ");

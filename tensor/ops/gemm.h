@@ -4,9 +4,10 @@
 
 namespace pupil {
 
-// c = a b + bias + beta c for a (..., m, k), b (..., k, n), c (..., m, n) of one dtype; any
-// strides, so transposed operands cost nothing. bias (n) or empty. Batch axes broadcast; where c
-// has size 1 and an operand has not, the products are summed.
+// c = a b + bias + beta c for a (..., m, k), b (..., k, n), c (..., m, n) of one dtype, but c may
+// be f32 where a and b are bf16; any strides, so transposed operands cost nothing. bias (n), f32 or
+// as c, or empty. Batch axes broadcast; where c has size 1 and an operand has not, the products are
+// summed.
 void gemm(const Tensor& a, const Tensor& b, const Tensor& c, float beta = 0,
           const Tensor& bias = {});
 
@@ -15,7 +16,7 @@ Tensor transposed(const Tensor&);  // a view without a graph: the last two axes 
 // x (..., c) as (rows, c): a view if its rows lie evenly spaced, else a copy. No graph.
 Tensor as_matrix(const Tensor& x);
 
-// to (c) = column sums of the matrix g (rows, c) + beta to.
+// to (c) = column sums of the matrix g (rows, c) + beta to; to: as g, or f32.
 void column_sum(const Tensor& g, const Tensor& to, float beta);
 
 }  // namespace pupil

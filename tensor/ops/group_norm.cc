@@ -20,8 +20,8 @@ Tensor group_norm(const Tensor& input, int groups, const Tensor& weight, const T
                 input.shape());
   Tensor x = view(to_strided(input), {input.dim(0) * groups, width});
   Tensor y = view(layer_norm(x, {}, {}, eps), input.shape());
-  if (weight) y = mul(y, view(weight, each));
-  return bias ? add(y, view(bias, each)) : y;
+  if (weight) y = mul(y, view(to_dtype(weight, y.dtype()), each));
+  return bias ? add(y, view(to_dtype(bias, y.dtype()), each)) : y;
 }
 
 PUPIL_SAMPLES(group_norm) {

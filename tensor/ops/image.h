@@ -30,6 +30,12 @@ struct ImageIndex {
   }
 };
 
+// f(tag) for the dtypes of the fast paths on the CPU (cpu_fast of acc_dtype): float and bf16.
+template <class F>
+void dispatch_fast(DType dtype, const F& f) {
+  dtype == DType::bf16 ? f(tag<bf16>{}) : f(tag<float>{});
+}
+
 // A dense tensor in `layout` without a graph change; the same tensor when it already is one.
 inline Tensor in_layout(const Tensor& x, Layout layout) {
   return x.layout() != layout ? x.to(layout) : layout == Layout::strided ? x.contiguous() : x;

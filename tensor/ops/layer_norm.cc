@@ -6,10 +6,11 @@
 namespace pupil {
 
 // Ba et al. 2016 (arXiv 1607.06450), eq. 4 over the last axis.
-template <class T>
+template <class T, class P = T>
 struct LayerNormForward {
   using A = acc_t<T>;
-  const T *x, *weight, *bias;
+  const T* x;
+  const P *weight, *bias;
   T* y;
   A *mean, *inverse_std;
   int64_t x_stride, columns;
@@ -34,10 +35,12 @@ struct LayerNormForward {
   }
 };
 
-template <class T>
+template <class T, class P = T>
 struct LayerNormInputGradient {
   using A = acc_t<T>;
-  const T *x, *weight, *gy;
+  const T* x;
+  const P* weight;
+  const T* gy;
   T* gx;
   const A *mean, *inverse_std;
   int64_t x_stride, columns;
@@ -67,12 +70,12 @@ struct WeightAndBias {
   }
 };
 
-template <class T>
+template <class T, class P = T>
 struct LayerNormParameterGradient {
   using A = acc_t<T>;
   using Sum = WeightAndBias<A>;
   const T *x, *gy;
-  T *gweight, *gbias;
+  P *gweight, *gbias;
   const A *mean, *inverse_std;
   int64_t x_stride, columns;
   float weight_beta, bias_beta;
@@ -82,33 +85,35 @@ struct LayerNormParameterGradient {
   }
   PUPIL_HD void store(int64_t j, Sum sum) const {
     if (gweight)
-      gweight[j] = T(weight_beta == 0 ? sum.weight : sum.weight + A(weight_beta) * A(gweight[j]));
-    if (gbias) gbias[j] = T(bias_beta == 0 ? sum.bias : sum.bias + A(bias_beta) * A(gbias[j]));
+      gweight[j] = P(weight_beta == 0 ? sum.weight : sum.weight + A(weight_beta) * A(gweight[j]));
+    if (gbias) gbias[j] = P(bias_beta == 0 ? sum.bias : sum.bias + A(bias_beta) * A(gbias[j]));
   }
 };
 
 namespace {
 
-// float32 on the CPU. A sum over a row runs in vector lanes, in the same order every time.
-void cpu_forward(const LayerNormForward<float>& k, int64_t count) {
+// float32 and bf16 with float32 parameters on the CPU. A sum over a row runs in vector lanes, in
+// the same order every time.
+template <class T>
+void cpu_forward(const LayerNormForward<T, float>& k, int64_t count) {
   int64_t n = k.columns;
 #pragma omp parallel for schedule(static) if (count * n > kParallelWork)
   for (int64_t row = 0; row < count; row++) {
-    const float* x = k.x + row * k.x_stride;
-    float* y = k.y + row * n;
+    const T* x = k.x + row * k.x_stride;
+    T* y = k.y + row * n;
     float sum = 0, squares = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < n; j++) sum += x[j];
+    for (int64_t j = 0; j < n; j++) sum += float(x[j]);
     float mean = sum / float(n);
 #pragma omp simd reduction(+ : squares)
-    for (int64_t j = 0; j < n; j++) squares += (x[j] - mean) * (x[j] - mean);
+    for (int64_t j = 0; j < n; j++) squares += (float(x[j]) - mean) * (float(x[j]) - mean);
     float s = 1 / std::sqrt(squares / float(n) + k.eps);
     if (k.weight) {
 #pragma omp simd
-      for (int64_t j = 0; j < n; j++) y[j] = (x[j] - mean) * s * k.weight[j] + k.bias[j];
+      for (int64_t j = 0; j < n; j++) y[j] = T((float(x[j]) - mean) * s * k.weight[j] + k.bias[j]);
     } else {
 #pragma omp simd
-      for (int64_t j = 0; j < n; j++) y[j] = (x[j] - mean) * s;
+      for (int64_t j = 0; j < n; j++) y[j] = T((float(x[j]) - mean) * s);
     }
     k.mean[row] = mean;
     k.inverse_std[row] = s;
@@ -117,38 +122,40 @@ void cpu_forward(const LayerNormForward<float>& k, int64_t count) {
 
 // Both gradients in one pass over x and gy. Rows are cut into parts whatever the thread count; each
 // part sums the parameter gradients of its rows, in f64 between parts. k.gx may be null.
-void cpu_backward(const LayerNormInputGradient<float>& k,
-                  const LayerNormParameterGradient<float>& parameters, int64_t count) {
+template <class T>
+void cpu_backward(const LayerNormInputGradient<T, float>& k,
+                  const LayerNormParameterGradient<T, float>& parameters, int64_t count) {
   int64_t n = k.columns, parts = std::min<int64_t>(32, (count + 15) / 16);
   std::vector<float> partial(size_t(parts * 2 * n));
 #pragma omp parallel for schedule(static) if (count * n > kParallelWork)
   for (int64_t part = 0; part < parts; part++) {
     float *weight_sum = &partial[size_t(part * 2 * n)], *bias_sum = weight_sum + n;
     for (int64_t row = count * part / parts; row < count * (part + 1) / parts; row++) {
-      const float *x = k.x + row * k.x_stride, *g = k.gy + row * n;
+      const T *x = k.x + row * k.x_stride, *g = k.gy + row * n;
       float mean = k.mean[row], s = k.inverse_std[row], sum = 0, dot = 0;
 #pragma omp simd reduction(+ : sum, dot)
       for (int64_t j = 0; j < n; j++) {
-        float normalized = (x[j] - mean) * s, slope = k.weight ? g[j] * k.weight[j] : g[j];
+        float normalized = (float(x[j]) - mean) * s, given = float(g[j]);
+        float slope = k.weight ? given * k.weight[j] : given;
         sum += slope;
         dot += slope * normalized;
-        weight_sum[j] += g[j] * normalized;
-        bias_sum[j] += g[j];
+        weight_sum[j] += given * normalized;
+        bias_sum[j] += given;
       }
       if (!k.gx) continue;
-      float* gx = k.gx + row * n;
+      T* gx = k.gx + row * n;
       sum /= float(n);
       dot /= float(n);
       auto change = [=](int64_t j) {
-        float slope = k.weight ? g[j] * k.weight[j] : g[j];
-        return s * (slope - sum - (x[j] - mean) * s * dot);
+        float given = float(g[j]), slope = k.weight ? given * k.weight[j] : given;
+        return s * (slope - sum - (float(x[j]) - mean) * s * dot);
       };
       if (k.beta == 0) {
 #pragma omp simd
-        for (int64_t j = 0; j < n; j++) gx[j] = change(j);
+        for (int64_t j = 0; j < n; j++) gx[j] = T(change(j));
       } else {
 #pragma omp simd
-        for (int64_t j = 0; j < n; j++) gx[j] = k.beta * gx[j] + change(j);
+        for (int64_t j = 0; j < n; j++) gx[j] = T(k.beta * float(gx[j]) + change(j));
       }
     }
   }
@@ -163,35 +170,48 @@ void cpu_backward(const LayerNormInputGradient<float>& k,
   }
 }
 
+// run(tag of x, tag of the parameters)
+template <class Run>
+void dispatch_layer_norm(DType dtype, DType parameters, const Run& run) {
+  if (parameters != dtype) return run(tag<bf16>{}, tag<float>{});
+  dispatch(dtype, [&](auto t) { run(t, t); });
+}
+
 }  // namespace
 
 Tensor layer_norm(const Tensor& input, const Tensor& weight, const Tensor& bias, double eps) {
   PUPIL_CHECK(input.rank() >= 1 && bool(weight) == bool(bias), "layer_norm: x ", input.shape(),
               " with weight and bias, or neither");
+  DType kept = weight ? weight.dtype() : acc_dtype(input.dtype());
   for (const Tensor* p : {&weight, &bias})
-    PUPIL_CHECK(!*p || (p->rank() == 1 && p->dim(0) == input.dim(-1) &&
-                        p->dtype() == input.dtype() && p->is_contiguous()),
-                "layer_norm: ", p->shape(), " ", name_of(p->dtype()), " for x ", input.shape(), " ",
-                name_of(input.dtype()));
+    PUPIL_CHECK(
+        !*p || (p->rank() == 1 && p->dim(0) == input.dim(-1) && p->is_contiguous() &&
+                p->dtype() == kept && (kept == input.dtype() || kept == acc_dtype(input.dtype()))),
+        "layer_norm: ", p->shape(), " ", name_of(p->dtype()), " for x ", input.shape(), " ",
+        name_of(input.dtype()));
+  bool fast = kept == DType::f32 && cpu_fast(kept, input.device());
+  if (kept != input.dtype() && !fast)
+    return to_dtype(layer_norm(to_dtype(input, kept), weight, bias, eps), input.dtype());
   Tensor x = as_matrix(input), y = empty(input.shape(), x.dtype(), x.device());
   int64_t count = x.dim(0), columns = x.dim(1), x_stride = x.strides()[0];
   Tensor mean = empty({count}, acc_dtype(x.dtype()), x.device()), inverse_std = empty_like(mean);
-  dispatch(x.dtype(), [&](auto t) {
+  dispatch_layer_norm(x.dtype(), kept, [&](auto t, auto parameter) {
     using T = typename decltype(t)::type;
+    using P = typename decltype(parameter)::type;
     using A = acc_t<T>;
-    LayerNormForward<T> kernel{x.data<T>(),
-                               weight ? weight.data<T>() : nullptr,
-                               bias ? bias.data<T>() : nullptr,
-                               y.data<T>(),
-                               mean.data<A>(),
-                               inverse_std.data<A>(),
-                               x_stride,
-                               columns,
-                               A(eps)};
-    if constexpr (std::is_same_v<T, float>) {
-      if (cpu_fast(x.dtype(), x.device())) return cpu_forward(kernel, count);
+    LayerNormForward<T, P> kernel{x.data<T>(),
+                                  weight ? weight.data<P>() : nullptr,
+                                  bias ? bias.data<P>() : nullptr,
+                                  y.data<T>(),
+                                  mean.data<A>(),
+                                  inverse_std.data<A>(),
+                                  x_stride,
+                                  columns,
+                                  A(eps)};
+    if constexpr (std::is_same_v<P, float>) {
+      if (fast) return cpu_forward(kernel, count);
     }
-    rows(x.device(), count, kernel, columns);
+    if constexpr (std::is_same_v<T, P>) rows(x.device(), count, kernel, columns);
   });
   std::vector<Tensor> inputs{input};
   if (weight) inputs.insert(inputs.end(), {weight, bias});
@@ -199,8 +219,9 @@ Tensor layer_norm(const Tensor& input, const Tensor& weight, const Tensor& bias,
   return record("layer_norm", y, inputs, {{"eps", eps}}, [=](Backward& grad) {
     Tensor gy = grad.gy.contiguous();
     bool affine = grad.inputs.size() > 1;
-    dispatch(gy.dtype(), [&](auto t) {
+    dispatch_layer_norm(gy.dtype(), kept, [&](auto t, auto parameter) {
       using T = typename decltype(t)::type;
+      using P = typename decltype(parameter)::type;
       using A = acc_t<T>;
       Tensor gweight, gbias, gx;
       float beta = 0, weight_beta = 0, bias_beta = 0;
@@ -212,27 +233,27 @@ Tensor layer_norm(const Tensor& input, const Tensor& weight, const Tensor& bias,
         gx = grad[0].into(beta);
       else
         grad[0].none();
-      LayerNormParameterGradient<T> parameters{x.data<T>(),
-                                               gy.data<T>(),
-                                               gweight ? gweight.data<T>() : nullptr,
-                                               gbias ? gbias.data<T>() : nullptr,
-                                               mean.data<A>(),
-                                               inverse_std.data<A>(),
-                                               x_stride,
-                                               columns,
-                                               weight_beta,
-                                               bias_beta};
-      LayerNormInputGradient<T> input_gradient{
-          x.data<T>(),    w ? w.data<T>() : nullptr, gy.data<T>(), gx ? gx.data<T>() : nullptr,
+      LayerNormParameterGradient<T, P> parameters{x.data<T>(),
+                                                  gy.data<T>(),
+                                                  gweight ? gweight.data<P>() : nullptr,
+                                                  gbias ? gbias.data<P>() : nullptr,
+                                                  mean.data<A>(),
+                                                  inverse_std.data<A>(),
+                                                  x_stride,
+                                                  columns,
+                                                  weight_beta,
+                                                  bias_beta};
+      LayerNormInputGradient<T, P> input_gradient{
+          x.data<T>(),    w ? w.data<P>() : nullptr, gy.data<T>(), gx ? gx.data<T>() : nullptr,
           mean.data<A>(), inverse_std.data<A>(),     x_stride,     columns,
           A(beta)};
-      bool done = false;
-      if constexpr (std::is_same_v<T, float>) {
-        done = cpu_fast(gy.dtype(), gy.device());
-        if (done) cpu_backward(input_gradient, parameters, count);
+      if constexpr (std::is_same_v<P, float>) {
+        if (fast) return cpu_backward(input_gradient, parameters, count);
       }
-      if (!done && (gweight || gbias)) cols(gy.device(), count, columns, parameters);
-      if (!done && gx) rows(gy.device(), count, input_gradient, columns);
+      if constexpr (std::is_same_v<T, P>) {
+        if (gweight || gbias) cols(gy.device(), count, columns, parameters);
+        if (gx) rows(gy.device(), count, input_gradient, columns);
+      }
     });
   });
 }

@@ -9,12 +9,13 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
                   (!bias || (bias.rank() == 1 && bias.dim(0) == weight.dim(0))),
               "linear: x ", x.shape(), ", weight ", weight.shape(), ", bias ",
               bias ? bias.shape() : Shape{});
-  PUPIL_CHECK(x.dtype() == weight.dtype() && (!bias || bias.dtype() == x.dtype()), "linear: x is ",
-              name_of(x.dtype()), ", weight ", name_of(weight.dtype()));
+  PUPIL_CHECK((weight.dtype() == x.dtype() || weight.dtype() == acc_dtype(x.dtype())) &&
+                  (!bias || bias.dtype() == weight.dtype()),
+              "linear: x is ", name_of(x.dtype()), ", weight ", name_of(weight.dtype()));
   Shape shape = x.shape();
   shape[-1] = weight.dim(0);
   Tensor y = empty(shape, x.dtype(), x.device());
-  Tensor rows = as_matrix(x), w = weight.detach();
+  Tensor rows = as_matrix(x), w = weight.to(x.dtype());
   gemm(rows, transposed(w), as_matrix(y), 0, bias ? bias.contiguous() : bias);
   Tensor saved_rows = weight.requires_grad() ? rows : Tensor();
   if (!x.requires_grad()) w = Tensor();

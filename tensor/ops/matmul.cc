@@ -9,10 +9,11 @@
 namespace pupil {
 
 // One team per element of c; the summed axes are k and the batch axes that c does not have.
-template <class T>
+template <class T, class To>
 struct GemmReference {
-  const T *a, *b, *bias;
-  T* c;
+  const T *a, *b;
+  const To* bias;
+  To* c;
   float beta;
   NdIndex<3> element;   // batch axes, m, n
   NdIndex<2> products;  // summed batch axes, k
@@ -30,25 +31,37 @@ struct GemmReference {
     team.each(1, [&](int64_t) {
       if (bias) sum = sum + A(bias[e % element.dims[element.rank - 1]]);
       if (beta != 0) sum = sum + A(beta) * A(c[at[2]]);
-      c[at[2]] = T(sum);
+      c[at[2]] = To(sum);
     });
   }
 };
 
-template <class T>
+template <class T, class To>
 struct ColumnSum {
   using Sum = acc_t<T>;
   const T* g;
-  T* to;
+  To* to;
   int64_t stride;
   float beta;
   PUPIL_HD Sum value(int64_t row, int64_t col) const { return Sum(g[row * stride + col]); }
   PUPIL_HD void store(int64_t col, Sum sum) const {
-    to[col] = T(beta == 0 ? sum : sum + Sum(beta) * Sum(to[col]));
+    to[col] = To(beta == 0 ? sum : sum + Sum(beta) * Sum(to[col]));
   }
 };
 
 namespace {
+
+// run(tag of the operands, tag of the result), which is as the operands or in their acc_t.
+template <class Run>
+void dispatch_result(DType from, DType to, const Run& run) {
+  dispatch(from, [&](auto t) {
+    using T = typename decltype(t)::type;
+    if (to == from)
+      run(t, t);
+    else
+      run(t, tag<acc_t<T>>{});
+  });
+}
 
 int64_t axis_size(const Tensor& t, int axis, int rank) {  // axes counted as if t had `rank` axes
   int own = axis - (rank - t.rank());
@@ -99,11 +112,13 @@ void gemm_reference(const Tensor& a, const Tensor& b, const Tensor& c, float bet
   products.rank++;
   count *= k;
   elements *= m * n;
-  dispatch(c.dtype(), [&](auto t) {
+  Tensor offset = bias ? bias.to(c.dtype()) : bias;
+  dispatch_result(a.dtype(), c.dtype(), [&](auto t, auto to) {
     using T = typename decltype(t)::type;
+    using To = typename decltype(to)::type;
     rows(c.device(), elements,
-         GemmReference<T>{a.data<T>(), b.data<T>(), bias ? bias.data<T>() : nullptr, c.data<T>(),
-                          beta, element, products, count},
+         GemmReference<T, To>{a.data<T>(), b.data<T>(), offset ? offset.data<To>() : nullptr,
+                              c.data<To>(), beta, element, products, count},
          count);
   });
 }
@@ -113,6 +128,8 @@ void gemm_reference(const Tensor& a, const Tensor& b, const Tensor& c, float bet
 bool gemm_fast(const Tensor& a, const Tensor& b, const Tensor& c, float beta, const Tensor& bias) {
   onednn::Matmul mm;
   mm.beta = beta;
+  mm.dtype = a.dtype();
+  mm.out = c.dtype();
   mm.m = {c.dim(-2), a.strides()[-2], 0, c.strides()[-2]};
   mm.n = {c.dim(-1), 0, b.strides()[-1], c.strides()[-1]};
   mm.k = {a.dim(-1), a.strides()[-1], b.strides()[-2], 0};
@@ -146,8 +163,8 @@ bool gemm_fast(const Tensor& a, const Tensor& b, const Tensor& c, float beta, co
       !dense(mm.m.size, mm.m.in_a, mm.k.size, mm.k.in_a) ||
       !dense(mm.k.size, mm.k.in_b, mm.n.size, mm.n.in_b))
     return false;
-  return onednn::matmul(mm, a.data<float>(), b.data<float>(), bias ? bias.data<float>() : nullptr,
-                        c.data<float>());
+  Tensor offset = bias ? bias.to(DType::f32) : bias;
+  return onednn::matmul(mm, a.raw(), b.raw(), offset ? offset.data<float>() : nullptr, c.raw());
 }
 
 }  // namespace
@@ -155,7 +172,7 @@ bool gemm_fast(const Tensor& a, const Tensor& b, const Tensor& c, float beta, co
 void gemm(const Tensor& a, const Tensor& b, const Tensor& c, float beta, const Tensor& bias) {
   if (c.numel() == 0) return;
   bool sums = a.numel() > 0 && b.numel() > 0;  // else c is a sum of no products
-  if (sums && cpu_fast(c.dtype(), c.device())) {
+  if (sums && cpu_fast(acc_dtype(c.dtype()), c.device())) {
     if (gemm_fast(a, b, c, beta, bias)) return;
     // c^T = b^T a^T
     if (!bias && gemm_fast(transposed(b), transposed(a), transposed(c), beta, {})) return;
@@ -189,10 +206,11 @@ Tensor as_matrix(const Tensor& x) {
 
 void column_sum(const Tensor& g, const Tensor& to, float beta) {
   PUPIL_CHECK(g.strides()[-1] == 1 || g.dim(1) <= 1, "column_sum: rows must be dense");
-  dispatch(g.dtype(), [&](auto t) {
+  dispatch_result(g.dtype(), to.dtype(), [&](auto t, auto result) {
     using T = typename decltype(t)::type;
+    using To = typename decltype(result)::type;
     cols(g.device(), g.dim(0), g.dim(1),
-         ColumnSum<T>{g.data<T>(), to.data<T>(), g.strides()[0], beta});
+         ColumnSum<T, To>{g.data<T>(), to.data<To>(), g.strides()[0], beta});
   });
 }
 

@@ -138,8 +138,8 @@ PoolGeometry check(const char* op, const Tensor& x, const PoolOptions& o) {
           o.count_include_pad};
 }
 
-// The float32 twin on the CPU, for every layout: an image has `block` channels side by side, of
-// which up to 16 are done at once.
+// The float32 and bf16 twin on the CPU, for every layout: an image has `block` channels side by
+// side, of which up to 16 are done at once.
 struct BlockPool {
   PoolGeometry s;
   int64_t images, block;
@@ -158,11 +158,12 @@ struct BlockPool {
         f(first, block - first);
   }
 
-  void forward(const float* x, float* y, int32_t* where, bool maximum) const {
+  template <class T>
+  void forward(const T* x, T* y, int32_t* where, bool maximum) const {
     BlockPool p = *this;
     parallel_for(images * s.out_height, images * s.out_height * s.out_width * block,
                  [=](int64_t row) {
-                   const float* image = x + row / p.s.out_height * p.s.height * p.s.width * p.block;
+                   const T* image = x + row / p.s.out_height * p.s.height * p.s.width * p.block;
                    int64_t out_y = row % p.s.out_height;
                    for (int64_t out_x = 0; out_x < p.s.out_width; out_x++)
                      p.each_run([&](int64_t first, auto width) {
@@ -171,54 +172,62 @@ struct BlockPool {
                        for (int64_t c = 0; c < width; c++)
                          value[c] = maximum ? -INFINITY : 0, winner[c] = -1;
                        p.s.each_inside(out_y, out_x, [&](int64_t pixel) {
-                         const float* from = image + pixel * p.block + first;
+                         const T* from = image + pixel * p.block + first;
                          if (maximum) {
 #pragma omp simd
                            for (int64_t c = 0; c < width; c++) {
-                             float v = from[c];
+                             float v = float(from[c]);
                              bool better = winner[c] < 0 || v > value[c] || v != v;
                              value[c] = better ? v : value[c];
                              winner[c] = better ? int32_t(pixel) : winner[c];
                            }
                          } else {
 #pragma omp simd
-                           for (int64_t c = 0; c < width; c++) value[c] += from[c];
+                           for (int64_t c = 0; c < width; c++) value[c] += float(from[c]);
                          }
                        });
                        int64_t at = (row * p.s.out_width + out_x) * p.block + first;
                        float divisor = maximum ? 1.0f : float(p.s.divisor(out_y, out_x));
                        for (int64_t c = 0; c < width; c++)
-                         y[at + c] = maximum ? value[c] : value[c] / divisor;
+                         y[at + c] = T(maximum ? value[c] : value[c] / divisor);
                        if (where)
                          for (int64_t c = 0; c < width; c++) where[at + c] = winner[c];
                      });
                  });
   }
 
-  // Every window gives its share to its pixels.
-  void backward(const float* gy, const int32_t* where, float* gx) const {
+  // Every window gives its share to its pixels, in float32: bf16 is rounded when all have given.
+  template <class T>
+  void backward(const T* gy, const int32_t* where, T* gx) const {
     BlockPool p = *this;
     int64_t size = s.height * s.width * block;
     parallel_for(images, images * size, [=](int64_t i) {
-      float* image = gx + i * size;
-      std::fill(image, image + size, 0.0f);
+      std::vector<float> rounded_later(std::is_same_v<T, float> ? 0 : size_t(size));
+      float* image = rounded_later.data();
+      if constexpr (std::is_same_v<T, float>) {
+        image = gx + i * size;
+        std::fill(image, image + size, 0.0f);
+      }
       for (int64_t out_y = 0; out_y < p.s.out_height; out_y++)
         for (int64_t out_x = 0; out_x < p.s.out_width; out_x++)
           p.each_run([&](int64_t first, auto width) {
             int64_t at = ((i * p.s.out_height + out_y) * p.s.out_width + out_x) * p.block + first;
-            const float* share = gy + at;
+            const T* share = gy + at;
             if (where) {
               for (int64_t c = 0; c < width; c++)
-                if (where[at + c] >= 0) image[where[at + c] * p.block + first + c] += share[c];
+                if (where[at + c] >= 0)
+                  image[where[at + c] * p.block + first + c] += float(share[c]);
               return;
             }
             float divisor = float(p.s.divisor(out_y, out_x));
             p.s.each_inside(out_y, out_x, [&](int64_t pixel) {
               float* to = image + pixel * p.block + first;
 #pragma omp simd
-              for (int64_t c = 0; c < width; c++) to[c] += share[c] / divisor;
+              for (int64_t c = 0; c < width; c++) to[c] += float(share[c]) / divisor;
             });
           });
+      for (size_t k = 0; k < rounded_later.size(); k++)
+        gx[i * size + int64_t(k)] = T(rounded_later[k]);
     });
   }
 };
@@ -229,14 +238,17 @@ Tensor empty_in(const Shape& shape, const Tensor& like) {
 }
 
 Tensor pool(const char* op, const Tensor& input, const PoolGeometry& s, bool maximum) {
-  bool fast = cpu_fast(input.dtype(), input.device());
+  bool fast = cpu_fast(acc_dtype(input.dtype()), input.device());
   Layout layout = input.layout();
   Tensor x = in_layout(input, fast ? layout : Layout::strided).detach(), where;
   Tensor y = empty_in({x.dim(0), x.dim(1), s.out_height, s.out_width}, x);
   if (maximum) where = empty({y.numel()}, DType::i32, x.device());
   if (fast)
-    BlockPool(s, x).forward(x.data<float>(), y.data<float>(),
-                            maximum ? where.data<int32_t>() : nullptr, maximum);
+    dispatch_fast(x.dtype(), [&](auto t) {
+      using T = typename decltype(t)::type;
+      BlockPool(s, x).forward(x.data<T>(), y.data<T>(), maximum ? where.data<int32_t>() : nullptr,
+                              maximum);
+    });
   else
     dispatch(x.dtype(), [&](auto t) {
       using T = typename decltype(t)::type;
@@ -257,7 +269,10 @@ Tensor pool(const char* op, const Tensor& input, const PoolGeometry& s, bool max
         Tensor gx = empty_in(shape, gy);
         const int32_t* winners = where ? where.data<int32_t>() : nullptr;
         if (fast)
-          BlockPool(s, gx).backward(gy.data<float>(), winners, gx.data<float>());
+          dispatch_fast(gy.dtype(), [&](auto t) {
+            using T = typename decltype(t)::type;
+            BlockPool(s, gx).backward(gy.data<T>(), winners, gx.data<T>());
+          });
         else
           dispatch(gy.dtype(), [&](auto t) {
             using T = typename decltype(t)::type;
@@ -287,9 +302,12 @@ Tensor global_avg_pool(const Tensor& input) {
   int64_t channels = x.dim(1), pixels = x.dim(2) * x.dim(3);
   int64_t block = layout == Layout::nhwc ? channels : layout == Layout::nchw16c ? 16 : 1;
   Tensor y = empty({x.dim(0), channels}, x.dtype(), x.device());
-  if (cpu_fast(x.dtype(), x.device()))  // one window: the whole image
-    BlockPool({{x.dim(2), x.dim(3), 1, 1, x.dim(2), x.dim(3), 1, 1, 0, 0, 1, 1}, false}, x)
-        .forward(x.data<float>(), y.data<float>(), nullptr, false);
+  if (cpu_fast(acc_dtype(x.dtype()), x.device()))  // one window: the whole image
+    dispatch_fast(x.dtype(), [&](auto t) {
+      using T = typename decltype(t)::type;
+      BlockPool({{x.dim(2), x.dim(3), 1, 1, x.dim(2), x.dim(3), 1, 1, 0, 0, 1, 1}, false}, x)
+          .forward(x.data<T>(), y.data<T>(), nullptr, false);
+    });
   else
     dispatch(x.dtype(), [&](auto t) {
       using T = typename decltype(t)::type;

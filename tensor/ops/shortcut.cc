@@ -42,7 +42,7 @@ struct ShortcutBackward {
 
 namespace {
 
-// The float32 CPU twin copies runs of channels that lie side by side in both images.
+// The CPU twin of float32 and bf16 copies runs of channels that lie side by side in both images.
 struct ShortcutRuns {
   ImageIndex in, out;
   int64_t stride, front, length;
@@ -65,26 +65,28 @@ struct ShortcutRuns {
       }
   }
 
-  void forward(int64_t batch, const float* x, float* y) const {
+  template <class T>
+  void forward(int64_t batch, const T* x, T* y) const {
     int64_t sample = out.channels * out.height * out.width;
 #pragma omp parallel for schedule(static) if (batch * sample > kParallelWork)
     for (int64_t n = 0; n < batch; n++) {
-      std::fill_n(y + n * sample, sample, 0.0f);
+      std::fill_n(y + n * sample, sample, T(0.0f));
       if (length == 8)  // 16 channels more in blocks of 16
-        each(n, [&](int64_t i, int64_t o) { memcpy(y + o, x + i, 8 * sizeof(float)); });
+        each(n, [&](int64_t i, int64_t o) { std::copy_n(x + i, 8, y + o); });
       else
         each(n, [&](int64_t i, int64_t o) { std::copy_n(x + i, length, y + o); });
     }
   }
 
   // gx: zeroed first, unless it holds the gradient of the other path.
-  void backward(int64_t batch, const float* gy, float* gx, bool add) const {
+  template <class T>
+  void backward(int64_t batch, const T* gy, T* gx, bool add) const {
     int64_t sample = in.channels * in.height * in.width;
 #pragma omp parallel for schedule(static) if (batch * sample > kParallelWork)
     for (int64_t n = 0; n < batch; n++) {
-      if (!add) std::fill_n(gx + n * sample, sample, 0.0f);
+      if (!add) std::fill_n(gx + n * sample, sample, T(0.0f));
       auto run = [&](int64_t i, int64_t o, int64_t count) {
-        for (int64_t k = 0; k < count; k++) gx[i + k] += gy[o + k];
+        for (int64_t k = 0; k < count; k++) gx[i + k] = T(float(gx[i + k]) + float(gy[o + k]));
       };
       if (length == 8)
         each(n, [&](int64_t i, int64_t o) { run(i, o, 8); });
@@ -108,8 +110,11 @@ Tensor shortcut_a(const Tensor& input, int stride, int64_t out_channels) {
                                            : empty_image(shape, x.dtype(), Layout::nhwc);
   ImageIndex in(x), out(y);
   int64_t front = (out_channels - x.dim(1)) / 2;
-  if (cpu_fast(x.dtype(), x.device()))
-    ShortcutRuns(in, out, stride, front).forward(shape[0], x.data<float>(), y.data<float>());
+  if (cpu_fast(acc_dtype(x.dtype()), x.device()))
+    dispatch_fast(x.dtype(), [&](auto t) {
+      using T = typename decltype(t)::type;
+      ShortcutRuns(in, out, stride, front).forward(shape[0], x.data<T>(), y.data<T>());
+    });
   else
     dispatch(x.dtype(), [&](auto t) {
       using T = typename decltype(t)::type;
@@ -123,9 +128,12 @@ Tensor shortcut_a(const Tensor& input, int stride, int64_t out_channels) {
         Tensor gy = dense(grad.gy.to(y_layout));
         float beta;
         Tensor gx = grad[0].into(beta, layout);
-        if (cpu_fast(gy.dtype(), gy.device()))
-          ShortcutRuns(in, out, stride, front)
-              .backward(batch, gy.data<float>(), gx.data<float>(), beta != 0);
+        if (cpu_fast(acc_dtype(gy.dtype()), gy.device()))
+          dispatch_fast(gy.dtype(), [&](auto t) {
+            using T = typename decltype(t)::type;
+            ShortcutRuns(in, out, stride, front)
+                .backward(batch, gy.data<T>(), gx.data<T>(), beta != 0);
+          });
         else
           dispatch(gy.dtype(), [&](auto t) {
             using T = typename decltype(t)::type;

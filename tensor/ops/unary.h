@@ -1,6 +1,7 @@
 // One template makes a function of one variable an op: CPU, CUDA, every dtype, recorded, in-place
 // backward. A functor gives fwd(x) and bwd(x, y, gy) and says which of x and y its backward reads;
-// where the maths library does not vectorise, `using Fast` names its float32 twin for the CPU.
+// where the maths library does not vectorise, `using Fast` names its float32 twin for the CPU,
+// which also serves bf16.
 #pragma once
 #include "../../autograd/samples.h"
 #include "../launch.h"
@@ -36,7 +37,9 @@ inline Tensor dense(const Tensor& x) { return x.layout() == Layout::strided ? x.
 template <class F, class Run>
 void dispatch_unary(DType dtype, Device device, const F& f, const Run& run) {
   if constexpr (requires { typename F::Fast; }) {
-    if (cpu_fast(dtype, device)) return run(typename F::Fast{}, tag<float>{});
+    using Fast = typename F::Fast;
+    if (cpu_fast(acc_dtype(dtype), device))
+      return dtype == DType::bf16 ? run(Fast{}, tag<bf16>{}) : run(Fast{}, tag<float>{});
   }
   dispatch(dtype, [&](auto t) { run(f, t); });
 }

@@ -130,7 +130,7 @@ inline void write_tile(const float* m, int64_t stride, Lanes bias, const onednn:
     for (int x = 0; x < 4 && tile.left + x < s.width; x++) {
       int64_t at = corner + (y * s.width + x) * kLanes;
       Lanes result = out[x] + bias;
-      if (tail.residual) result += load(tail.residual + at);
+      if (tail.residual) result += load(static_cast<const float*>(tail.residual) + at);
       if (tail.relu)  // a NaN is not less than 0 and stays
         result = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(result, all(0), _CMP_NLT_UQ), result);
       store(image + at, result);
