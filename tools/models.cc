@@ -8,6 +8,7 @@
 #include "../autograd/autograd.h"
 #include "../models/models.h"
 #include "../tensor/memory.h"
+#include "../tensor/runtime.h"
 #include "text.h"
 
 namespace pupil {
@@ -41,6 +42,7 @@ class MacCounter : public Listener {
 int64_t macs_of(const models::Model& model) {
   NoGrad no_grad;
   StepScope step;
+  ThreadLimit alone(1);  // waiting for others would be all of the time
   MacCounter counter;
   const models::Preprocessing& p = model.input;
   model.forward(model.inputs ? zeros({1, model.inputs}) : empty({0, p.channels, p.size, p.size}),
