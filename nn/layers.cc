@@ -69,10 +69,8 @@ Tensor conv_norm(const Conv2d& conv, BatchNorm& norm, const Tensor& x, const Cal
   Tensor factor = div(norm.weight, sqrt(add_scalar(norm.running_var, norm.eps)));
   Tensor weight = mul(conv.weight, view(factor, {factor.dim(0), 1, 1, 1}));
   Tensor shift = conv.bias ? sub(norm.running_mean, conv.bias) : norm.running_mean;
-  bool rectify = activation == Activation::relu || activation == Activation::relu6;
-  Tensor y =
-      conv2d_tail(x, weight, sub(norm.bias, mul(shift, factor)), conv.options, residual, rectify);
-  return activation == Activation::relu ? y : activate(y, activation);
+  return conv2d_tail(x, weight, sub(norm.bias, mul(shift, factor)), conv.options, residual,
+                     activation);
 }
 
 LayerNorm::LayerNorm(Scope scope, int64_t channels, double eps)

@@ -197,11 +197,17 @@ dnnl::primitive_attr attributes_of(const ConvDescs& d, const Tail& tail) {
   dnnl::primitive_attr attr = attributes();
   dnnl::post_ops ops;
   if (tail.residual) ops.append_binary(algorithm::binary_add, d.y);
+  auto append = [&](algorithm eltwise, float alpha, float beta) {
 #if DNNL_VERSION_MAJOR >= 3
-  if (tail.relu) ops.append_eltwise(algorithm::eltwise_relu, 0, 0);
+    ops.append_eltwise(eltwise, alpha, beta);
 #else
-  if (tail.relu) ops.append_eltwise(1, algorithm::eltwise_relu, 0, 0);
+    ops.append_eltwise(1, eltwise, alpha, beta);
 #endif
+  };
+  if (tail.activation == Activation::relu) append(algorithm::eltwise_relu, 0, 0);
+  if (tail.activation == Activation::relu6) append(algorithm::eltwise_clip, 0, 6);
+  if (tail.activation == Activation::hard_swish)
+    append(algorithm::eltwise_hardswish, 1 / 6.0f, 0.5f);
   attr.set_post_ops(ops);
   return attr;
 }
@@ -248,7 +254,7 @@ Key conv_key(Kind kind, const Convolution& conv, int extra) {
 }
 
 Entry& forward_entry(const Convolution& conv, bool bias, const Tail& tail) {
-  int what = bias + 2 * (tail.residual != nullptr) + 4 * tail.relu;
+  int what = bias + 2 * (tail.residual != nullptr) + 4 * int(tail.activation);
   return find(conv_key(kForward, conv, what), [&](Entry& e) {
     ConvDescs d(conv);
     ForwardDesc desc = forward_desc(d, bias, tail);

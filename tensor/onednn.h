@@ -1,7 +1,7 @@
 // Matrix products and convolutions of oneDNN on the CPU, float32 or bf16 with float32 sums. Only
 // onednn.cc sees its header.
 #pragma once
-#include "tensor.h"
+#include "ops.h"
 
 namespace pupil {
 
@@ -38,10 +38,11 @@ struct Convolution {
   DType dtype = DType::f32;
 };
 bool has_convolution(const Convolution&);  // an optimised kernel, not a reference loop
-// What follows a convolution in the same pass: + residual (laid out as y), then ReLU.
+// What follows a convolution in the same pass: + residual (laid out as y), then the activation:
+// none, relu, relu6 or hard_swish.
 struct Tail {
   const void* residual = nullptr;
-  bool relu = false;
+  Activation activation = Activation::none;
 };
 bool convolution(const Convolution&, const void* x, const float* weight, const float* bias, void* y,
                  const Tail& = {});

@@ -626,7 +626,8 @@ TEST(ConvNorm, IsTheConvolutionAndThenTheNorm) {
       copy_into(norm.running_var, add_scalar(square(norm.bias.detach()), 0.3));
       Tensor x = root.buffer("x", {3, in, 16, 20}, {Init::normal, 1});
       Tensor residual = root.buffer("residual", conv(x).shape(), {Init::normal, 1});
-      for (Activation last : {Activation::none, Activation::relu, Activation::relu6})
+      for (Activation last : {Activation::none, Activation::relu, Activation::relu6,
+                              Activation::hard_swish, Activation::silu})
         for (const Tensor& added : {Tensor(), residual}) {
           Tensor apart = norm(conv(x), {}, last, added),
                  recorded = conv_norm(conv, norm, x, {}, last, added);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -145,7 +146,19 @@ double percentile(const std::vector<double>& sorted, double share) {
   return sorted[size_t(std::lround(share * double(sorted.size() - 1)))];
 }
 
+// Seconds since this process was started, to a hundredth.
+double age() {
+  std::ifstream file("/proc/self/stat");
+  std::string field;
+  for (int i = 0; i < 22; i++) file >> field;  // the name, field 2, has no blank
+  timespec now{};
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  return double(now.tv_sec) + 1e-9 * double(now.tv_nsec) -
+         std::stod(field) / double(sysconf(_SC_CLK_TCK));
+}
+
 struct Result {
+  double first_step_s = 0;           // from the start of the process to the end of step 1
   std::vector<double> images_per_s;  // of each step, sorted
   int64_t batch, peak_rss_bytes;
   std::vector<double> losses;  // of each step, from the first on; none of photographs
@@ -161,6 +174,7 @@ Result time_steps(const std::string& name, int64_t batch, int steps,
     std::optional<double> loss = step();
     if (loss) result.losses.push_back(*loss);
     std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+    if (i == 0) result.first_step_s = age();
     if (i >= kWarmUp) result.images_per_s.push_back(double(batch) / time.count());
   }
   if (!result.losses.empty() && !std::isfinite(result.losses.back()))
@@ -316,7 +330,8 @@ void bench(const BenchArguments& a) {
   if (a.names.empty()) {
     for (const Workload& work : workloads()) {
       if (a.as_json)
-        all.push_back({{"workload", work.name}, {"summary", work.summary}});
+        all.push_back(
+            {{"workload", work.name}, {"summary", work.summary}, {"model", work.student}});
       else
         std::cout << std::left << std::setw(28) << work.name << work.summary << "\n";
     }
@@ -342,14 +357,16 @@ void bench(const BenchArguments& a) {
   for (const Workload* work : chosen) {
     Result r = run(*work, a);
     double median = percentile(r.images_per_s, 0.5);
+    size_t last = std::min<size_t>(r.losses.size(), 100);
     if (!a.as_json) {
       std::cout << std::left << std::setw(28) << work->name << std::fixed << std::setprecision(1)
                 << median << " images/s (p10 " << percentile(r.images_per_s, 0.1) << ", p90 "
                 << percentile(r.images_per_s, 0.9) << ")";
-      if (!r.losses.empty())
+      if (last > 0)
         std::cout << ", loss " << std::setprecision(4) << r.losses.front() << " -> "
-                  << r.losses.back() << " in step " << r.losses.size();
-      std::cout << ", peak " << r.peak_rss_bytes / 1048576 << " MiB" << std::endl;
+                  << r.losses[last - 1] << " in step " << last;
+      std::cout << ", first step after " << std::setprecision(2) << r.first_step_s << " s, peak "
+                << r.peak_rss_bytes / 1048576 << " MiB" << std::endl;
     }
     all.push_back({{"workload", work->name},
                    {"batch", r.batch},
@@ -361,6 +378,7 @@ void bench(const BenchArguments& a) {
                      {"p10", percentile(r.images_per_s, 0.1)},
                      {"p90", percentile(r.images_per_s, 0.9)}}},
                    {"peak_rss_bytes", r.peak_rss_bytes},
+                   {"first_step_s", r.first_step_s},
                    {"losses", r.losses},
                    {"loss_1", r.losses.empty() ? Json() : Json(r.losses[0])},
                    {"loss_100", r.losses.size() < 100 ? Json() : Json(r.losses[99])}});

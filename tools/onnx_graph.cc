@@ -474,7 +474,16 @@ class GraphWriter {
     if (op == "conv2d_tail") {
       std::string y = convolution();
       if (has(3)) y = add("Add", {y, input(3)});
-      return real("relu") ? add("Relu", {y}) : y;
+      switch (Activation(whole("activation"))) {
+        case Activation::relu:
+          return add("Relu", {y});
+        case Activation::relu6:
+          return add("Clip", {y, number(0), number(6)});
+        case Activation::hard_swish:
+          return add("HardSwish", {y});
+        default:
+          return y;
+      }
     }
     if (op == "batch_norm") return batch_norm();
     if (op == "max_pool2d" || op == "avg_pool2d") return pooling(op == "max_pool2d");

@@ -231,20 +231,25 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
 }
 
 Tensor conv2d_tail(const Tensor& x, const Tensor& weight, const Tensor& bias,
-                   const ConvOptions& options, const Tensor& residual, bool rectify) {
+                   const ConvOptions& options, const Tensor& residual, Activation activation) {
   NoGrad unrecorded;
   ConvGeometry s = check(x, weight, bias, options);
   if (auto conv = fast_layouts(x.detach(), s)) {
+    using A = Activation;
+    bool fused = activation == A::none || activation == A::relu || activation == A::relu6 ||
+                 activation == A::hard_swish;
     Tensor added = residual ? in_layout(residual, conv->y) : residual;
     DType wide = acc_dtype(x.dtype());
     Tensor y = product(*conv, in_layout(x, conv->x), weight.contiguous().to(wide),
-                       bias ? bias.to(wide) : bias, {added ? added.raw() : nullptr, rectify});
-    return announce("conv2d_tail", y, {x, weight, bias, residual},
-                    {{"window", window(s)}, {"relu", rectify}});
+                       bias ? bias.to(wide) : bias,
+                       {added ? added.raw() : nullptr, fused ? activation : A::none});
+    y = announce("conv2d_tail", y, {x, weight, bias, residual},
+                 {{"window", window(s)}, {"activation", fused ? int(activation) : 0}});
+    return fused ? y : activate(y, activation);
   }
   Tensor y = conv2d_plain(x, weight.to(x.dtype()), bias ? bias.to(x.dtype()) : bias, s);
   if (residual) y = add(y, residual);
-  return rectify ? relu(y) : y;
+  return activate(y, activation);
 }
 
 PUPIL_SAMPLES(conv2d) {

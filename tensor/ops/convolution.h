@@ -14,10 +14,10 @@ Tensor convolution_input_gradient(const ConvGeometry&, const Tensor& gy, const T
 void convolution_weight_gradient(const ConvGeometry&, const Tensor& x, const Tensor& gy,
                                  const Tensor& to, float beta);
 
-// relu(conv2d(x, weight, bias) + residual), the last two when asked for, in one pass where a fast
-// convolution is there. residual: shape of the result, any layout.
+// activation(conv2d(x, weight, bias) + residual), the last two when asked for, in one pass where a
+// fast convolution and that activation are there. residual: shape of the result, any layout.
 Tensor conv2d_tail(const Tensor& x, const Tensor& weight, const Tensor& bias, const ConvOptions&,
-                   const Tensor& residual, bool rectify);
+                   const Tensor& residual, Activation);
 
 template <class T>
 const T* data_or_null(const Tensor& t) {

@@ -115,7 +115,24 @@ inline void read_tile(const Side& s, const float* image, int64_t block, const Ti
   }
 }
 
-// A' M A + bias of one tile, cut at the image's border; then + residual, ReLU, as the tail says.
+// A NaN is not less than 0 and stays.
+inline Lanes positive(Lanes x) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, all(0), _CMP_NLT_UQ), x);
+}
+inline Lanes activated(Activation activation, Lanes x) {
+  switch (activation) {
+    case Activation::relu:
+      return positive(x);
+    case Activation::relu6:
+      return _mm512_maskz_min_ps(0xffff, all(6), positive(x));
+    case Activation::hard_swish:
+      return x * _mm512_maskz_min_ps(0xffff, all(1), positive(x * (1 / 6.0f) + all(0.5f)));
+    default:
+      return x;
+  }
+}
+
+// A' M A + bias of one tile, cut at the image's border; then what the tail says.
 inline void write_tile(const float* m, int64_t stride, Lanes bias, const onednn::Tail& tail,
                        const Side& s, float* image, int64_t block, const Tile& tile) {
   Lanes half[6][4], in[6], out[4];
@@ -131,9 +148,7 @@ inline void write_tile(const float* m, int64_t stride, Lanes bias, const onednn:
       int64_t at = corner + (y * s.width + x) * kLanes;
       Lanes result = out[x] + bias;
       if (tail.residual) result += load(static_cast<const float*>(tail.residual) + at);
-      if (tail.relu)  // a NaN is not less than 0 and stays
-        result = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(result, all(0), _CMP_NLT_UQ), result);
-      store(image + at, result);
+      store(image + at, activated(tail.activation, result));
     }
   }
 }

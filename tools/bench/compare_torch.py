@@ -4,13 +4,21 @@ hits all candidates alike. Run it with a Python that has torch:
 
     python tools/bench/compare_torch.py build/pupil --rounds 3
 
+With oneDNN 3.x in place of the distribution's, which takes a build of its own:
+
+    python -m venv onednn3 && onednn3/bin/pip install onednn-cpu-gomp onednn-devel-cpu-gomp
+    cmake -B build-onednn3 -DCMAKE_PREFIX_PATH=$PWD/onednn3 && cmake --build build-onednn3
+    python tools/bench/compare_torch.py build-onednn3/pupil
+
 Candidates: pupil; torch tuned (channels-last, set_num_threads, bound threads, malloc that keeps its
 memory); the same with torch.compile, for forward passes alone with frozen weights, which folds
-norms. All start from the weights and images that `pupil bench --initial` writes, and where the loss
+norms; for forward passes also onnxruntime with the file that `pupil export` writes, where it is
+installed. All start from the weights and images that `pupil bench --initial` writes, and where the loss
 of step 1 differs by more than 1e-5, or that of step 100 (of the last, where fewer are run; of step 3
 at 224 pixels, whose 16 images are learnt by heart within ten steps, while roundings grow) by more
 than 1e-2 of itself, there is no ratio. Prints images/s (median over rounds of the median over steps)
-and pupil's ratio to the better torch. With --threads 1 it also prints images per CPU second, which
+and pupil's ratio to the better torch, peak resident memory and the seconds from the start of the
+process to the end of the first step. With --threads 1 it also prints images per CPU second, which
 other load on the machine hardly changes.
 
 With --bf16 both keep f32 weights and compute in bf16: torch under autocast, a forward pass alone in a
@@ -18,6 +26,7 @@ network turned to bf16; the losses may then differ by 1e-2 of themselves at step
 Needs torch, safetensors and, for ResNet-18 and MobileNetV2, torchvision.
 """
 import argparse
+import importlib.util
 import json
 import os
 import resource
@@ -30,7 +39,8 @@ import time
 WORKLOADS = ["resnet20_c10_train", "kd_resnet56_resnet20_train", "vit_tiny4_32_train",
              "aft_vit_tiny4_32_train", "aft_loss", "resnet18_224_train", "vit_tiny16_224_train",
              "mobilenetv2_224_train", "resnet20_c10_infer", "vit_tiny4_32_infer",
-             "resnet18_224_infer", "vit_tiny16_224_infer", "mobilenetv2_224_infer"]
+             "resnet18_224_infer", "vit_tiny16_224_infer", "mobilenetv2_224_infer",
+             "vit_base16_224_infer"]
 
 
 def sizes(workload):
@@ -41,6 +51,48 @@ def sizes(workload):
 TUNED = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000",
          "MALLOC_TOP_PAD_": "268435456"}
 WARM_UP = 3
+
+
+def age():
+    """Seconds since this process was started."""
+    with open("/proc/self/stat") as file:
+        ticks = int(file.read().rsplit(")", 1)[1].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def timed(step, batch, steps):
+    """Runs a job's steps, each of which gives its loss, and prints what it has measured."""
+    losses, times, cpu, first = [], [], 0.0, None
+    for i in range(WARM_UP + steps):
+        before, start = time.process_time(), time.perf_counter()
+        losses.append(step())
+        first = first or age()
+        if i >= WARM_UP:
+            times.append(time.perf_counter() - start)
+            cpu += time.process_time() - before
+    print(json.dumps({"images_per_s": batch / statistics.median(times), "losses": losses,
+                      "per_cpu_s": batch * steps / cpu, "first_step_s": first,
+                      "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+
+
+def onnx_job(workload, path, threads, steps, initial):
+    import numpy
+    import onnxruntime
+    from safetensors.numpy import load_file
+    given = load_file(initial)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: given["images"]}
+    rows = numpy.arange(len(given["labels"]))
+
+    def step():
+        logits = session.run(None, feed)[0]
+        top = logits.max(1, keepdims=True)
+        log_p = logits - top - numpy.log(numpy.exp(logits - top).sum(1, keepdims=True))
+        return -float(log_p[rows, given["labels"]].mean())
+
+    timed(step, sizes(workload)[0], steps)
 
 
 def load_initial(module, path, prefix):
@@ -156,7 +208,7 @@ def torch_job(workload, compiled, threads, steps, initial, bf16):
 
     def network():
         if "vit" in workload:
-            return Vit()
+            return Vit(768, 12, 12) if "base" in workload else Vit()
         if "resnet20" in workload:
             return CifarResNet(20)
         import torchvision
@@ -223,17 +275,7 @@ def torch_job(workload, compiled, threads, steps, initial, bf16):
         optimizer.step()
         return loss.item()
 
-    losses = [step() for _ in range(WARM_UP)]
-    times, cpu = [], time.process_time()
-    for _ in range(steps):
-        start = time.perf_counter()
-        losses.append(step())
-        times.append(time.perf_counter() - start)
-    cpu = time.process_time() - cpu
-    print(json.dumps({"images_per_s": batch / statistics.median(times), "losses": losses,
-                      "per_cpu_s": batch * steps / cpu,
-                      "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-                      "torch": torch.__version__}))
+    timed(step, batch, steps)
 
 
 def aft_loss(gram, steps, initial):
@@ -244,21 +286,34 @@ def aft_loss(gram, steps, initial):
     given = load_file(initial)
     phi, psi = given["phi"].requires_grad_(), given["psi"]
     s = torch.zeros(3200, requires_grad=True)
-    times, losses, cpu = [], [], 0.0
-    for i in range(WARM_UP + 10 * steps):
+
+    def step():
         phi.grad = s.grad = None
-        before, start = time.process_time(), time.perf_counter()
         difference = gram(phi) - gram(psi * s.sigmoid())
         loss = 10 * (difference.square().mean() + 1e-8).sqrt()
         loss.backward()
-        losses.append(loss.item())
-        if i >= WARM_UP:
-            times.append(time.perf_counter() - start)
-            cpu += time.process_time() - before
-    print(json.dumps({"images_per_s": batch / statistics.median(times), "losses": losses,
-                      "per_cpu_s": batch * len(times) / cpu,
-                      "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-                      "torch": torch.__version__}))
+        return loss.item()
+
+    timed(step, batch, 10 * steps)
+
+
+def export(workload, a, initial, path):
+    """The network of a forward job as an ONNX file."""
+    from safetensors.numpy import load_file, save_file
+    listed = subprocess.run([a.pupil, "bench", "--json"], check=True, stdout=subprocess.PIPE).stdout
+    model = {job["workload"]: job["model"] for job in json.loads(listed)}[workload]
+    weights = path + ".safetensors"
+    save_file({name[len("student."):]: value for name, value in load_file(initial).items()
+               if name.startswith("student.")}, weights)
+    subprocess.run([a.pupil, "export", path, "--model", model, "--weights", weights], check=True,
+                   stdout=subprocess.DEVNULL)
+
+
+def run_onnx(workload, a, initial, path):
+    command = [sys.executable, __file__, "--onnx-job", workload, "--onnx-file", path, "--threads",
+               str(a.threads), "--steps", str(a.steps), "--initial", initial]
+    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(out.splitlines()[-1])
 
 
 def run_torch(workload, compiled, a, initial):
@@ -292,7 +347,7 @@ def run_pupil(workload, a, initial=None):
     _, start_up = once(1)  # start-up, warm-up and one step
     return {"images_per_s": result["images_per_s"]["median"], "losses": result["losses"],
             "per_cpu_s": batch * (a.steps - 1) / (cpu - start_up),
-            "peak_rss_bytes": result["peak_rss_bytes"]}
+            "first_step_s": result["first_step_s"], "peak_rss_bytes": result["peak_rss_bytes"]}
 
 
 def difference(workload, results, bf16):
@@ -320,35 +375,55 @@ def main():
     parser.add_argument("--initial", help=argparse.SUPPRESS)
     parser.add_argument("--torch-job", help=argparse.SUPPRESS)
     parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--onnx-job", help=argparse.SUPPRESS)
+    parser.add_argument("--onnx-file", help=argparse.SUPPRESS)
     a = parser.parse_intermixed_args()
     if a.torch_job:
         return torch_job(a.torch_job, a.compiled, a.threads, a.steps, a.initial, a.bf16)
+    if a.onnx_job:
+        return onnx_job(a.onnx_job, a.onnx_file, a.threads, a.steps, a.initial)
     if not a.pupil or a.steps < 2:
         parser.error("give the path of the pupil program, and at least 2 steps")
     unknown = set(a.workloads) - set(WORKLOADS)
     if unknown:
         parser.error(f"unknown workload {unknown.pop()}; known: {' '.join(WORKLOADS)}")
+    has_onnx = importlib.util.find_spec("onnxruntime") is not None
+    if not has_onnx:
+        print("onnxruntime is not installed: without its column")
     keys = ["images_per_s"] + (["per_cpu_s"] if a.threads == 1 else [])
     for workload in a.workloads or WORKLOADS:
         rounds = []
         with tempfile.TemporaryDirectory() as folder:
             initial = os.path.join(folder, "initial.safetensors")
             run_pupil(workload, a, initial)
+            exported = has_onnx and workload.endswith("infer") and not a.bf16
+            onnx = os.path.join(folder, "network.onnx") if exported else None
+            if onnx:
+                export(workload, a, initial, onnx)
             for _ in range(a.rounds):
                 rounds.append({"pupil": run_pupil(workload, a),
                                "tuned": run_torch(workload, False, a, initial)})
                 if not a.eager:
                     rounds[-1]["compiled"] = run_torch(workload, True, a, initial)
+                if onnx:
+                    rounds[-1]["onnxruntime"] = run_onnx(workload, a, initial, onnx)
         differs = difference(workload, rounds[0], a.bf16)
         for key in keys:
             median = {who: statistics.median(r[who][key] for r in rounds) for who in rounds[0]}
-            ratios = [r["pupil"][key] / max(r[who][key] for who in r if who != "pupil") for r in rounds]
+
+            def ratio_to(*peers):
+                ratios = [r["pupil"][key] / max(r[who][key] for who in peers if who in r) for r in rounds]
+                return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+
             rss = {who: rounds[0][who]["peak_rss_bytes"] // 2**20 for who in median}
-            ratio = (f"no ratio: {differs}" if differs else
-                     f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})")
+            first = {who: round(statistics.median(r[who]["first_step_s"] for r in rounds), 2)
+                     for who in median}
+            ratio = f"no ratio: {differs}" if differs else "ratio " + ratio_to("tuned", "compiled")
+            if "onnxruntime" in median and not differs:
+                ratio += ", to onnxruntime " + ratio_to("onnxruntime")
             print(f"{workload:28s} {key:12s} " +
                   "  ".join(f"{who} {value:.1f}" for who, value in median.items()) +
-                  f"  {ratio}  peak MiB {rss}", flush=True)
+                  f"  {ratio}  peak MiB {rss}  first step after s {first}", flush=True)
 
 
 if __name__ == "__main__":
