@@ -320,6 +320,30 @@ TEST_F(DistillTest, StudentsBeginWithWeights) {
   EXPECT_EQ(data::open_weights(folder / "out/student.safetensors")->metadata().at("classes"), "3");
 }
 
+// With a classifier of the teacher's classes it begins with the rows of those that are asked for.
+TEST_F(DistillTest, StudentsKeepWhatTheyKnowOfTheTeachersClasses) {
+  nn::Store store(3);
+  models::make_model("resnet8_kd", nn::Scope(store), {.classes = 3});
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  for (const nn::Param& p : store.params()) tensors.emplace_back(p.name, p.value);
+  data::save_safetensors(folder / "resnet8.safetensors", tensors, {{"model", "resnet8_kd"}});
+  auto arguments =
+      replaced(replaced(command(), "--student", "resnet8_kd=resnet8.safetensors"), "--epochs", "1");
+  ASSERT_EQ(distill(arguments, {"--classes", "red,blue"}).code, 0);
+  auto whole = data::open_weights(folder / "resnet8.safetensors"),
+       begun = data::open_weights(folder / "out/student.run/resnet8_kd-start.safetensors");
+  Tensor all = whole->read("fc.weight", DType::f32);  // blue, green, red
+  EXPECT_EQ(begun->read("fc.weight", DType::f32).values(),
+            cat({slice(all, 0, 2, 3), slice(all, 0, 0, 1)}, 0).values());
+  EXPECT_EQ(begun->read("fc.bias", DType::f32).shape(), Shape{2});
+  EXPECT_EQ(data::open_weights(folder / "out/student.safetensors")->metadata().at("classes"), "2");
+
+  ASSERT_EQ(distill(replaced(arguments, "--out", "b.onnx")).code, 0);
+  std::string config = read_text(folder / "b.run/resnet8_kd/config.toml");
+  EXPECT_NE(config.find("head = \"keep\""), std::string::npos) << config;
+  EXPECT_FALSE(fs::exists(folder / "b.run/resnet8_kd-start.safetensors"));
+}
+
 TEST(Unlabeled, TrainingNeedsATeachersAnswers) {
   TemporaryFolder folder;
   fs::create_directories(folder / "photos");

@@ -8,7 +8,9 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "../data/convert.h"
 #include "../data/file.h"
+#include "../models/layout.h"
 #include "distill_report.h"
 #include "export.h"
 #include "features.h"
@@ -35,7 +37,7 @@ struct DistillArguments {
   std::vector<std::string> students;
   ZeroShotArguments zero_shot;
   double hours = 0, temperature = 2, lr = 0;
-  int64_t views = 8, epochs = 0, image = 0, batch = 64, seed = 0, workers = 1;
+  int64_t views = 8, epochs = 0, image = 0, batch = 0, seed = 0, workers = 1;
   int threads = -1;
 };
 
@@ -70,7 +72,7 @@ NetworkConfig network_of(const std::string& text) {
 }
 
 struct StudentChoice {
-  std::string name;  // of the network, and of its folder
+  std::string name, head;  // of the network, and of its folder; parameters of its classifier
   StudentConfig config;
 };
 
@@ -93,6 +95,7 @@ std::vector<StudentChoice> students_of(const DistillArguments& a) {
       if (model.inputs || model.input.channels != 3)
         fail_input("--student ", text, " takes no photographs");
       student.name = student.config.model = model.name;
+      student.head = model.head;
       for (const StudentChoice& other : all)
         if (other.name == student.name) fail_input("--students: ", student.name, " is there twice");
       all.push_back(std::move(student));
@@ -105,11 +108,13 @@ struct DistillTeacher {
   Network network;
   std::string name;                  // and how it answers
   std::vector<std::string> classes;  // names; empty where nobody knows them
+  int64_t all_classes = 0;           // of its classifier, and
+  std::vector<int64_t> chosen;       // those of them that the students learn; empty: all
 };
 
 // Of a network with many classes only these.
 void restrict_to(DistillTeacher& teacher, const std::vector<std::string>& wanted) {
-  std::vector<int64_t> columns;
+  std::vector<int64_t>& columns = teacher.chosen;
   for (const std::string& name : wanted) {
     columns.push_back(class_named(name, teacher.classes));
     if (columns.back() < 0)
@@ -153,6 +158,7 @@ DistillTeacher open_teacher(const DistillArguments& a) {
   }
   if (!a.zero_shot.templates.empty() || !a.zero_shot.vocabulary.empty())
     fail_input("--template and --vocab are for CLIP; ", model.name, " has a classifier of its own");
+  teacher.all_classes = model.classes;
   std::vector<std::string> wanted = read_zero_shot(a.zero_shot).classes;
   teacher.classes = a.labels.empty() ? teacher.network.class_names : read_names(a.labels);
   if (!teacher.classes.empty() && int64_t(teacher.classes.size()) != model.classes)
@@ -304,13 +310,35 @@ int64_t teacher_pass(DistillJob& job) {
   return views;
 }
 
+// A student with a classifier of as many classes as the whole teacher's keeps what it knows of
+// those that are asked for.
+StudentConfig beginning_of(const DistillJob& job, const StudentChoice& student) {
+  StudentConfig config = student.config;
+  if (config.weights.empty() || is_hf_folder(config.weights)) return config;
+  auto file = models::in_our_names(data::open_weights(config.weights));
+  std::map<std::string, Tensor> rows;
+  for (const char* part : {".weight", ".bias", "_dist.weight", "_dist.bias"})  // DeiT has two
+    if (file->has(student.head + part))
+      rows[student.head + part] = file->read(student.head + part, DType::f32);
+  if (rows.empty() || rows.begin()->second.rank() == 0 ||
+      rows.begin()->second.dim(0) != job.teacher.all_classes)
+    return config;
+  config.head = "keep";
+  if (job.teacher.chosen.empty()) return config;
+  Tensor chosen = from(job.teacher.chosen, {int64_t(job.teacher.chosen.size())});
+  for (auto& [name, value] : rows) value = index_select(value, chosen, 0);
+  config.weights = job.student_folder(student) + "-start.safetensors";
+  data::convert_weights(*data::amend_weights(file, rows, file->metadata()), config.weights);
+  return config;
+}
+
 Config student_config(const DistillJob& job, const StudentChoice& student, int64_t views) {
   const DistillArguments& a = job.a;
   Config c;
   c.data.train = job.spec(":train");
   c.data.validation = job.spec(":val");
   c.data.workers = a.workers;
-  c.student = student.config;
+  c.student = beginning_of(job, student);
   TeacherConfig teacher;
   teacher.name = "teacher";
   for (int64_t view = 0; view <= views; view++) teacher.features.push_back(job.view_file(view));
@@ -324,7 +352,8 @@ Config student_config(const DistillJob& job, const StudentChoice& student, int64
   TrainConfig& t = c.train;
   t.ce_weight = 0;
   // Batches of nearly one size: a last one of a few samples would spoil the batch norm's averages.
-  int64_t n = job.train.size(), batches = (n + a.batch - 1) / a.batch;
+  int64_t n = job.train.size(), about = a.batch ? a.batch : std::clamp<int64_t>(n / 12, 16, 64),
+          batches = (n + about - 1) / about;
   t.batch = (n + batches - 1) / batches;
   t.epochs = a.epochs ? a.epochs : std::clamp<int64_t>(6000 / batches, 20, 200);
   t.optimizer = "adamw";
@@ -332,7 +361,7 @@ Config student_config(const DistillJob& job, const StudentChoice& student, int64
   t.weight_decay = 0.05;
   t.clip_norm = 1;
   t.warmup = double(std::min<int64_t>(t.epochs / 20, 5));
-  t.patience = std::max<int64_t>(10, t.epochs / 4);
+  t.patience = std::max<int64_t>(10, t.epochs / 2);
   t.seed = a.seed;
   return c;
 }
@@ -500,9 +529,8 @@ void add_distill_command(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::Range(1e-3, 1e3));
   command->add_option("--lr", a->lr, "learning rate (default: 2e-3, with weights 5e-4)");
-  command->add_option("--batch", a->batch, "photos in a step, about")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 1000000));
+  command->add_option("--batch", a->batch, "photos in a step, about (0: 16 to 64, by their number)")
+      ->check(CLI::Range(0, 1000000));
   command->add_option("--seed", a->seed, "of weights, order and crops")
       ->check(CLI::Range(int64_t(0), std::numeric_limits<int64_t>::max()));
   command->add_option("--workers", a->workers, "threads that decode photos")
