@@ -159,7 +159,7 @@ Tensor conv2d_fast(const Tensor& input, const Tensor& weight, const Tensor& bias
         depthwise::weight_gradient(conv.shape, wide_x.data<float>(), wide_gy.data<float>(),
                                    gw.data<float>(), beta, scratch.data<float>());
       } else {
-        // Grouped ones of oneDNN 2.6.3 are wrong in bf16 where channels do not fill a block.
+        // Grouped ones in f32: in bf16 oneDNN 2.6.3 once gave infinities for 12 channels.
         bool widen = conv.shape.groups > 1;
         onednn::Convolution used = conv;
         if (widen) used.dtype = DType::f32;
