@@ -339,6 +339,8 @@ TEST_F(BadInputTest, Usage) {
   check(run_program({"train", "good.toml", "--threads", "many"}, folder), {"--threads"});
   check(run_program({"train", "good.toml", "--device", "tpu"}, folder), {"--device"});
   check(run_program({"init", "--method", "kd"}, folder), {"--teacher"});
+  check(run_program({"bench", "jpeg_224", "--dtype", "bf16"}, folder),
+        {"jpeg_224", "--dtype bf16"});
   check(run_program({"bench", "aft_loss", "--dtype", "f16"}, folder), {"f16", "f32, f64 or bf16"});
   check(run_program({"bench", "aft_loss", "resnet20_c10_train", "--initial", "x"}, folder),
         {"--initial", "one workload"});

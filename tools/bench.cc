@@ -347,7 +347,8 @@ void bench(const BenchArguments& a) {
       fail_input("bench: unknown workload '", name, "'", did_you_mean(name, known),
                  " (pupil bench lists them)");
     chosen.push_back(&workloads()[size_t(at - known.begin())]);
-    dtype_named(a.dtype);
+    if (dtype_named(a.dtype) != DType::f32 && name == kPhotographs)
+      fail_input("bench: ", name, " makes tensors in f32; leave out --dtype ", a.dtype);
   }
   if (!a.initial.empty() && chosen.size() > 1)
     fail_input("bench: --initial goes with one workload");
