@@ -69,8 +69,9 @@ Tensor make(const Shape& shape, DType dtype, Device device, Layout layout) {
 template <class T>
 struct Fill {
   T* to;
-  T value;
-  PUPIL_HD void operator()(int64_t i) const { to[i] = value; }
+  // A kernel takes its arguments as bytes; the assignment of bf16 is written out (see core.h).
+  std::conditional_t<std::is_same_v<T, bf16>, float, T> value;
+  PUPIL_HD void operator()(int64_t i) const { to[i] = T(value); }
 };
 
 // The elements of a dense image as a row, in the order of its memory.
@@ -150,7 +151,7 @@ Tensor full(const Shape& shape, double value, DType dtype, Device device) {
   Tensor t = empty(shape, dtype, device);
   dispatch_any(dtype, [&](auto g) {
     using T = typename decltype(g)::type;
-    map(device, t.numel(), Fill<T>{t.data<T>(), convert<T>(value)});
+    map(device, t.numel(), Fill<T>{t.data<T>(), convert<decltype(Fill<T>::value)>(value)});
   });
   return t;
 }
