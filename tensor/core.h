@@ -94,6 +94,9 @@ enum class DType : uint8_t { f64, f32, bf16, f16, i64, i32, u8 };  // f16: stora
 // (n, c, h, w).
 enum class Layout : uint8_t { strided, nhwc, nchw16c };
 
+// relu6: x cut at 0 and 6.
+enum class Activation { none, relu, relu6, hard_swish, silu, gelu, gelu_tanh, quick_gelu };
+
 enum class DeviceKind : uint8_t { cpu, cuda };
 
 struct Device {

@@ -1,7 +1,7 @@
 // Matrix products and convolutions of oneDNN on the CPU, float32 or bf16 with float32 sums. Only
 // onednn.cc sees its header.
 #pragma once
-#include "ops.h"
+#include "tensor.h"
 
 namespace pupil {
 

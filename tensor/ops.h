@@ -28,8 +28,7 @@ Tensor scale(const Tensor& x, double factor);            // factor * x
 Tensor add_scalar(const Tensor& x, double summand);      // x + summand
 Tensor clamp(const Tensor& x, double low, double high);  // passes the gradient at the bounds
 
-// unary.cc -- one of them by its name; relu6: x cut at 0 and 6.
-enum class Activation { none, relu, relu6, hard_swish, silu, gelu, gelu_tanh, quick_gelu };
+// unary.cc -- one of them by its name.
 Tensor activate(const Tensor& x, Activation);
 
 // gelu.cc -- x * Phi(x) (Hendrycks and Gimpel 2016); tanh_form: 0.5x(1 + tanh(sqrt(2/pi)(x +
