@@ -347,6 +347,14 @@ bool convolution_weight_gradient(const Convolution& conv, const void* x, const v
   return true;
 }
 
+Bf16 bf16_units() {
+  auto has = [](dnnl::cpu_isa isa) {
+    return (int(dnnl::get_effective_cpu_isa()) & int(isa)) == int(isa);
+  };
+  if (!has(dnnl::cpu_isa::avx512_core_bf16)) return Bf16::none;
+  return has(dnnl::cpu_isa::avx512_core_amx) ? Bf16::tiles : Bf16::dot_products;
+}
+
 bool convert_layout(const Tensor& from, const Tensor& to) {
   Turn turn;
   const Shape& s = from.shape();

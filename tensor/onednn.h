@@ -51,6 +51,10 @@ bool convolution_input_gradient(const Convolution&, const void* gy, const float*
 bool convolution_weight_gradient(const Convolution&, const void* x, const void* gy, float* gw,
                                  float beta);
 
+// What this processor has for bf16, as far as oneDNN may use it: AVX512-BF16, or AMX besides.
+enum class Bf16 { none, dot_products, tiles };
+Bf16 bf16_units();
+
 bool convert_layout(const Tensor& from, const Tensor& to);  // dense images of one shape and dtype
 
 }  // namespace onednn

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
-#include <dnnl.hpp>
 #include <fstream>
 #include <utility>
 
 #include "../tensor/memory.h"
+#include "../tensor/onednn.h"
 #include "../tensor/ops.h"
 #include "../tensor/runtime.h"
 
@@ -50,11 +50,9 @@ double seconds_of_product(const Tensor& matrix) {
 }
 
 const char* measured_precision() {
-  auto has = [](dnnl::cpu_isa isa) {
-    return (int(dnnl::get_effective_cpu_isa()) & int(isa)) == int(isa);
-  };
-  if (plain_mode() || !has(dnnl::cpu_isa::avx512_core_bf16)) return "f32";
-  if (has(dnnl::cpu_isa::avx512_core_amx)) return "bf16";
+  onednn::Bf16 units = onednn::bf16_units();
+  if (plain_mode() || units == onednn::Bf16::none) return "f32";
+  if (units == onednn::Bf16::tiles) return "bf16";
   StepScope scope;
   NoGrad unrecorded;
   Tensor wide = full({512, 512}, 1), low = wide.to(DType::bf16);
