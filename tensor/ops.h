@@ -8,7 +8,7 @@
 
 namespace pupil {
 
-// unary.cc, silu.cc -- x -> y of the same shape and layout.
+// activations.cc, unary.cc, silu.cc -- x -> y of the same shape and layout.
 Tensor relu(const Tensor& x);  // gradient 0 at 0
 Tensor exp(const Tensor& x);
 Tensor log(const Tensor& x);
@@ -28,7 +28,7 @@ Tensor scale(const Tensor& x, double factor);            // factor * x
 Tensor add_scalar(const Tensor& x, double summand);      // x + summand
 Tensor clamp(const Tensor& x, double low, double high);  // passes the gradient at the bounds
 
-// unary.cc -- one of them by its name.
+// activations.cc -- one of them by its name.
 Tensor activate(const Tensor& x, Activation);
 
 // gelu.cc -- x * Phi(x) (Hendrycks and Gimpel 2016); tanh_form: 0.5x(1 + tanh(sqrt(2/pi)(x +
@@ -193,10 +193,10 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, double scale
                  const Tensor& mask = {}, bool causal = false);
 Tensor qkv_attention(const Tensor& qkv, int heads);
 
-// pooling.cc -- x (n, c, h, w) in any layout. Padding is -inf for the maximum, whose first of ties
-// takes the gradient, and 0 for the average. ceil_mode: a last window may reach beyond the padding,
-// but must start inside the image or its leading padding. Divisor of the average: the window's
-// positions inside image and padding, or inside the image alone.
+// pool2d.cc and global_avg_pool.cc -- x (n, c, h, w) in any layout. Padding is -inf for the
+// maximum, whose first of ties takes the gradient, and 0 for the average. ceil_mode: a last window
+// may reach beyond the padding, but must start inside the image or its leading padding. Divisor of
+// the average: the window's positions inside image and padding, or inside the image alone.
 struct PoolOptions {
   Pair kernel = 2, stride = 2, padding = 0, dilation = 1;  // dilation: max_pool2d only
   bool ceil_mode = false, count_include_pad = true;
@@ -214,7 +214,7 @@ Tensor adaptive_avg_pool2d(const Tensor& x, Pair cells);
 // section 4.2): every `stride`-th pixel, channels padded with zeros on both sides to out_channels.
 Tensor shortcut_a(const Tensor& x, int stride, int64_t out_channels);
 
-// shape.cc -- views and joins; gradients go back to where values came from.
+// shape.cc and join.cc -- views and joins; gradients go back to where values came from.
 Tensor view(const Tensor& x, const Shape&);
 Tensor permute(const Tensor& x, std::vector<int> order);
 Tensor slice(const Tensor& x, int axis, int64_t begin, int64_t end, int64_t step = 1);
