@@ -8,6 +8,8 @@
 //
 // Functor types stand at namespace scope: nvcc refuses a type that is local to a function.
 #pragma once
+#include <omp.h>
+
 #include <algorithm>
 
 #include "runtime.h"
@@ -74,21 +76,43 @@ constexpr int kLanes = 128;
 // microsecond even when its `if` keeps it on one thread.
 constexpr int64_t kParallelWork = 32768;
 
+constexpr int64_t kElementsAtOnce = 4096;  // the unit of long loops that threads share
+
+// What the loops of a body are compiled for: every processor from x86-64-v3 on, or also AVX-512,
+// taken where it is there. `widest` doubles the code; it pays where a loop computes more than it
+// loads.
+enum class Vectors { common, widest };
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+#define PUPIL_AVX512 \
+  [[gnu::flatten, gnu::target("avx512f,avx512dq,avx512bw,avx512vl,prefer-vector-width=512")]]
+template <class Body>
+PUPIL_AVX512 void run_avx512(const Body& body, int64_t begin, int64_t end) {
+  const Body mine = body;
+  for (int64_t i = begin; i < end; i++) mine(i);
+}
+#endif
+
+template <Vectors vectors, class Body>
+void run_loop(const Body& body, int64_t begin, int64_t end) {
+#ifdef PUPIL_AVX512
+  if constexpr (vectors == Vectors::widest)
+    if (cpu_has_avx512()) return run_avx512(body, begin, end);
+#endif
+  const Body mine = body;
+  for (int64_t i = begin; i < end; i++) mine(i);
+}
+
 // body(i) for every i < n on the CPU, on all threads when `work`, in elements, is worth it. Runs on
 // local copies of body: no store can change what it captured by value, so that loops inside keep it
 // in registers.
-template <class Body>
+template <Vectors vectors = Vectors::common, class Body>
 void parallel_for(int64_t n, int64_t work, const Body& body) {
-  if (work <= kParallelWork) {
-    const Body mine = body;
-    for (int64_t i = 0; i < n; i++) mine(i);
-    return;
-  }
+  if (work <= kParallelWork) return run_loop<vectors>(body, 0, n);
 #pragma omp parallel
   {
-    const Body mine = body;
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < n; i++) mine(i);
+    int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
+    run_loop<vectors>(body, n * thread / threads, n * (thread + 1) / threads);
   }
 }
 // cols: rows are cut into at most this many chunks, whatever the thread count, so that the order of
@@ -166,16 +190,16 @@ NdIndex<N> coalesce(const NdIndex<N>& full) {
 // shape only.
 template <int N, class Run>
 void cpu_runs(const NdIndex<N>& index, const Run& run) {
-  constexpr int64_t kPiece = 4096;
   NdIndex<N> outer = index;
   int last = --outer.rank;
-  int64_t inner = index.dims[last], pieces = (inner + kPiece - 1) / kPiece, rows = 1;
+  int64_t inner = index.dims[last], pieces = (inner + kElementsAtOnce - 1) / kElementsAtOnce,
+          rows = 1;
   for (int d = 0; d < last; d++) rows *= index.dims[d];
   parallel_for(rows * pieces, rows * inner, [=](int64_t k) {
-    int64_t row = k / pieces, begin = k % pieces * kPiece, at[N];
+    int64_t row = k / pieces, begin = k % pieces * kElementsAtOnce, at[N];
     outer.offsets(row, at);
     for (int t = 0; t < N; t++) at[t] += begin * index.strides[t][last];
-    run(at, row * inner + begin, std::min(kPiece, inner - begin));
+    run(at, row * inner + begin, std::min(kElementsAtOnce, inner - begin));
   });
 }
 
@@ -269,6 +293,7 @@ __global__ void __launch_bounds__(256)
 #endif  // PUPIL_CUDA
 
 // f(i) for every i < n; calls must not depend on each other (the CPU loop is vectorised).
+// F::widest, true: for Vectors::widest.
 template <class F>
 void map([[maybe_unused]] Device device, int64_t n, const F& f) {
   if (n == 0) return;
@@ -279,19 +304,13 @@ void map([[maybe_unused]] Device device, int64_t n, const F& f) {
     return;
   }
 #endif
-  if (n <= kParallelWork) {
-    const F mine =
-        f;  // no store can change a local copy: the loop may keep its fields in registers
+  constexpr bool widest = requires { requires F::widest; };
+  constexpr Vectors vectors = widest ? Vectors::widest : Vectors::common;
+  parallel_for<vectors>((n + kElementsAtOnce - 1) / kElementsAtOnce, n, [f, n](int64_t piece) {
+    int64_t end = std::min(n, (piece + 1) * kElementsAtOnce);
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++) mine(i);
-    return;
-  }
-#pragma omp parallel
-  {
-    const F mine = f;
-#pragma omp for simd schedule(static)
-    for (int64_t i = 0; i < n; i++) mine(i);
-  }
+    for (int64_t i = piece * kElementsAtOnce; i < end; i++) f(i);
+  });
 }
 
 // f(i, offsets) for every i < shape.numel(); offsets[t] is the element of tensors[t] that belongs

@@ -276,6 +276,28 @@ TEST(Core, DropoutMaskIsADefinition) {
 
 // ---- copies ----
 
+// On a processor with AVX-512 this holds the two compilations of one loop against each other; on
+// others it runs the common one twice.
+TEST(Loops, WidestVectorsGiveTheSameBits) {
+  static constexpr int64_t kCount = 100003;  // with a remainder, and enough for all threads
+  std::vector<float> common(kCount), widest(kCount);
+  auto body = [](float* y) {
+    return [y](int64_t piece) {
+      int64_t end = std::min(kCount, (piece + 1) * 1000);
+#pragma omp simd
+      for (int64_t i = piece * 1000; i < end; i++) {
+        NormalTail tail = normal_tail(float(i % 9001) * 1e-3f);
+        y[i] = tail.tail + 2 * tail.kernel;
+      }
+    };
+  };
+  parallel_for(kCount / 1000 + 1, kCount, body(common.data()));
+  parallel_for<Vectors::widest>(kCount / 1000 + 1, kCount, body(widest.data()));
+  EXPECT_EQ(memcmp(common.data(), widest.data(), kCount * sizeof(float)), 0);
+  EXPECT_NEAR(widest[0], 2.5f, 1e-6);                            // P(X > 0) = 1/2, e^0 = 1
+  EXPECT_EQ(std::count(widest.begin(), widest.end(), 0.0f), 0);  // every element was written
+}
+
 TEST(Copies, BetweenDtypes) {
   std::vector<double> v{0, 1, 2, 3, 200, 255};
   for (DType a : {DType::f64, DType::f32, DType::bf16, DType::i64, DType::i32, DType::u8})

@@ -22,8 +22,7 @@ Tensor causal_mask(int64_t tokens, int64_t sources, DType dtype, Device device) 
 // since as an option of the product it costs oneDNN its fast kernel.
 template <class T>
 void softmax_rows(float* scores, T* to, int64_t count, int64_t n, float scale) {
-#pragma omp parallel for schedule(static) if (count * n > kParallelWork)
-  for (int64_t row = 0; row < count; row++) {
+  parallel_for<Vectors::widest>(count, count * n, [=](int64_t row) {
     float* p = scores + row * n;
     T* out = to + row * n;
     float max = -INFINITY, sum = 0;
@@ -37,7 +36,7 @@ void softmax_rows(float* scores, T* to, int64_t count, int64_t n, float scale) {
     float factor = 1 / sum;
 #pragma omp simd
     for (int64_t j = 0; j < n; j++) out[j] = T(p[j] * factor);
-  }
+  });
 }
 
 // Rows of the gradient of the probabilities become that of the unscaled scores, scale * p (g - <p,
@@ -45,8 +44,7 @@ void softmax_rows(float* scores, T* to, int64_t count, int64_t n, float scale) {
 template <class T>
 void softmax_rows_backward(const T* probabilities, const float* gradient, T* to, int64_t count,
                            int64_t n, float scale) {
-#pragma omp parallel for schedule(static) if (count * n > kParallelWork)
-  for (int64_t row = 0; row < count; row++) {
+  parallel_for<Vectors::widest>(count, count * n, [=](int64_t row) {
     const T* p = probabilities + row * n;
     const float* g = gradient + row * n;
     T* out = to + row * n;
@@ -55,7 +53,7 @@ void softmax_rows_backward(const T* probabilities, const float* gradient, T* to,
     for (int64_t j = 0; j < n; j++) dot += float(p[j]) * g[j];
 #pragma omp simd
     for (int64_t j = 0; j < n; j++) out[j] = T(scale * float(p[j]) * (g[j] - dot));
-  }
+  });
 }
 
 // One of the `parts` matrices packed in x (batch, tokens, parts * heads * width), as (batch, heads,

@@ -7,7 +7,7 @@ namespace pupil {
 
 // The same functions in vector code; the tail keeps the relative error small on the negative side.
 struct GeluFast {
-  static constexpr bool saves_x = true, saves_y = false;
+  static constexpr bool saves_x = true, saves_y = false, widest = true;
   PUPIL_HD static float cdf(float x, float tail) {
     return fmaf(x < 0 ? 1.0f : -1.0f, tail, x < 0 ? 0.0f : 1.0f);
   }
@@ -20,7 +20,7 @@ struct GeluFast {
 
 // 0.5 (1 + tanh(u)) is the logistic function of 2u, which has no cancellation.
 struct GeluTanhFast {
-  static constexpr bool saves_x = true, saves_y = false;
+  static constexpr bool saves_x = true, saves_y = false, widest = true;
   PUPIL_HD static float twice_inner(float x) { return 1.59576912f * fmaf(0.044715f * x * x, x, x); }
   PUPIL_HD float fwd(float x) const {
     float u = twice_inner(x), e = vector_exp(-fabsf(u));

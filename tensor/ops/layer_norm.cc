@@ -96,9 +96,7 @@ namespace {
 // the same order every time.
 template <class T>
 void cpu_forward(const LayerNormForward<T, float>& k, int64_t count) {
-  int64_t n = k.columns;
-#pragma omp parallel for schedule(static) if (count * n > kParallelWork)
-  for (int64_t row = 0; row < count; row++) {
+  parallel_for<Vectors::widest>(count, count * k.columns, [k, n = k.columns](int64_t row) {
     const T* x = k.x + row * k.x_stride;
     T* y = k.y + row * n;
     float sum = 0, squares = 0;
@@ -117,7 +115,7 @@ void cpu_forward(const LayerNormForward<T, float>& k, int64_t count) {
     }
     k.mean[row] = mean;
     k.inverse_std[row] = s;
-  }
+  });
 }
 
 // Both gradients in one pass over x and gy. Rows are cut into parts whatever the thread count; each
@@ -127,9 +125,8 @@ void cpu_backward(const LayerNormInputGradient<T, float>& k,
                   const LayerNormParameterGradient<T, float>& parameters, int64_t count) {
   int64_t n = k.columns, parts = std::min<int64_t>(32, (count + 15) / 16);
   std::vector<float> partial(size_t(parts * 2 * n));
-#pragma omp parallel for schedule(static) if (count * n > kParallelWork)
-  for (int64_t part = 0; part < parts; part++) {
-    float *weight_sum = &partial[size_t(part * 2 * n)], *bias_sum = weight_sum + n;
+  parallel_for<Vectors::widest>(parts, count * n, [=, sums = partial.data()](int64_t part) {
+    float *weight_sum = sums + part * 2 * n, *bias_sum = weight_sum + n;
     for (int64_t row = count * part / parts; row < count * (part + 1) / parts; row++) {
       const T *x = k.x + row * k.x_stride, *g = k.gy + row * n;
       float mean = k.mean[row], s = k.inverse_std[row], sum = 0, dot = 0;
@@ -158,7 +155,7 @@ void cpu_backward(const LayerNormInputGradient<T, float>& k,
         for (int64_t j = 0; j < n; j++) gx[j] = T(k.beta * float(gx[j]) + change(j));
       }
     }
-  }
+  });
   if (!parameters.gweight && !parameters.gbias) return;
   for (int64_t j = 0; j < n; j++) {
     double weight_sum = 0, bias_sum = 0;

@@ -6,7 +6,7 @@ namespace pupil {
 
 template <bool quick>
 struct SwishFast {
-  static constexpr bool saves_x = true, saves_y = false;
+  static constexpr bool saves_x = true, saves_y = false, widest = true;
   static constexpr float beta = quick ? 1.702f : 1.0f;
   PUPIL_HD float fwd(float x) const {
     float u = beta * x, e = vector_exp(-fabsf(u));

@@ -1,7 +1,7 @@
 // One template makes a function of one variable an op: CPU, CUDA, every dtype, recorded, in-place
 // backward. A functor gives fwd(x) and bwd(x, y, gy) and says which of x and y its backward reads;
 // where the maths library does not vectorise, `using Fast` names its float32 twin for the CPU,
-// which also serves bf16.
+// which also serves bf16 and says `widest` (launch.h).
 #pragma once
 #include "../../autograd/samples.h"
 #include "../launch.h"
@@ -12,6 +12,7 @@ namespace pupil {
 
 template <class F, class T>
 struct UnaryForward {
+  static constexpr bool widest = requires { F::widest; };
   F f;
   const T* x;
   T* y;
@@ -20,6 +21,7 @@ struct UnaryForward {
 
 template <class F, class T>
 struct UnaryBackward {
+  static constexpr bool widest = requires { F::widest; };
   F f;
   const T *x, *y, *gy;
   T* gx;
