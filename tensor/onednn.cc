@@ -373,6 +373,8 @@ bool convert_layout(const Tensor& from, const Tensor& to) {
   return true;
 }
 
+constexpr int64_t kManyRows = 1024;
+
 bool matmul(const Matmul& mm, const void* a, const void* b, const float* bias, void* c) {
   Turn turn;
   Key key{kMatmul,   mm.m.size, mm.n.size, mm.k.size,       mm.m.in_a,        mm.m.in_c,
@@ -381,6 +383,9 @@ bool matmul(const Matmul& mm, const void* a, const void* b, const float* bias, v
   memcpy(&beta_bits, &mm.beta, 4);
   key.insert(key.end(), {beta_bits, int(mm.dtype), int(mm.out)});
   for (auto& axis : mm.batch) key.insert(key.end(), {axis.size, axis.in_a, axis.in_b, axis.in_c});
+  // Of many rows times a small matrix, the matrix in the order that the kernel likes: 4 to 8 % of
+  // the product, for a copy of a hundredth of it.
+  bool pack = mm.batch.empty() && mm.m.size >= kManyRows && mm.m.size >= mm.k.size;
   Entry& e = find(key, [&](Entry& entry) {
     memory::dims a_dims, b_dims, c_dims, bias_dims, a_strides, b_strides, c_strides;
     for (auto& axis : mm.batch) {
@@ -405,6 +410,8 @@ bool matmul(const Matmul& mm, const void* a, const void* b, const float* bias, v
     memory::desc a_desc(a_dims, type_of(mm.dtype), a_strides),
         b_desc(b_dims, type_of(mm.dtype), b_strides), c_desc(c_dims, type_of(mm.out), c_strides),
         bias_desc(bias_dims, kFloat, bias_strides);
+    memory::desc plain = b_desc;
+    if (pack) b_desc = memory::desc(b_dims, type_of(mm.dtype), memory::format_tag::any);
     dnnl::primitive_attr attr = attributes();
     if (mm.beta != 0) {
       dnnl::post_ops ops;
@@ -422,11 +429,22 @@ bool matmul(const Matmul& mm, const void* a, const void* b, const float* bias, v
 #endif
     entry.main = make_primitive(desc, dnnl::matmul(desc));
     entry.main.add(DNNL_ARG_SRC, a_desc);
-    entry.main.add(DNNL_ARG_WEIGHTS, b_desc);
+    entry.main.add(DNNL_ARG_WEIGHTS, desc.weights_desc());
     entry.main.add(DNNL_ARG_DST, c_desc);
+    if (desc.weights_desc() != plain) {
+      entry.packed_bytes = desc.weights_desc().get_size();
+      entry.reorder = make_reorder(plain, desc.weights_desc(), false);
+    }
     if (bias) entry.main.add(DNNL_ARG_BIAS, bias_desc);
   });
   if (!e.usable) return false;
+  if (e.packed_bytes) {
+    void* packed = context().packed.get(e.packed_bytes);
+    e.reorder.point(DNNL_ARG_FROM, b);
+    e.reorder.point(DNNL_ARG_TO, packed);
+    e.reorder.run();
+    b = packed;
+  }
   e.main.point(DNNL_ARG_SRC, a);
   e.main.point(DNNL_ARG_WEIGHTS, b);
   e.main.point(DNNL_ARG_DST, c);

@@ -5,31 +5,27 @@
 
 namespace pupil {
 
-// Element i of the patches, row-major (n, patch row, patch column, c, y, x), and its pixel.
-struct PatchIndex {
-  int64_t channels, height, width, side;
-  PUPIL_HD int64_t pixel(int64_t i) const {
-    int64_t x = i % side, y = i / side % side;
-    i /= side * side;
-    int64_t c = i % channels;
-    i /= channels;
-    int64_t columns = width / side, rows = height / side;
-    int64_t column = i % columns, row = i / columns % rows, n = i / columns / rows;
-    return ((n * channels + c) * height + row * side + y) * width + column * side + x;
-  }
-};
-
+// Patches, row-major (n, patch row, patch column, c, y, x), from images, or images from patches.
+// One team per line of an image.
 template <class T, bool kGather>
 struct Patches {
-  PatchIndex index;
+  int64_t channels, height, width, side;
   T* to;
   const T* from;
-  PUPIL_HD void operator()(int64_t i) const {
-    int64_t p = index.pixel(i);
-    if (kGather)
-      to[i] = from[p];
-    else
-      to[p] = from[i];
+  template <class Team>
+  PUPIL_HD void operator()(const Team& team, int64_t line) const {
+    int64_t y = line % height, c = line / height % channels, n = line / height / channels;
+    int64_t columns = width / side, area = side * side, row = n * (height / side) + y / side;
+    for (int64_t column = 0; column < columns; column++) {
+      int64_t patch = ((row * columns + column) * channels + c) * area + y % side * side;
+      int64_t pixel = line * width + column * side;
+      team.each(side, [&](int64_t x) {
+        if (kGather)
+          to[patch + x] = from[pixel + x];
+        else
+          to[pixel + x] = from[patch + x];
+      });
+    }
   }
 };
 
@@ -39,19 +35,21 @@ Tensor patches(const Tensor& images, int side) {
       "patches: images ", images.shape(), " cannot be cut into patches of side ", side);
   Tensor x = images.contiguous().detach();
   int64_t c = x.dim(1), h = x.dim(2), w = x.dim(3);
-  PatchIndex index{c, h, w, side};
   Tensor out = empty({x.dim(0), (h / side) * (w / side), c * side * side}, x.dtype(), x.device());
   dispatch(x.dtype(), [&](auto t) {
     using T = typename decltype(t)::type;
-    map(x.device(), out.numel(), Patches<T, true>{index, out.data<T>(), x.data<T>()});
+    rows(x.device(), x.dim(0) * c * h, Patches<T, true>{c, h, w, side, out.data<T>(), x.data<T>()},
+         w);
   });
   const Attributes said{{"side", side}};
-  return record("patches", out, {images}, said, [index, shape = x.shape()](Backward& b) {
+  return record("patches", out, {images}, said, [side, shape = x.shape()](Backward& b) {
     if (!b[0].needed) return b[0].none();
     Tensor gy = b.gy.contiguous(), gx = empty(shape, gy.dtype(), gy.device());
     dispatch(gy.dtype(), [&](auto t) {
       using T = typename decltype(t)::type;
-      map(gy.device(), gy.numel(), Patches<T, false>{index, gx.data<T>(), gy.data<T>()});
+      rows(gx.device(), shape[0] * shape[1] * shape[2],
+           Patches<T, false>{shape[1], shape[2], shape[3], side, gx.data<T>(), gy.data<T>()},
+           shape[3]);
     });
     b[0].give(gx);
   });
