@@ -70,7 +70,7 @@ run_tests() {
     shift
   fi
   rm -f "$folder/results.xml"
-  ctest --test-dir "$folder" --output-on-failure --output-junit results.xml "$@" </dev/null || status=$?
+  ctest --test-dir "$folder" --parallel "$(nproc)" --output-on-failure --output-junit results.xml "$@" </dev/null || status=$?
   if [ ! -s "$folder/results.xml" ]; then
     echo "the tests of $folder did not run" >&2
     return 1
