@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <limits>
 
+#include "../tensor/launch.h"
 #include "stored.h"
 
 namespace fs = std::filesystem;
@@ -44,6 +46,37 @@ Values values_as(const Weights& weights, const TensorInfo& info, Stored to) {
   return {{owner->data(), owner->size()}, owner};
 }
 
+// What statistics are made of; sums are of distances from `origin`, a value near the others.
+struct Moments {
+  Statistics counts;
+  int64_t finite = 0;
+  double origin = 0, sum = 0, squares = 0;
+  double least = std::numeric_limits<double>::infinity(), most = -least;
+
+  void add(double v) {
+    bool is_finite = std::isfinite(v);
+    counts.zero += v == 0;
+    counts.nan += v != v;
+    finite += is_finite;
+    counts.infinite += !is_finite && v == v;
+    double d = is_finite ? v - origin : 0;
+    sum += d;
+    squares += d * d;
+    least = is_finite && v < least ? v : least;
+    most = is_finite && v > most ? v : most;
+  }
+  void add(const Moments& m) {
+    counts.zero += m.counts.zero;
+    counts.nan += m.counts.nan;
+    counts.infinite += m.counts.infinite;
+    finite += m.finite;
+    sum += m.sum;
+    squares += m.squares;
+    least = std::min(least, m.least);
+    most = std::max(most, m.most);
+  }
+};
+
 void write_folder(const std::string& target, const std::vector<Described>& list,
                   const ValuesOf& values, std::map<std::string, std::string> metadata) {
   fs::path folder =
@@ -77,32 +110,37 @@ void write_folder(const std::string& target, const std::vector<Described>& list,
 Statistics statistics_of(const Weights& weights, const TensorInfo& info) {
   Stored type = *stored_named(info.dtype);
   Values values = values_as(weights, info, type);
-  Statistics s;
-  int64_t finite = 0;
-  double origin = 0, sum = 0, squares = 0;  // of distances from the first value
+  Moments all;
   dispatch_stored(type, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    for (size_t i = 0; i < values.bytes.size() / sizeof(T); i++) {
-      T stored;
-      // At any alignment.
-      memcpy(static_cast<void*>(&stored), values.bytes.data() + i * sizeof(T), sizeof stored);
-      double v = double(stored);
-      s.zero += v == 0;
-      if (!std::isfinite(v)) {
-        (std::isnan(v) ? s.nan : s.infinite)++;
-        continue;
-      }
-      if (!finite++) origin = s.least = s.most = v;
-      s.least = std::min(s.least, v);
-      s.most = std::max(s.most, v);
-      sum += v - origin;
-      squares += (v - origin) * (v - origin);
-    }
+    const uint8_t* first = values.bytes.data();
+    auto value = [first](int64_t i) {
+      T stored;  // at any alignment
+      memcpy(static_cast<void*>(&stored), first + size_t(i) * sizeof(T), sizeof stored);
+      return double(stored);
+    };
+    const int64_t n = int64_t(values.bytes.size() / sizeof(T));
+    int64_t known = 0;
+    while (known < n && !std::isfinite(value(known))) known++;
+    all.origin = known < n ? value(known) : 0;
+    // Pieces, so that sums do not depend on the number of threads.
+    constexpr int64_t kPiece = 1 << 16;
+    std::vector<Moments> pieces(size_t((n + kPiece - 1) / kPiece), all);
+    Moments* piece = pieces.data();
+    parallel_for(int64_t(pieces.size()), n, [=](int64_t k) {
+      Moments m = piece[k];
+      for (int64_t i = k * kPiece; i < std::min(n, (k + 1) * kPiece); i++) m.add(value(i));
+      piece[k] = m;
+    });
+    for (const Moments& m : pieces) all.add(m);
   });
-  if (!finite) return s;
-  double mean = sum / double(finite);
-  s.mean = origin + mean;
-  s.deviation = std::sqrt(std::max(squares / double(finite) - mean * mean, 0.0));
+  Statistics s = all.counts;
+  if (!all.finite) return s;
+  s.least = all.least;
+  s.most = all.most;
+  double mean = all.sum / double(all.finite);
+  s.mean = all.origin + mean;
+  s.deviation = std::sqrt(std::max(all.squares / double(all.finite) - mean * mean, 0.0));
   return s;
 }
 

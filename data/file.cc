@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <filesystem>
 
 namespace pupil::data {
@@ -65,6 +66,28 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
 
 MappedFile::~MappedFile() {
   if (data_) ::munmap(data_, size_);
+}
+
+void MappedFile::give_back(const void* first, size_t bytes) const {
+  static const uintptr_t page = uintptr_t(::sysconf(_SC_PAGESIZE));
+  uintptr_t begin = (uintptr_t(first) + page - 1) / page * page;  // neighbours may be in use
+  uintptr_t end = (uintptr_t(first) + bytes) / page * page;
+  // Advice: where it is refused the pages stay.
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+void explain_lost_files() {
+  struct sigaction action {};
+  action.sa_flags = SA_SIGINFO | int(SA_RESETHAND);
+  action.sa_sigaction = [](int, siginfo_t* info, void*) {
+    if (info->si_code != BUS_ADRERR) return;  // comes again, with the default action
+    constexpr std::string_view kText =
+        "pupil: a file became shorter while it was read, or its disk failed; give the command "
+        "again when it is whole\n";
+    [[maybe_unused]] ssize_t told = ::write(STDERR_FILENO, kText.data(), kText.size());
+    ::_exit(2);
+  };
+  ::sigaction(SIGBUS, &action, nullptr);
 }
 
 FileWriter::FileWriter(const std::string& path) : path_(path) {

@@ -6,7 +6,8 @@ namespace pupil::data {
 
 // A whole file, mapped read-only. Throws InputError when it is missing, unreadable or not a regular
 // file (a pipe is refused, not waited for). Replacing the file by FileWriter leaves the mapping
-// intact.
+// intact; writing into it may show in the mapping, and reading beyond the end of one that became
+// shorter is a SIGBUS (explain_lost_files).
 class MappedFile {
  public:
   explicit MappedFile(const std::string& path);
@@ -19,11 +20,19 @@ class MappedFile {
   std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
   const std::string& path() const { return path_; }
 
+  bool holds(const uint8_t* p) const { return p >= data_ && p < data_ + size_; }
+  // Memory of these bytes that is not needed now; they stay readable. A piece of the mapping.
+  void give_back(const void* first, size_t bytes) const;
+
  private:
   std::string path_;
   uint8_t* data_ = nullptr;
   size_t size_ = 0;
 };
+
+// From now on a mapped file that became shorter, or whose disk fails, ends the program with one
+// line on stderr and exit code 2.
+void explain_lost_files();
 
 // Writes to PATH.tmp in the same folder; commit() syncs it, renames it to PATH and syncs the
 // folder, so that PATH is at every moment, also after a power cut, the old file or the whole new

@@ -25,9 +25,9 @@ class Joined : public Weights {
     auto [file, own] = find(name);
     return file && file->has(own);
   }
-  Tensor read(std::string_view name, DType dtype) const override {
+  Tensor view(std::string_view name, DType dtype) const override {
     auto [file, own] = owner(name);
-    return file->read(own, dtype);
+    return file->view(own, dtype);
   }
   std::span<const uint8_t> bytes(std::string_view name) const override {
     auto [file, own] = owner(name);
@@ -84,9 +84,9 @@ class Amended : public Weights {
   bool has(std::string_view name) const override {
     return tensors_.find(name) != tensors_.end() || file_->has(name);
   }
-  Tensor read(std::string_view name, DType dtype) const override {
+  Tensor view(std::string_view name, DType dtype) const override {
     auto mine = tensors_.find(name);
-    return mine == tensors_.end() ? file_->read(name, dtype) : mine->second.to(dtype);
+    return mine == tensors_.end() ? file_->view(name, dtype) : mine->second.to(dtype);
   }
   std::span<const uint8_t> bytes(std::string_view name) const override {
     if (tensors_.find(name) != tensors_.end()) return {};

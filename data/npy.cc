@@ -173,14 +173,14 @@ Contents read_npy_file(const std::string& path) {
   auto file = std::make_shared<MappedFile>(path);
   StoredTensor array = npy_tensor(file->text(), concat("npy: ", printable(path), ": "));
   array.name = std::filesystem::path(path).stem().string();
-  return {{std::move(file)}, {std::move(array)}, {}, "npy"};
+  return {{std::move(file)}, {}, {std::move(array)}, {}, "npy"};
 }
 
 // A zip archive of .npy files, as numpy.savez and savez_compressed write it.
 Contents read_npz(const std::string& path) {
   auto file = std::make_shared<MappedFile>(path);
   auto zip = std::make_shared<ZipFile>(*file, concat("npz: ", printable(path), ": "));
-  Contents all{{}, {}, {}, "npz"};
+  Contents all{{file}, {zip}, {}, {}, "npz"};
   for (const std::string& name : zip->names()) {
     if (!name.ends_with(".npy")) continue;
     StoredTensor array = npy_tensor(
@@ -188,7 +188,6 @@ Contents read_npz(const std::string& path) {
     array.name = name.substr(0, name.size() - 4);
     all.tensors.push_back(std::move(array));
   }
-  all.owners = {std::move(file), std::move(zip)};
   return all;
 }
 

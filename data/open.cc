@@ -103,6 +103,7 @@ Contents read_sharded(const std::string& path) {
     if (found < names.size())
       fail_input(where, printable(shard), " has only ", found, " of the ", names.size(),
                  " tensors that it should hold");
+    std::move(part.files.begin(), part.files.end(), std::back_inserter(all.files));
     std::move(part.owners.begin(), part.owners.end(), std::back_inserter(all.owners));
     all.metadata.merge(part.metadata);
   }

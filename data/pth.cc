@@ -384,7 +384,7 @@ class PthReader {
       tensors.push_back(std::move(t));
     }
     if (tensors.empty()) pickle_.refuse(concat("holds no tensors by name; ", keys_of(root)));
-    return {{file_, zip_}, std::move(tensors), std::move(metadata), container_};
+    return {{file_}, {zip_}, std::move(tensors), std::move(metadata), container_};
   }
 
   // Scalars beside the tensors: epoch, accuracy, architecture.

@@ -178,7 +178,7 @@ Contents read_safetensors(const std::string& path) {
   }
   if (at != value_bytes)
     fail_input(where, value_bytes - at, " bytes after the last tensor belong to no tensor");
-  return {{std::move(file)}, std::move(tensors), std::move(reader.metadata), "safetensors"};
+  return {{std::move(file)}, {}, std::move(tensors), std::move(reader.metadata), "safetensors"};
 }
 
 std::shared_ptr<const Weights> open_safetensors(const std::string& path) {
@@ -187,7 +187,8 @@ std::shared_ptr<const Weights> open_safetensors(const std::string& path) {
 
 void write_safetensors(const std::string& path, const std::vector<Described>& tensors,
                        const ValuesOf& values, const std::map<std::string, std::string>& metadata) {
-  // Values in order of falling element size, so that every tensor is aligned in the mapped file.
+  // Values begin at a multiple of 64 bytes, in order of falling element size: every tensor is
+  // aligned in the mapped file, most to a line of the cache.
   std::vector<size_t> order;
   for (size_t i = 0; i < tensors.size(); i++) order.push_back(i);
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
@@ -220,7 +221,7 @@ void write_safetensors(const std::string& path, const std::vector<Described>& te
   } catch (const Json::type_error&) {
     fail_input(printable(path), ": a name or note that is not UTF-8 cannot be written");
   }
-  text.resize((text.size() + 7) / 8 * 8, ' ');
+  text.resize((8 + text.size() + 63) / 64 * 64 - 8, ' ');
 
   FileWriter file(path);
   uint64_t length = text.size();

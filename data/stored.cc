@@ -1,9 +1,11 @@
 #include "stored.h"
 
 #include <algorithm>
+#include <mutex>
 #include <unordered_map>
 #include <unordered_set>
 
+#include "../tensor/launch.h"
 #include "sha256.h"
 
 namespace pupil::data {
@@ -26,13 +28,24 @@ bool row_major(const StoredTensor& t) {
   return true;
 }
 
+uint64_t bytes_of(const StoredTensor& t) { return uint64_t(t.shape.numel()) * size_of(t.type); }
+
 // Calls f(first byte, number of elements, bytes from one to the next) for rows in row-major order;
-// once for all where they lie without gaps.
+// where they lie without gaps for pieces of them, whose pages of the mapped file it then gives
+// back.
 template <class F>
 void for_rows(const StoredTensor& t, F&& f) {
   int64_t n = t.shape.numel(), size = int64_t(size_of(t.type));
   if (n == 0) return;
-  if (row_major(t)) return f(t.first, n, size);
+  if (row_major(t)) {
+    constexpr int64_t kPiece = 1 << 22;
+    for (int64_t at = 0; at < n; at += kPiece) {
+      int64_t count = std::min(kPiece, n - at);
+      f(t.first + at * size, count, size);
+      if (t.file) t.file->give_back(t.first + at * size, size_t(count * size));
+    }
+    return;
+  }
   int last = t.shape.rank - 1;
   int64_t at[kMaxRank] = {}, offset = 0;
   for (int64_t row = 0; row < n / t.shape.dims[last]; row++) {
@@ -64,24 +77,41 @@ Tensor convert_to(const StoredTensor& t, const std::string& what) {
                  name_of(dtype_of<To>::value));
     else
       for_rows(t, [&](const uint8_t* p, int64_t n, int64_t step) {
-        if (std::is_same_v<From, To> && step == int64_t(sizeof(To))) {
-          memcpy(static_cast<void*>(out), p, size_t(n) * sizeof(To));
-          out += n;
-          return;
-        }
-        for (int64_t i = 0; i < n; i++, p += step) {
-          From value;
-          memcpy(static_cast<void*>(&value), p, sizeof value);
+        auto convert_every = [p, n, out, &what](auto step) {
+          auto number = [p, step](int64_t i) {
+            From value;
+            memcpy(static_cast<void*>(&value), p + i * step, sizeof value);
+            return value;
+          };
           if constexpr (std::is_same_v<From, uint64_t> && std::is_same_v<To, int64_t>)
-            if (value > uint64_t(INT64_MAX)) fail_input(what, "a value does not fit into int64");
-          if constexpr (std::is_same_v<From, bf16> && !std::is_same_v<To, bf16>)
-            *out++ = To(float(value));
-          else
-            *out++ = To(value);
-        }
+            for (int64_t i = 0; i < n; i++)
+              if (number(i) > uint64_t(INT64_MAX))
+                fail_input(what, "a value does not fit into int64");
+          parallel_for(n, n, [number, out](int64_t i) {
+            if constexpr (std::is_same_v<From, bf16> && !std::is_same_v<To, bf16>)
+              out[i] = To(float(number(i)));
+            else
+              out[i] = To(number(i));
+          });
+        };
+        if (step == int64_t(sizeof(From)))
+          convert_every(std::integral_constant<int64_t, sizeof(From)>());  // vectors
+        else
+          convert_every(step);
+        out += n;
       });
   });
   return result;
+}
+
+// The type of tensors with these very values, if there is one.
+std::optional<DType> dtype_of_stored(Stored type) {
+  std::optional<DType> same;
+  dispatch_stored(type, [&](auto g) {
+    using T = typename decltype(g)::type;
+    if constexpr (requires { dtype_of<T>::value; }) same = dtype_of<T>::value;
+  });
+  return same;
 }
 
 class StoredWeights final : public Weights {
@@ -96,6 +126,8 @@ class StoredWeights final : public Weights {
     remove_prefix("backbone.", false);
     list_.reserve(tensors_.size());
     for (StoredTensor& t : tensors_) {
+      for (auto& file : contents.files)
+        if (file->holds(t.first)) t.file = file;
       if (!index_.emplace(t.name, list_.size()).second)
         fail_input(where(), "the name '", printable(t.name), "' occurs twice");
       list_.push_back({t.name, t.shape, name_of(t.type)});
@@ -108,18 +140,30 @@ class StoredWeights final : public Weights {
   const std::string& path() const override { return path_; }
   std::string container() const override { return container_; }
 
-  Tensor read(std::string_view name, DType dtype) const override {
+  Tensor view(std::string_view name, DType dtype) const override {
     const StoredTensor& t = find(name);
+    void* first = const_cast<uint8_t*>(t.first);
+    bool aligned = uintptr_t(first) % size_of(t.type) == 0;
+    if (t.file && aligned && row_major(t) && dtype_of_stored(t.type) == dtype) {
+      auto give_back = [file = t.file, bytes = bytes_of(t)](void* p) { file->give_back(p, bytes); };
+      return map_memory(first, t.shape, dtype, std::shared_ptr<void>(first, give_back));
+    }
     return convert(t, dtype, concat(where(), "tensor '", printable(t.name), "': "));
   }
 
   std::span<const uint8_t> bytes(std::string_view name) const override {
     const StoredTensor& t = find(name);
     if (!row_major(t)) return {};
-    return {t.first, size_t(t.shape.numel()) * size_of(t.type)};
+    return {t.first, bytes_of(t)};
   }
 
   std::string hash() const override {
+    std::call_once(hashed_, [&] { hash_ = computed_hash(); });
+    return hash_;
+  }
+
+ private:
+  std::string computed_hash() const {
     std::vector<const StoredTensor*> sorted;
     for (const StoredTensor& t : tensors_) sorted.push_back(&t);
     std::sort(sorted.begin(), sorted.end(), [](auto* a, auto* b) { return a->name < b->name; });
@@ -142,8 +186,6 @@ class StoredWeights final : public Weights {
     }
     return sum.hex();
   }
-
- private:
   void remove_prefix(std::string_view prefix, bool only_from_all) {
     std::unordered_set<std::string> names;
     for (const StoredTensor& t : tensors_) {
@@ -168,6 +210,8 @@ class StoredWeights final : public Weights {
   std::unordered_map<std::string, size_t> index_;
   std::map<std::string, std::string> metadata_;
   std::string container_;
+  mutable std::once_flag hashed_;
+  mutable std::string hash_;
 };
 
 }  // namespace

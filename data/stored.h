@@ -67,8 +67,9 @@ struct StoredTensor {
   std::string name;
   Stored type = Stored::F32;
   Shape shape;
-  Shape strides;                   // in elements, >= 0
-  const uint8_t* first = nullptr;  // element 0, at any alignment; the range was checked
+  Shape strides;                             // in elements, >= 0
+  const uint8_t* first = nullptr;            // element 0, at any alignment; the range was checked
+  std::shared_ptr<const MappedFile> file{};  // that it lies in; null: memory made for it
 };
 
 // Checked geometry of a file that may lie: rank and dimensions within what Shape holds, the number
@@ -80,8 +81,10 @@ uint64_t checked_bytes(const Shape&, size_t element, const std::string& what);
 // from the same type (u8 also from bool). InputError otherwise, and for U64 values beyond int64.
 Tensor convert(const StoredTensor&, DType dtype, const std::string& what);
 
-// What one file holds; `owners` keep the memory that the tensors point into alive.
+// What one file holds. Tensors point into `files` (make_weights notes in which) and into what was
+// unpacked, which `owners` keep alive.
 struct Contents {
+  std::vector<std::shared_ptr<const MappedFile>> files;
   std::vector<std::shared_ptr<const void>> owners;
   std::vector<StoredTensor> tensors;
   std::map<std::string, std::string> metadata;

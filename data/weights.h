@@ -17,10 +17,15 @@ class Weights {
   virtual ~Weights() = default;
   virtual const std::vector<TensorInfo>& list() const = 0;  // in file order, names unique
   virtual bool has(std::string_view name) const = 0;
-  // A copy of the tensor as `dtype`, on the CPU: f64 and f32 from every type, i64 from integers and
-  // BOOL, u8 from U8 and BOOL, i32 and bf16 from the same. Throws InputError for an unknown name or
-  // a stored type that does not convert.
-  virtual Tensor read(std::string_view name, DType dtype) const = 0;
+  // The tensor as `dtype`, on the CPU: f64 and f32 from every type, i64 from integers and BOOL, u8
+  // from U8 and BOOL, i32 and bf16 from the same. Throws InputError for an unknown name or a stored
+  // type that does not convert. Where the file holds it so it is the mapped file itself, which
+  // nobody can write; the last tensor to go gives its pages back.
+  virtual Tensor view(std::string_view name, DType dtype) const = 0;
+  Tensor read(std::string_view name, DType dtype) const {  // memory of its own
+    Tensor t = view(name, dtype);
+    return t.sole_owner() ? t : t.clone();
+  }
   // The stored values where they lie row-major in the mapped file (always so in safetensors), else
   // empty. At any alignment; valid while this object lives. Throws InputError for an unknown name.
   virtual std::span<const uint8_t> bytes(std::string_view name) const = 0;
@@ -28,7 +33,7 @@ class Weights {
   virtual const std::string& path() const = 0;
   virtual std::string container() const { return ""; }  // "safetensors", "PyTorch zip, entry model"
   // SHA-256 of names, shapes, dtypes and values in name order: the same for one net in two
-  // containers when the dtypes agree. Hex.
+  // containers when the dtypes agree. Hex. Reads everything, once.
   virtual std::string hash() const = 0;
 };
 

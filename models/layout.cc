@@ -141,11 +141,11 @@ class Renamed : public data::Weights {
   bool has(std::string_view name) const override {
     return std::any_of(list_.begin(), list_.end(), [&](auto& info) { return info.name == name; });
   }
-  Tensor read(std::string_view name, DType dtype) const override {
+  Tensor view(std::string_view name, DType dtype) const override {
     auto at = places_.find(name);
-    if (at == places_.end()) return file_->read(name, dtype);
+    if (at == places_.end()) return file_->view(name, dtype);
     return to_ours(*at->second.first, at->second.second,
-                   [&](const std::string& theirs) { return file_->read(theirs, dtype); });
+                   [&](const std::string& theirs) { return file_->view(theirs, dtype); });
   }
   std::span<const uint8_t> bytes(std::string_view name) const override {
     auto at = places_.find(name);

@@ -31,6 +31,9 @@ class Store {
   // From now on declared parameters are read from `weights` where it has their name; names that
   // match a pattern of `fresh` ("head.*") are initialised as if it had not. Null: no source.
   void source(std::shared_ptr<const data::Weights> weights, std::vector<std::string> fresh = {});
+  // The same for a network that stays as it is: where the file has a parameter's type it is the
+  // mapped file itself, and a program that writes to it ends.
+  void borrow(std::shared_ptr<const data::Weights> weights);
   // Throws InputError that lists the missing, unexpected and mis-shaped names of what was declared
   // since source(), and suggests head = "new".
   void require_complete() const;
@@ -49,7 +52,7 @@ class Store {
   uint64_t seed_;
   DType dtype_;
   Device device_;
-  bool blueprint_ = false;
+  bool blueprint_ = false, borrowed_ = false;
   std::vector<Param> params_;
   std::shared_ptr<const data::Weights> weights_;
   std::vector<std::string> fresh_, missing_, mis_shaped_;

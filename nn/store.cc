@@ -91,10 +91,16 @@ Store Store::blueprint() {
 
 void Store::source(std::shared_ptr<const data::Weights> weights, std::vector<std::string> fresh) {
   weights_ = std::move(weights);
+  borrowed_ = false;
   fresh_ = std::move(fresh);
   missing_.clear();
   mis_shaped_.clear();
   declared_before_source_ = params_.size();
+}
+
+void Store::borrow(std::shared_ptr<const data::Weights> weights) {
+  source(std::move(weights));
+  borrowed_ = true;
 }
 
 void Store::require_complete() const {
@@ -140,7 +146,7 @@ Tensor Store::declare(const std::string& name, const Shape& shape, Init init, bo
     if (!weights_->has(name)) {
       missing_.push_back(name);
     } else {
-      Tensor stored = weights_->read(name, dtype_);
+      Tensor stored = borrowed_ ? weights_->view(name, dtype_) : weights_->read(name, dtype_);
       value = stored.shape() == shape || !adapt ? stored : adapt(stored);
       if (!value || value.shape() != shape) {
         mis_shaped_.push_back(concat(name, " (file ", stored.shape(), ", model ", shape, ")"));

@@ -84,8 +84,10 @@ class Tensor {
     return *this;
   }
 
-  // True when no other tensor sees this memory: an op may write its result here.
-  bool sole_owner() const { return impl_.use_count() == 1 && impl_->storage.use_count() == 1; }
+  // True when nobody else sees this memory: an op may write its result here.
+  bool sole_owner() const {
+    return impl_.use_count() == 1 && impl_->storage.use_count() == 1 && impl_->storage->arena;
+  }
 
   TensorImpl* impl() const { return impl_.get(); }
   const std::shared_ptr<TensorImpl>& pointer() const { return impl_; }

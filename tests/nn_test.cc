@@ -4,6 +4,7 @@
 
 #include "nn/optim.h"
 #include "tensor/memory.h"
+#include "tests/support.h"
 
 namespace pupil::nn {
 namespace {
@@ -21,9 +22,9 @@ class MemoryWeights : public data::Weights {
       if (n == name) return true;
     return false;
   }
-  Tensor read(std::string_view name, DType dtype) const override {
+  Tensor view(std::string_view name, DType dtype) const override {
     for (auto& [n, t] : tensors_)
-      if (n == name) return t.clone().to(dtype);
+      if (n == name) return t.to(dtype);
     fail_input("no tensor ", name);
   }
   std::span<const uint8_t> bytes(std::string_view) const override { return {}; }
@@ -147,6 +148,29 @@ TEST(Store, ReadsItsSource) {
   store.source(nullptr);  // what follows is new
   Linear other(Scope(store) / "other", 3, 2);
   store.require_complete();
+}
+
+TEST(Store, BorrowsTheFileOrHasACopyToTrain) {
+  test::TemporaryFolder folder;
+  const std::string path = folder / "a.safetensors";
+  data::save_safetensors(path, {{"fc.weight", full({2, 3}, 5)}, {"fc.bias", full({2}, 6)}});
+  auto file = data::open_weights(path);
+  Store kept(0), trained(0), wide(0, DType::f64);
+  kept.borrow(file);
+  trained.source(file);
+  wide.borrow(file);
+  Linear a(Scope(kept) / "fc", 3, 2), b(Scope(trained) / "fc", 3, 2), c(Scope(wide) / "fc", 3, 2);
+  for (Store* store : {&kept, &trained, &wide}) store->require_complete();
+  EXPECT_EQ(a.weight.raw(), static_cast<const void*>(file->bytes("fc.weight").data()));
+  Optimizer optimizer(trained, {{{"fc.weight", "fc.bias"}, 0.5, 0}}, {});
+  backward(sum(b(full({1, 3}, 1))));
+  optimizer.step();
+  copy_into(b.weight, full({2, 3}, 7));
+  EXPECT_NE(b.weight.values(), a.weight.values());
+  EXPECT_NE(b.bias.values(), a.bias.values());
+  EXPECT_EQ(a.weight.values(), std::vector<double>(6, 5));
+  EXPECT_EQ(c.weight.values(), std::vector<double>(6, 5));
+  EXPECT_EQ(data::open_weights(path)->hash(), file->hash());
 }
 
 TEST(Store, ReportsWhatDoesNotFit) {

@@ -88,6 +88,111 @@ TEST(Safetensors, RoundTrip) {
   EXPECT_NE(open_weights(folder / "b.safetensors")->hash(), w->hash());
 }
 
+// Where the file has a value in the type asked for, view() is the file; read() is memory of its
+// own.
+TEST(Weights, ViewIsTheFileAndReadIsNot) {
+  Folder folder;
+  const std::string aligned = folder / "a.safetensors", odd = folder / "odd.safetensors",
+                    archive = folder / "a.npz";
+  Tensor f32 = from(std::vector<float>{1.5f, -2, 1e-30f, 4}, {2, 2});
+  save_safetensors(aligned, {{"f32", f32},
+                             {"bf16", f32.to(DType::bf16)},
+                             {"i64", full({3}, 1 << 20, DType::i64)},
+                             {"u8", full({3}, 200, DType::u8)}});
+  // As other writers may leave it: every value at an odd place of the file.
+  std::string shifted = test::content(aligned);
+  uint64_t header = 0;
+  memcpy(&header, shifted.data(), 8);
+  EXPECT_EQ((8 + header) % 64, 0u);
+  shifted.insert(8 + size_t(header++), " ");
+  memcpy(shifted.data(), &header, 8);
+  test::overwrite(odd, shifted);
+  convert_weights(*open_weights(aligned), archive, "F32");
+
+  auto w = open_weights(aligned), other = open_weights(odd), zip = open_weights(archive);
+  for (const TensorInfo& info : w->list()) {
+    DType dtype = info.name == "f32"    ? DType::f32
+                  : info.name == "bf16" ? DType::bf16
+                  : info.name == "i64"  ? DType::i64
+                                        : DType::u8;
+    const void* mapped = w->bytes(info.name).data();
+    Tensor view = w->view(info.name, dtype), read = w->read(info.name, dtype);
+    EXPECT_EQ(view.raw(), mapped) << info.name;
+    EXPECT_FALSE(view.sole_owner()) << info.name;
+    EXPECT_NE(read.raw(), mapped) << info.name;
+    EXPECT_TRUE(read.sole_owner()) << info.name;
+    Tensor copied = other->view(info.name, dtype);
+    EXPECT_EQ(copied.raw() == other->bytes(info.name).data(), info.name == "u8") << info.name;
+    for (const Tensor& t : {view, read, copied})
+      EXPECT_EQ(memcmp(t.raw(), mapped, t.bytes()), 0) << info.name;
+  }
+  EXPECT_EQ(other->hash(), w->hash());
+  EXPECT_EQ(zip->view("f32", DType::f32).values(), f32.values());
+  EXPECT_EQ(zip->view("bf16", DType::f32).values(), w->view("bf16", DType::f32).values());
+
+  // A view outlives the object that gave it, and giving one back leaves the others.
+  Tensor kept = w->view("f32", DType::f32);
+  w->view("f32", DType::f32);
+  w.reset();
+  EXPECT_EQ(kept.values(), f32.values());
+}
+
+#ifndef __SANITIZE_ADDRESS__  // which keeps what was freed
+// Nothing that is read lies in memory twice: views take the memory of the file, values of another
+// type that of the new ones.
+TEST(Weights, MemoryIsBounded) {
+  Folder folder;
+  constexpr size_t kRows = 1024, kTensors = 24;  // of 4 MiB in f32: 96 MiB
+  const size_t model = kTensors * kRows * 1024 * 4;
+  std::string f32 = folder / "f32.safetensors";
+  {
+    std::vector<std::pair<std::string, Tensor>> tensors;
+    for (size_t i = 0; i < kTensors; i++)
+      tensors.emplace_back(concat("t", i), full({kRows, 1024}, double(i + 1)));
+    save_safetensors(f32, tensors);
+  }
+  for (const char* dtype : {"F16", "BF16", "F64"})
+    convert_weights(*open_weights(f32), folder / dtype + ".safetensors", dtype);
+  convert_weights(*open_weights(f32), folder / "F32.npz");
+
+  auto grown = [&](const std::string& path, bool views) {
+    auto w = open_weights(path);
+    std::ofstream("/proc/self/clear_refs") << "5";  // the peak begins here
+    const size_t before = test::held_memory("VmRSS:");
+    w->hash();
+    std::vector<Tensor> tensors;
+    for (const TensorInfo& info : w->list()) {
+      tensors.push_back(views ? w->view(info.name, DType::f32) : w->read(info.name, DType::f32));
+      const float* x = tensors.back().data<float>();
+      int64_t n = tensors.back().numel();
+      EXPECT_EQ(std::count(x, x + n, x[n - 1]), n);  // all pages are touched
+    }
+    return test::held_memory("VmHWM:") - before;
+  };
+  const size_t slack = size_t(20) << 20;  // pieces of 4 Mi values while they are converted
+  for (const char* file : {"f32.safetensors", "F32.npz"})
+    EXPECT_LE(grown(folder / file, true), model + slack) << file;
+  for (const char* file : {"F16.safetensors", "BF16.safetensors", "F64.safetensors"})
+    EXPECT_LE(grown(folder / file, true), model + 2 * slack) << file;
+  EXPECT_LE(grown(f32, false), model + slack);
+}
+#endif
+
+TEST(MappedFile, OneThatBecameShorterEndsTheProgramWithALine) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  Folder folder;
+  std::string path = folder / "a";
+  test::overwrite(path, std::string(1 << 16, 'x'));
+  auto shorten_and_read = [&] {
+    explain_lost_files();
+    MappedFile file(path);
+    fs::resize_file(path, 0);
+    volatile uint8_t byte = file.data()[5000];
+    std::_Exit(byte ? 0 : 1);
+  };
+  EXPECT_EXIT(shorten_and_read(), ::testing::ExitedWithCode(2), "^pupil: a file became shorter");
+}
+
 TEST(Safetensors, PrefixesAreRemoved) {
   Folder folder;
   std::string path = folder / "a.safetensors";

@@ -226,7 +226,7 @@ struct DistillJob {
 Json identity_of(const DistillJob& job) {
   const DistillArguments& a = job.a;
   return {{"teacher", job.teacher.name},
-          {"teacher_sha256", job.teacher.network.weights_hash},
+          {"teacher_sha256", job.teacher.network.weights->hash()},
           {"classes", job.teacher.classes},
           {"photos", job.photos.size()},
           {"photos_sha256", job.photos.hash},
@@ -258,7 +258,7 @@ bool look_at(DistillJob& job, int64_t view, int64_t views, const data::Dataset& 
   FeaturePass pass;
   pass.out = job.view_file(view);
   pass.header.teacher = job.teacher.name;
-  pass.header.weight_hash = job.teacher.network.weights_hash;
+  pass.header.weight_hash = job.teacher.network.weights->hash();
   pass.header.preprocessing = models::describe(job.teacher.network.model.input);
   for (const std::string& name : job.teacher.classes)
     pass.header.class_names += (pass.header.class_names.empty() ? "" : "\n") + name;

@@ -152,7 +152,7 @@ void features(const FeaturesArguments& a) {
   pass.tap = a.tap;
   pass.out = a.out;
   pass.header.teacher = teacher.model.name;
-  pass.header.weight_hash = teacher.weights_hash;
+  pass.header.weight_hash = teacher.weights->hash();
   pass.header.preprocessing = models::describe(teacher.model.input);
   pass.loader.batch = a.batch;
   pass.loader.workers = a.workers;

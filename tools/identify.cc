@@ -158,8 +158,8 @@ class Renamed : public data::Weights {
   }
   const std::vector<data::TensorInfo>& list() const override { return list_; }
   bool has(std::string_view name) const override { return names_.count(std::string(name)) > 0; }
-  Tensor read(std::string_view name, DType dtype) const override {
-    return file_->read(names_.at(std::string(name)), dtype);
+  Tensor view(std::string_view name, DType dtype) const override {
+    return file_->view(names_.at(std::string(name)), dtype);
   }
   std::span<const uint8_t> bytes(std::string_view name) const override {
     return file_->bytes(names_.at(std::string(name)));

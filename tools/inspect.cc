@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <bit>
+#include <future>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
@@ -61,7 +62,7 @@ void inspect(const std::string& path, bool as_json) {
   auto rows = filled_rows(*weights);
   std::string network = rows ? "" : network_in(weights);
   int64_t values = 0, suspects = 0;
-  std::string hash = weights->hash();
+  auto hash = std::async(std::launch::async, [&] { return weights->hash(); });
   Json tensors = Json::array();
   std::vector<std::vector<std::string>> table;
   for (const data::TensorInfo& t : weights->list()) {
@@ -86,10 +87,10 @@ void inspect(const std::string& path, bool as_json) {
                        concat(s.most), "mean", concat(s.mean), "std", concat(s.deviation), note});
   }
   if (as_json) {
-    Json all = {{"file", path},       {"container", weights->container()},
-                {"network", network}, {"metadata", weights->metadata()},
-                {"tensors", tensors}, {"values", values},
-                {"sha256", hash}};
+    Json all = {{"file", path},        {"container", weights->container()},
+                {"network", network},  {"metadata", weights->metadata()},
+                {"tensors", tensors},  {"values", values},
+                {"sha256", hash.get()}};
     if (rows) all["rows_present"] = *rows;
     return print(all);
   }
@@ -102,7 +103,7 @@ void inspect(const std::string& path, bool as_json) {
   std::cout << aligned(table, {0, 1, 2, 10}) << counted(int64_t(table.size()), "tensor") << ", "
             << values << " values"
             << (suspects ? concat("; not finite in ", counted(suspects, "tensor")) : "")
-            << "\nsha256 " << hash << "  (names, types, shapes and values)\n";
+            << "\nsha256 " << hash.get() << "  (names, types, shapes and values)\n";
 }
 
 std::string hash_of_file(const std::string& path) {

@@ -8,6 +8,7 @@
 #include "../methods/clip_text.h"
 #include "../methods/zero_shot.h"
 #include "../models/layout.h"
+#include "../tensor/launch.h"
 #include "hf_config.h"
 #include "recognise.h"
 
@@ -152,7 +153,10 @@ bool finite(const Tensor& t) {
   return dispatch(t.dtype(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     const T* x = t.data<T>();  // a parameter is contiguous
-    return std::all_of(x, x + t.numel(), [](T v) { return std::isfinite(double(v)); });
+    int64_t n = t.numel(), bad = 0;
+#pragma omp parallel for reduction(+ : bad) if (n > kParallelWork)
+    for (int64_t i = 0; i < n; i++) bad += !std::isfinite(acc_t<T>(x[i]));
+    return bad == 0;
   });
 }
 
@@ -173,10 +177,10 @@ Network load_network(const NetworkConfig& config, const ZeroShot& texts) {
     make = [=](const nn::Scope& scope) { return models::make_model(name, scope, options); };
   }
   Network network;
-  network.weights_hash = weights.hash();
+  network.weights = file.weights;
   network.class_names = stored_class_names(weights);
   network.store = std::make_unique<nn::Store>(0);
-  network.store->source(file.weights);
+  network.store->borrow(file.weights);
   nn::Scope scope(*network.store);
   std::optional<models::Clip>& clip = network.clip;
   if (texts.classes.empty() && !texts.towers) {
@@ -220,7 +224,7 @@ Network make_student(const StudentConfig& config, int64_t classes, uint64_t seed
   if (!config.weights.empty()) weights = open_student(config, fresh);
   std::string name = model_name(config, weights.get());
   if (weights) {
-    network.weights_hash = weights->hash();
+    network.weights = weights;
     if (config.head == "new") {
       nn::Store plan = nn::Store::blueprint();
       std::string head = models::make_model(name, nn::Scope(plan)).head;

@@ -7,10 +7,10 @@ namespace pupil {
 
 struct Network {
   std::unique_ptr<nn::Store> store;
-  models::Model model;                   // with the preprocessing that its images need
-  std::string weights_hash;              // SHA-256 of the file's tensors; "" without a file
-  std::vector<std::string> class_names;  // as the file says; empty: it does not
-  std::optional<models::Clip> clip{};    // both towers, where texts were asked for
+  models::Model model;                           // with the preprocessing that its images need
+  std::shared_ptr<const data::Weights> weights;  // its file; null: there is none
+  std::vector<std::string> class_names;          // as the file says; empty: it does not
+  std::optional<models::Clip> clip{};            // both towers, where texts were asked for
 };
 
 // Class names as the classifier of CLIP.

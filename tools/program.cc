@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <iostream>
 
+#include "../data/file.h"
 #include "../tensor/runtime.h"
 #include "bench.h"
 #include "convert.h"
@@ -103,6 +104,7 @@ int program(int argc, char** argv) {
   app.footer("Example:\n  pupil init > kd.toml && pupil train kd.toml");
   app.set_version_flag("--version", std::string("pupil ") + version());
   app.require_subcommand(1);
+  data::explain_lost_files();
   try {
     add_commands(app);
     app.parse(argc, argv);  // runs the command's callback

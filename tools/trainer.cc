@@ -675,7 +675,7 @@ std::string Trainer::sources() const {
   if (s.test) j["data"]["test"] = source_of(*s.test);
   j["student"] = {{"model", s.student.model.name},
                   {"parameters", s.parameters},
-                  {"weights_sha256", s.student.weights_hash}};
+                  {"weights_sha256", s.student.weights ? s.student.weights->hash() : ""}};
   j["teachers"] = Json::array();
   for (const LiveOrStored& teacher : s.teachers) {
     Json t{{"name", teacher.name}};
@@ -683,7 +683,7 @@ std::string Trainer::sources() const {
     if (teacher.network) {
       t["model"] = teacher.network->model.name;
       t["parameters"] = teacher.network->store->count();
-      t["weights_sha256"] = teacher.network->weights_hash;
+      t["weights_sha256"] = teacher.network->weights->hash();
     }
     for (auto* files : {&teacher.files, &teacher.test_files})
       for (const data::FeatureFile& file : *files)

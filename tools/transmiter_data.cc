@@ -135,7 +135,7 @@ Seen see(const ModelFiles& from, const ZeroShot& texts, const data::Dataset& tra
   config.model = from.model;
   config.weights = from.weights;
   Network network = load_network(config, {{}, {}, "", true});
-  sources[from.weights] = network.weights_hash;
+  sources[from.weights] = network.weights->hash();
   return {text_features(*network.clip, texts, from.weights), image_features(network.model, train),
           image_features(network.model, test), std::exp(network.clip->logit_scale.item())};
 }

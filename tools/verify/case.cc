@@ -78,8 +78,8 @@ class Parameters : public data::Weights {
   bool has(std::string_view name) const override {
     return std::any_of(list_.begin(), list_.end(), [&](auto& info) { return info.name == name; });
   }
-  Tensor read(std::string_view name, DType dtype) const override {
-    if (!hashed_) return file_->read(prefix_ + std::string(name), dtype);
+  Tensor view(std::string_view name, DType dtype) const override {
+    if (!hashed_) return file_->view(prefix_ + std::string(name), dtype);
     auto info = std::find_if(list_.begin(), list_.end(), [&](auto& i) { return i.name == name; });
     PUPIL_CHECK(info != list_.end(), "verify: no parameter ", name);
     Tensor values = zeros(info->shape, DType::f32);
