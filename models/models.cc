@@ -111,6 +111,10 @@ MlpConfig parse_mlp(const std::string& name) {
   return config;
 }
 
+// What people call them, and the name in their library.
+constexpr std::pair<const char*, const char*> kShortNames[] = {
+    {"mobilenetv3_small", "mobilenetv3_small_100"}, {"mobilenetv3_large", "mobilenetv3_large_100"}};
+
 Model build(const std::string& name, const nn::Scope& scope, const Options& options) {
   for (const Entry& entry : entries())
     if (name == entry.name) return entry.make(scope, options);
@@ -129,13 +133,10 @@ Model build(const std::string& name, const nn::Scope& scope, const Options& opti
   }
   std::vector<std::string> names;
   for (const ModelInfo& info : list_models()) names.push_back(info.name);
+  for (const auto& [shorter, full] : kShortNames) names.push_back(shorter);
   fail_input("model: unknown name \"", name, "\"", did_you_mean(name, names),
              " (`pupil models` lists all)");
 }
-
-// What people call them, and the name in their library.
-constexpr std::pair<const char*, const char*> kShortNames[] = {
-    {"mobilenetv3_small", "mobilenetv3_small_100"}, {"mobilenetv3_large", "mobilenetv3_large_100"}};
 
 constexpr std::pair<const char*, Filter> kFilters[] = {
     {"nearest", Filter::nearest}, {"box", Filter::box},         {"bilinear", Filter::bilinear},

@@ -9,6 +9,7 @@
 #include "tests/program.h"
 #include "tools/hf_write.h"
 #include "tools/recognise.h"
+#include "tools/run_folder.h"
 
 namespace pupil::test {
 namespace {
@@ -97,6 +98,9 @@ TEST_F(DistillTest, TrainsStudentsWhoseReportAnotherPathConfirms) {
   EXPECT_EQ(report["photos"], 90);
   EXPECT_EQ(report["trained_on"], 81);
   EXPECT_EQ(report["labelled"], 9);
+  EXPECT_EQ(report["teacher_bytes"], fs::file_size(folder / "teacher.safetensors"));
+  EXPECT_GT(report["teacher_milliseconds"], 0);
+  EXPECT_NE(outcome.out.find("one photo is 11.1 points"), std::string::npos) << outcome.out;
   ASSERT_EQ(report["students"].size(), 2u);
   std::map<std::string, int> teacher = answers("teacher.safetensors");
   for (const json& student : report["students"]) {
@@ -117,6 +121,9 @@ TEST_F(DistillTest, TrainsStudentsWhoseReportAnotherPathConfirms) {
     EXPECT_NEAR(student["agreement"], same / 9.0, 1e-9);
     EXPECT_NEAR(student["accuracy"], right / 9.0, 1e-9);
     EXPECT_GT(student["milliseconds"], 0);
+    EXPECT_EQ(read_text(folder / student["weights"].get<std::string>()),
+              read_text(folder / concat("out/student.run/", student["name"].get<std::string>(),
+                                        "/last.safetensors")));  // chosen by no photo
     EXPECT_EQ(student["weights_bytes"],
               fs::file_size(folder / student["weights"].get<std::string>()));
   }
@@ -211,6 +218,13 @@ TEST_F(DistillTest, HoursEndItWithTheBestStudentKept) {
   EXPECT_LT(seconds, 30);
   EXPECT_TRUE(fs::exists(folder / "out/student.safetensors"));
   EXPECT_TRUE(fs::exists(folder / "out/student.html"));
+  json report = json::parse(read_text(folder / "out/student.run/report.json"));
+  bool finished = report["students"][0]["finished"];
+  std::string stored = concat("out/student.run/", kSmall);
+  EXPECT_EQ(outcome.out.find("also chose the epoch") == std::string::npos, finished);
+  EXPECT_EQ(read_text(folder / "out/student.safetensors"),
+            read_text(finished ? folder / concat(stored, "/last.safetensors")
+                               : best_checkpoint(folder / stored)));
 
   // Too little for the teacher alone; what it has done is kept.
   refused(
@@ -290,6 +304,14 @@ TEST_F(DistillTest, BadInputIsNamed) {
     arguments.insert(arguments.end(), more.begin(), more.end());
     return arguments;
   };
+  refused(replaced(command(), "--student", "mobilenetv3_smal"),
+          {"did you mean mobilenetv3_small?"});
+  refused(replaced(command(), "--student", "some/net.pth"), {"some/net.pth", "no such file"});
+  refused(replaced(command(), "--student", "notes.txt"), {"notes.txt", "not a safetensors file"});
+  refused(with(command(), {"--hour", "2"}), {"unknown option --hour", "did you mean --hours?"});
+  refused(with(command(), {"--classes", "red,green,Red"}),
+          {"\"red\" and \"Red\" are one class of the teacher"});
+  refused(with(command(), {"--classes", "red"}), {"only \"red\"", "at least two"});
   refused(with(command(), {"--template", "a {}"}), {"for CLIP"});
   refused(with(command(), {"--labels", "notes.txt"}), {"1 names", "3 classes"});
   EXPECT_FALSE(fs::exists(folder / "out/student.run"));
@@ -306,13 +328,37 @@ TEST_F(DistillTest, BadInputIsNamed) {
   EXPECT_EQ(report["photos"], 90);
 }
 
+// What another job's list was is told by its beginning.
+TEST_F(DistillTest, AnotherJobIsToldInOneLine) {
+  nn::Store store(3);
+  models::make_model("resnet8_kd", nn::Scope(store), {.classes = 400});
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  for (const nn::Param& p : store.params()) tensors.emplace_back(p.name, p.value);
+  data::save_safetensors(folder / "many.safetensors", tensors, {{"model", "resnet8_kd"}});
+  std::string names;
+  for (int i = 0; i < 400; i++) names += concat("kind ", i, "\n");
+  write_text(folder / "names.txt", names);
+  auto arguments = replaced(command(), "--teacher", "many.safetensors");
+  arguments.insert(arguments.end(), {"--labels", "names.txt"});
+  Outcome outcome = distill(replaced(arguments, "--epochs", "1"));
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("90 photos of 400 classes"), std::string::npos) << outcome.err;
+  arguments.insert(arguments.end(), {"--classes", "kind 3,kind 5"});
+  Outcome other = distill(replaced(arguments, "--epochs", "1"));
+  EXPECT_EQ(other.code, 2);
+  EXPECT_NE(other.err.find("classes was 400 names (\"kind 0\", \"kind 1\", ...) and is "
+                           "[\"kind 3\",\"kind 5\"]"),
+            std::string::npos)
+      << other.err;
+}
+
 TEST_F(DistillTest, StudentsBeginWithWeights) {
   nn::Store store(3);
   models::make_model("resnet8_kd", nn::Scope(store), {.classes = 5});
   std::vector<std::pair<std::string, Tensor>> tensors;
   for (const nn::Param& p : store.params()) tensors.emplace_back(p.name, p.value);
   data::save_safetensors(folder / "resnet8.safetensors", tensors, {{"model", "resnet8_kd"}});
-  auto arguments = replaced(command(), "--student", "resnet8_kd=resnet8.safetensors");
+  auto arguments = replaced(command(), "--student", "resnet8.safetensors");  // says what it is
   Outcome outcome = distill(replaced(arguments, "--epochs", "2"));
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   std::string config = read_text(folder / "out/student.run/resnet8_kd/config.toml");

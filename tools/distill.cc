@@ -17,6 +17,7 @@
 #include "hf_config.h"
 #include "interrupt.h"
 #include "program.h"
+#include "recognise.h"
 #include "run_folder.h"
 #include "text.h"
 #include "train.h"
@@ -29,7 +30,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kFewestPhotos = 10, kFewPhotos = 200;
+constexpr int64_t kFewestPhotos = 10, kFewPhotos = 200, kFewOfAClass = 5;
 constexpr const char* kJob = "distill.json";
 
 struct DistillArguments {
@@ -81,10 +82,13 @@ std::vector<StudentChoice> students_of(const DistillArguments& a) {
   for (const std::string& list : a.students)
     for (const std::string& text : parts_of(list, ',')) {
       StudentChoice student;
-      if (parts_of(text, '=').size() > 1)
+      bool file = is_there(text) || text.find('/') != text.npos;
+      if (file || parts_of(text, '=').size() > 1)
         static_cast<NetworkConfig&>(student.config) = network_of(text);
       else
         student.config.model = text;
+      if (student.config.model.empty())
+        student.config.model = recognise(*models::in_our_names(data::open_weights(text)));
       if (!student.config.weights.empty()) {
         student.config.head = "new";
         data::open_weights(student.config.weights);  // refused now, not after the teacher's pass
@@ -110,6 +114,7 @@ struct DistillTeacher {
   std::vector<std::string> classes;  // names; empty where nobody knows them
   int64_t all_classes = 0;           // of its classifier, and
   std::vector<int64_t> chosen;       // those of them that the students learn; empty: all
+  int64_t bytes = 0;                 // of its file; 0: a folder
 };
 
 // Of a network with many classes only these.
@@ -120,6 +125,11 @@ void restrict_to(DistillTeacher& teacher, const std::vector<std::string>& wanted
     if (columns.back() < 0)
       fail_input("--classes: the teacher has no class \"", data::printable(name), "\"",
                  did_you_mean(name, teacher.classes));
+    if (auto same = std::find(columns.begin(), columns.end() - 1, columns.back());
+        same != columns.end() - 1)
+      fail_input("--classes: \"", data::printable(wanted[size_t(same - columns.begin())]),
+                 "\" and \"", data::printable(name), "\" are one class of the teacher, \"",
+                 data::printable(teacher.classes[size_t(*same)]), "\"; leave one out");
   }
   teacher.classes = wanted;
   models::Model& model = teacher.network.model;
@@ -139,6 +149,7 @@ DistillTeacher open_teacher(const DistillArguments& a) {
     config.weights = best_checkpoint(config.weights);
   DistillTeacher teacher;
   teacher.network = load_network(config);
+  if (!fs::is_directory(config.weights)) teacher.bytes = int64_t(fs::file_size(config.weights));
   models::Model& model = teacher.network.model;
   teacher.name = model.name;
   if (model.inputs)
@@ -239,6 +250,13 @@ Json identity_of(const DistillJob& job) {
           {"seed", a.seed}};
 }
 
+// A value of the job in a message; of a list the beginning.
+std::string shortened(const Json& value) {
+  if (!value.is_array() || value.size() <= 3)
+    return value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return concat(value.size(), " names (", shortened(value[0]), ", ", shortened(value[1]), ", ...)");
+}
+
 void require_same_job(const RunFolder& folder, const Json& now) {
   if (!folder.has(kJob))
     return data::write_file(folder.file(kJob),
@@ -247,8 +265,9 @@ void require_same_job(const RunFolder& folder, const Json& now) {
   for (auto& [key, value] : now.items())
     if (!then.is_object() || !then.contains(key) || then[key] != value)
       fail_input("distill: ", folder.path(), " holds another job: its ", key, " was ",
-                 then.is_object() && then.contains(key) ? then[key].dump() : "not said", " and is ",
-                 value.dump(), "; give the same command again, or another --run DIR");
+                 then.is_object() && then.contains(key) ? shortened(then[key]) : "not said",
+                 " and is ", shortened(value),
+                 "; give the same command again, or another --run DIR");
 }
 
 // One view of the photos; false when the time was over.
@@ -361,7 +380,6 @@ Config student_config(const DistillJob& job, const StudentChoice& student, int64
   t.weight_decay = 0.05;
   t.clip_norm = 1;
   t.warmup = double(std::min<int64_t>(t.epochs / 20, 5));
-  t.patience = std::max<int64_t>(10, t.epochs / 2);
   t.seed = a.seed;
   return c;
 }
@@ -414,6 +432,8 @@ void write_report(DistillJob& job, const std::vector<bool>& finished, int64_t vi
   report.classes = job.teacher.classes;
   report.teacher_logits = job.view_file(0);
   report.teacher_parameters = job.teacher.network.store->count();
+  report.teacher_bytes = job.teacher.bytes;
+  report.teacher_milliseconds = milliseconds_of(job.teacher.network.model);
   report.views = views;
   report.photos = job.photos.size();
   report.trained_on = job.train.size();
@@ -425,7 +445,10 @@ void write_report(DistillJob& job, const std::vector<bool>& finished, int64_t vi
     row.finished = finished[i];
     std::string stem = stem_of(a) + (job.students.size() > 1 ? "-" + row.name : "");
     row.weights = stem + ".safetensors";
-    data::write_file(row.weights, read_file(best_checkpoint(row.run)));
+    // A tenth of some hundred photos chooses among epochs by chance: the end of the schedule is
+    // taken, unless it was not reached.
+    data::write_file(row.weights, read_file(row.finished ? row.run + "/last.safetensors"
+                                                         : best_checkpoint(row.run)));
     row.weights_bytes = int64_t(fs::file_size(row.weights));
     Network student = load_network(parse_network(row.weights));
     row.onnx = stem + ".onnx";
@@ -456,13 +479,20 @@ void distill(DistillArguments a) {
   job.folder = a.folder.empty() ? stem_of(a) + ".run" : a.folder;
   job.students = students_of(a);
   job.teacher = open_teacher(a);
+  if (job.teacher.classes.size() == 1)
+    fail_input("--classes: only \"", data::printable(job.teacher.classes[0]), "\"; a classifier ",
+               "tells at least two apart, as cat,dog or the lines of a file");
   job.photos = data::open_dataset(job.spec(""));
   if (job.photos.size() < kFewestPhotos)
     fail_input("--images: ", a.images, " has ", counted(job.photos.size(), "photo"),
                "; a student needs at least ", kFewestPhotos, ", and some hundreds to learn much");
+  int64_t classes = job.teacher.network.model.classes;
   if (job.photos.size() < kFewPhotos)
     std::cerr << "pupil: warning: only " << job.photos.size()
               << " photos; some hundreds make a much better student\n";
+  if (job.photos.size() < kFewOfAClass * classes)
+    std::cerr << "pupil: warning: " << job.photos.size() << " photos of " << classes
+              << " classes; --classes a,b,c takes those that your photos show\n";
   job.train = data::open_dataset(job.spec(":train"));
   if (a.hours > 0)  // some of it for the report
     job.end = begin + std::chrono::duration_cast<Clock::duration>(
@@ -515,7 +545,9 @@ void add_distill_command(CLI::App& app) {
           "classes of another teacher");
   command->add_option("--labels", a->labels,
                       "names of the teacher's classes, one a line (default: what its file says)");
-  command->add_option("--hours", a->hours, "of this call; the best student so far is kept")
+  command
+      ->add_option("--hours", a->hours,
+                   "of this call; too few of them: the best student so far is kept")
       ->check(CLI::Range(1e-6, 1e4));
   command->add_option("--run", a->folder, "folder of the work (default: OUT with .run)");
   command->add_option("--epochs", a->epochs, "at most (default: some 6000 steps, 20 to 200 epochs)")

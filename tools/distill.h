@@ -4,7 +4,7 @@
 // few crops and mirrors (views); its logits are stored, one file a view. The students are ordinary
 // training runs on these files: epoch e shows view e modulo their number, so teacher and student
 // see the same pixels in every step, one pass of the teacher serves any number of students and
-// epochs, and each student resumes, stops early and reproduces its bytes as every run does.
+// epochs, and each student resumes and reproduces its bytes as every run does.
 // The alternative, to ask the teacher in every step and train all students in one loop, asks it
 // epochs / views times as often and ties the students to each other.
 #pragma once

@@ -80,25 +80,6 @@ std::vector<Photo> compare_answers(const models::Model& model, const data::Featu
   return photos;
 }
 
-// Of one image, as a person would meet it: the median of some forward passes after a few to warm
-// up.
-double milliseconds_of(const models::Model& model) {
-  using Clock = std::chrono::steady_clock;
-  std::vector<double> times;
-  NoGrad no_grad;
-  const models::Preprocessing& p = model.input;
-  Tensor image = zeros({1, p.channels, p.size, p.size});
-  for (int k = 0; k < 18; k++) {
-    StepScope step;
-    auto begin = Clock::now();
-    model.forward(image, {});
-    if (k >= 3)
-      times.push_back(std::chrono::duration<double, std::milli>(Clock::now() - begin).count());
-  }
-  std::nth_element(times.begin(), times.begin() + 7, times.end());
-  return times[7];
-}
-
 std::string base64(const std::string& bytes) {
   static constexpr char kDigits[] =
       "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -164,9 +145,10 @@ std::string megabytes(int64_t bytes) {
 std::vector<std::vector<std::string>> cells_of(const DistillReport& r) {
   std::vector<std::vector<std::string>> table{{"network", "parameters", "agreement %",
                                                "after epoch 1 %", "accuracy %", "epochs",
-                                               "safetensors MB", "onnx MB", "ms a photo"}};
+                                               "weights MB", "onnx MB", "ms a photo"}};
   table.push_back({"teacher " + r.teacher, std::to_string(r.teacher_parameters), "-", "-",
-                   percent_or_dash(r.teacher_accuracy), "-", "-", "-", "-"});
+                   percent_or_dash(r.teacher_accuracy), "-", megabytes(r.teacher_bytes), "-",
+                   fmt::format("{:.1f}", r.teacher_milliseconds)});
   for (const StudentRow& s : r.students)
     table.push_back({s.name, std::to_string(s.parameters), percent_or_dash(s.agreement),
                      percent_or_dash(s.first_agreement), percent_or_dash(s.accuracy),
@@ -176,11 +158,15 @@ std::vector<std::vector<std::string>> cells_of(const DistillReport& r) {
 }
 
 std::string summary_of(const DistillReport& r) {
-  std::string text = concat(
-      r.photos, " photos of ", r.images, ": ", r.trained_on, " trained on, each as it is and in ",
-      r.views, " crops, ", r.photos - r.trained_on,
-      " held out. Agreement: on how many of the "
-      "held-out photos, which also chose its best epoch, a student gives the teacher's answer. ");
+  std::string text =
+      concat(r.photos, " photos of ", r.images, ": ", r.trained_on, " trained on, each ",
+             r.views ? concat("in ", counted(r.views, "crop"), ", ") : "as it is, ",
+             r.photos - r.trained_on,
+             " held out. Agreement: on how many of the held-out photos a student gives the "
+             "teacher's answer; one photo is ",
+             fmt::format("{:.1f}", 100 / double(r.photos - r.trained_on)), " points. ");
+  if (std::any_of(r.students.begin(), r.students.end(), [](auto& s) { return !s.finished; }))
+    text += "Where the time was over, these photos also chose the epoch. ";
   text += r.labelled ? concat("Accuracy: on the ", r.labelled,
                               " held-out photos whose folder is called like a class; no student "
                               "has seen these names.")
@@ -188,7 +174,10 @@ std::string summary_of(const DistillReport& r) {
   return text;
 }
 
-// Points of agreement against something, a name at each.
+// What the students are worth: accuracy where folders tell it, else agreement.
+double worth(const StudentRow& s) { return s.accuracy.value_or(s.agreement); }
+
+// Points of it against something, a name at each.
 std::string scatter(const DistillReport& r, const std::string& title,
                     const std::function<double(const StudentRow&)>& value) {
   double largest = 1e-9;
@@ -203,7 +192,7 @@ std::string scatter(const DistillReport& r, const std::string& title,
         "<text x=\"{}\" y=\"228\" text-anchor=\"middle\">{:.3g}</text>",
         214 - 50.0 * tick, 25 * tick, 50 + 130 * tick, largest * tick / 4);
   for (const StudentRow& s : r.students) {
-    double x = 50 + 520 * value(s) / largest, y = 210 - 200 * s.agreement;
+    double x = 50 + 520 * value(s) / largest, y = 210 - 200 * worth(s);
     svg += fmt::format(
         "<circle cx=\"{0:.1f}\" cy=\"{1:.1f}\" r=\"4\"/><text x=\"{2:.1f}\" y=\"{3:.1f}\" "
         "text-anchor=\"{4}\">{5}</text>",
@@ -233,6 +222,23 @@ int64_t class_of_path(const std::string& path, const std::string& root,
   for (; !folder.empty(); folder = folder.parent_path())
     if (int64_t c = class_named(folder.filename().string(), classes); c >= 0) return c;
   return -1;
+}
+
+double milliseconds_of(const models::Model& model) {
+  using Clock = std::chrono::steady_clock;
+  std::vector<double> times;
+  NoGrad no_grad;
+  const models::Preprocessing& p = model.input;
+  Tensor image = zeros({1, p.channels, p.size, p.size});
+  for (int k = 0; k < 18; k++) {
+    StepScope step;
+    auto begin = Clock::now();
+    model.forward(image, {});
+    if (k >= 3)
+      times.push_back(std::chrono::duration<double, std::milli>(Clock::now() - begin).count());
+  }
+  std::nth_element(times.begin(), times.begin() + 7, times.end());
+  return times[7];
 }
 
 std::string measure(const Network& student, StudentRow& row, DistillReport& report,
@@ -299,6 +305,8 @@ std::string json_of(const DistillReport& r) {
          {"views", r.views},
          {"labelled", r.labelled},
          {"teacher_parameters", r.teacher_parameters},
+         {"teacher_bytes", r.teacher_bytes},
+         {"teacher_milliseconds", r.teacher_milliseconds},
          {"teacher_accuracy", number(r.teacher_accuracy)}};
   j["students"] = Json::array();
   for (const StudentRow& s : r.students)
@@ -335,9 +343,10 @@ std::string page_of(const DistillReport& report, const std::string& disagreement
   }
   page += concat("</table>\n<p>", html_escaped(summary_of(report)), "</p>\n");
   if (report.students.size() > 1) {
-    page += scatter(report, "Agreement against the time of one photo, ms",
+    const char* what = report.labelled ? "Accuracy" : "Agreement";
+    page += scatter(report, concat(what, " against the time of one photo, ms"),
                     [](const StudentRow& s) { return s.milliseconds; });
-    page += scatter(report, "Agreement against size, MB",
+    page += scatter(report, concat(what, " against size, MB"),
                     [](const StudentRow& s) { return double(s.weights_bytes) / 1e6; });
   }
   return page + disagreements + "</html>\n";

@@ -19,7 +19,9 @@ struct DistillReport {
   std::string teacher, images;       // as given
   std::vector<std::string> classes;  // names; empty: there are none
   std::string teacher_logits;        // file of view 0
-  int64_t teacher_parameters = 0, views = 0, photos = 0, trained_on = 0, labelled = 0;
+  int64_t teacher_parameters = 0, teacher_bytes = 0;
+  double teacher_milliseconds = 0;
+  int64_t views = 0, photos = 0, trained_on = 0, labelled = 0;
   std::optional<double> teacher_accuracy;
   std::vector<StudentRow> students;
 };
@@ -30,6 +32,9 @@ int64_t class_of_path(const std::string& path, const std::string& root,
                       const std::vector<std::string>& classes);
 // The position of `name` among the classes by the same rules, or -1.
 int64_t class_named(const std::string& name, const std::vector<std::string>& classes);
+
+// One forward pass of one photo: the median of some after a few to warm up.
+double milliseconds_of(const models::Model&);
 
 // Measures the student on the held-out photos, writes their list into row.run/held_out.csv and
 // answers with the part of the page that shows the photos on which it and the teacher differ most.

@@ -73,7 +73,17 @@ void add_commands(CLI::App& app) {
 // The words that `app` or its chosen command did not know.
 std::string usage_error(const CLI::App& app, const CLI::ParseError& error) {
   std::string message = error.what(), command;
-  for (const CLI::App* chosen : app.get_subcommands()) command = concat(" ", chosen->get_name());
+  for (const CLI::App* chosen : app.get_subcommands()) {
+    command = concat(" ", chosen->get_name());
+    std::vector<std::string> names;
+    for (const CLI::Option* option : chosen->get_options())
+      for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+    for (const std::string& given : chosen->remaining())
+      if (given.starts_with("--")) {
+        message = concat("unknown option ", given, did_you_mean(given, names));
+        break;
+      }
+  }
   if (command.empty() && !app.remaining().empty()) {
     std::vector<std::string> names;
     for (const CLI::App* known : app.get_subcommands([](const CLI::App*) { return true; }))
