@@ -120,7 +120,7 @@ Dataset select(const Dataset& whole, const std::vector<int64_t>& chosen) {
 
 void say_once(const std::string& line) {
   static std::set<std::string> said;
-  if (said.insert(line).second) fprintf(stderr, "%s\n", line.c_str());
+  if (said.insert(line).second) fprintf(stderr, "pupil: %s\n", line.c_str());
 }
 
 Spec parse_spec(const std::string& text) {

@@ -321,7 +321,8 @@ TEST_F(DistillTest, BadInputIsNamed) {
   Process process(command(), folder, 3000);
   Outcome full = process.wait();
   EXPECT_NE(full.code, 0) << full.out << full.err;
-  EXPECT_NE(full.err.find("broken.jpg"), std::string::npos) << full.err;
+  EXPECT_NE(full.err.find("pupil: warning: skipped photos/red/broken.jpg"), std::string::npos)
+      << full.err;
   Outcome outcome = distill(command());
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   json report = json::parse(read_text(folder / "out/student.run/report.json"));
