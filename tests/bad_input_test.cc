@@ -221,6 +221,7 @@ TEST_F(BadInputTest, TyposInTheConfiguration) {
   refused({"trian.epochs=3"}, {"--set trian.epochs=3"});
   refused({"epochs=3"}, {"epochs", "train"});
   refused({"teacher.features=x"}, {"teacher.0.features"});
+  refused({"teacher.0.weights=x", "teacher.r50.model=y"}, {"no teacher", "r50"});  // 0 has no name
   refused({"train.lr=nan"}, {"train.lr"});
   refused({"train.lr=-1"}, {"train.lr", "above 0"});
   refused({"train.nesterov=1"}, {"train.nesterov", "true or false"});

@@ -88,7 +88,7 @@ void apply_setting(toml::table& root, const std::string& setting) {
       toml::node* found = nullptr;
       for (size_t k = 0; k < list->size(); k++)
         if (toml::table* item = list->get(k)->as_table())
-          if (path[i] == std::to_string(k) || path[i] == item->get("name")->value_or(std::string()))
+          if (path[i] == std::to_string(k) || path[i] == (*item)["name"].value_or(std::string()))
             found = item;
       if (!found && path[i] == std::to_string(list->size())) {
         list->push_back(toml::table());
