@@ -37,8 +37,7 @@ int GzipFile::some(uint8_t* to, size_t count) {
   int code = Z_OK;
   const char* reason = gzerror(file_, &code);  // a bad or missing checksum shows only at the end
   if (code == Z_BUF_ERROR) reason = "ends too early";
-  if (code != Z_OK && code != Z_STREAM_END)
-    fail_input("data: ", path_, ": ", reason, "; fetch the file again");
+  if (code != Z_OK) fail_input("data: ", path_, ": ", reason, "; fetch the file again");
   return 0;
 }
 

@@ -616,50 +616,193 @@ TEST(Subsets, ValidationIsDisjointAndStratified) {
 
 std::string text(const Bytes& bytes) { return {bytes.begin(), bytes.end()}; }
 
-// Every image of the data set is decoded.
-void fuzz_dataset(const std::string& spec, const std::string& file,
-                  const std::vector<std::string>& good, const std::string& mention = "") {
-  fuzz(good, file,
-       [&] {
-         Dataset set = open_dataset(spec);
-         Image image;
-         for (int64_t i = 0; i < set.size(); i++) set.image(i, image);
-       },
-       {.mention = mention});
+// Where a damaged file is put, and how the data set that it belongs to is asked for.
+struct Place {
+  std::string kind, below, file, split;
+};
+
+// A damaged file takes these places by turns. Every image of the data set is decoded.
+void fuzz_dataset(const TemporaryFolder& folder, const std::vector<std::string>& good,
+                  const std::vector<Place>& places, const std::vector<std::string>& words) {
+  for (const Place& place : places) fs::create_directories(folder / place.below);
+  size_t round = 0;
+  std::string damaged = folder / "damaged";
+  auto parse = [&] {
+    const Place& place = places[round++ % places.size()];
+    std::string within = folder / place.below;
+    fs::remove(within + "/" + place.file);  // some file systems wait where a file is replaced
+    fs::rename(damaged, within + "/" + place.file);
+    Dataset set = open_dataset(concat(place.kind, ":", within, place.split));
+    Image image;
+    for (int64_t i = 0; i < set.size(); i++) set.image(i, image);
+  };
+  fuzz(good, damaged, parse, {.mention = folder.path(), .words = words});
 }
 
+// Beside the file that is damaged lies a sound one: under the name that belongs to it, packed where
+// the damaged one is not or the other way round, or nowhere.
 TEST(Fuzz, Idx) {
-  TemporaryFolder folder;
-  std::string images = folder / "train-images-idx3-ubyte",
-              labels = folder / "train-labels-idx1-ubyte";
-  std::string spec = "mnist:" + folder.path();
-  Bytes good_images = idx_images(20, 6), good_labels = idx_labels(20);
-  write_bytes(labels, good_labels);
-  fuzz_dataset(spec, images, {text(good_images), text(gzip(good_images))}, folder.path());
-  write_bytes(images, good_images);
-  fuzz_dataset(spec, labels, {text(good_labels), text(gzip(good_labels))}, folder.path());
+  const std::vector<std::string> numbers = {"\0\0\x08\x03"s, "\0\0\x08\x01"s, "\0\0\0\0"s,
+                                            "\0\0\0\3"s,     "\0\0\x10\0"s,   "\0\0\x10\1"s};
+  for (bool images : {true, false}) {
+    TemporaryFolder folder;
+    const char* name = images ? "-images-idx3-ubyte" : "-labels-idx1-ubyte";
+    const char* other = images ? "-labels-idx1-ubyte" : "-images-idx3-ubyte";
+    std::vector<Place> places = {{"mnist", "plain", concat("train", name), ""},
+                                 {"mnist", "other_packed", concat("train", name), ":train"},
+                                 {"fashion_mnist", "packed", concat("train", name, ".gz"), ""},
+                                 {"fashion_mnist", "test", concat("t10k", name), ":test"}};
+    const char* others[] = {"train", "train", "train", "t10k"};
+    for (size_t i = 0; i < places.size(); i++) {
+      fs::create_directories(folder / places[i].below);
+      write_bytes(concat(folder / places[i].below, "/", others[i], other, i == 1 ? ".gz" : ""),
+                  images ? idx_labels(3) : idx_images(3, 2));
+    }
+    if (images) places.push_back({"mnist", "alone", concat("train", name), ""});
+    Bytes three = images ? idx_images(3, 2) : idx_labels(3),
+          four = images ? idx_images(4, 2) : idx_labels(4);
+    fuzz_dataset(folder, {text(three), text(four), text(gzip(three))}, places, numbers);
+  }
 }
 
 TEST(Fuzz, Cifar) {
   TemporaryFolder folder;
-  std::string file = folder / "train.bin";
-  fuzz_dataset("cifar100:" + folder.path(), file, {text(cifar_records(3, 100))});
+  fs::create_directories(folder / "all");
+  for (int k = 1; k <= 4; k++)
+    write_bytes(concat(folder / "all", "/data_batch_", k, ".bin"), cifar_records(1, 10));
+  fuzz_dataset(folder, {text(cifar_records(1, 10)), text(cifar_records(1, 100))},
+               {{"cifar100", "a", "train.bin", ""},
+                {"cifar100", "a", "test.bin", ":test"},
+                {"cifar10", "a", "test_batch.bin", ":test"},
+                {"cifar10", "a", "data_batch_1.bin", ":train"},
+                {"cifar10", "all", "data_batch_5.bin", ":train"}},
+               {});
+}
+
+// What the pickles of CIFAR are made of, and some of what they are not.
+const std::vector<std::string> kCifarWords = {"c_codecs\nencode\nX\1\0\0\0aX\6\0\0\0latin1\x86R"s,
+                                              "X\7\0\0\0latin-1"s,
+                                              "X\2\0\0\0\xc3\xa9"s,
+                                              "X\1\0\0\0\xc3"s,
+                                              "X\2\0\0\0\xc4\x80"s,
+                                              "X\2\0\0\0\xc3\x28"s,
+                                              "c_codecs\nencode\n"s,
+                                              "cnumpy\ndtype\n"s,
+                                              "cnumpy\nndarray\n"s,
+                                              "cnumpy.core.multiarray\n_reconstruct\n"s,
+                                              "cnumpy._core.multiarray\n_reconstruct\n"s,
+                                              "cos\nsystem\n"s,
+                                              "U\2u1"s,
+                                              "U\2u2"s,
+                                              "U\6labels"s,
+                                              "U\4data"s,
+                                              "K\0"s,
+                                              "K\1"s,
+                                              "M\0\x0c"s,
+                                              "N"s,
+                                              "\x88"s,
+                                              "\x89"s,
+                                              ")"s,
+                                              "]"s,
+                                              "}"s,
+                                              "("s,
+                                              "t"s,
+                                              "\x85"s,
+                                              "\x86"s,
+                                              "\x87"s,
+                                              "0"s,
+                                              "2"s,
+                                              "R"s,
+                                              "b"s,
+                                              "s"s,
+                                              "u"s,
+                                              "a"s,
+                                              "e"s};
+
+std::string replaced(std::string text, const std::string& old, const std::string& other) {
+  size_t at = text.find(old);
+  PUPIL_CHECK(at != text.npos, "no ", old);
+  return text.replace(at, old.size(), other);
+}
+
+// A text as Python 3 writes bytes at protocol 2.
+std::string encoded(const std::string& utf8, const std::string& codec = "latin1") {
+  std::string call = "c_codecs\nencode\n";
+  for (const std::string& s : {utf8, codec})
+    call += "X"s + char(s.size() & 0xff) + char(s.size() >> 8) + "\0\0"s + s;
+  return call + "\x86R";
 }
 
 TEST(Fuzz, CifarOfPickles) {
   TemporaryFolder folder;
-  std::string file = folder / "test_batch";
-  fuzz_dataset("cifar10:" + folder.path() + ":test", file,
-               {text(cifar_pickle(3)), text(cifar_pickle_of_python3(3))});
+  std::vector<std::string> good;
+  for (std::string batch : {text(cifar_pickle(1)), text(cifar_pickle_of_python3(1)),
+                            text(cifar_pickle(1, "numpy._core.multiarray\n_reconstruct"))}) {
+    good.push_back(batch);
+    size_t key = batch.rfind("labels");
+    batch[key - (batch[key - 2] == 'U' ? 1 : 4)] = 11;
+    good.push_back(batch.insert(key, "fine_"));
+  }
+  // Batches that are wrong in one place.
+  std::string shape = "K\1M\0\x0c\x86"s, type = "cnumpy\ndtype\nU\2u1K\0K\1\x87R"s,
+              array = "cnumpy.core.multiarray\n_reconstruct\n";
+  for (const auto& [old, other] : std::vector<std::pair<std::string, std::string>>{
+           {"tb\x89T"s, "tb\x88T"s},
+           {shape, "K\1K\1M\0\x0c\x87"s},
+           {shape, "K\1N\x86"s},
+           {type, "cnumpy\ndtype\n)R"s},
+           {array, array + ")R" + array},
+           {array, array + "cnumpy\ndtype\n\x85R" + array},
+           {"b\x87R(K\1"s + shape + type, "b\x87Rq\1(K\1"s + shape + "h\1"},
+           {"b\x87R(K\1"s + shape + type + "(", "b\x87R(K\1"s + shape + "}("},
+           {"](K\0eu."s, "](K\0K\1eu."s},
+           {"](K\0eu."s, "](Neu."s},
+           {"](K\0eu."s, "](K\143eu."s},
+           {"](K\0eu."s, "Nu."s}})
+    good.push_back(replaced(good[0], old, other));
+  for (std::string data : {"K\1"s, "cnumpy\ndtype\nU\2u1\x85R"s, "cnumpy\ndtype\n"s})
+    good.push_back("\x80\2}(U\4data" + data + "U\6labels](K\0eu."s);
+  good.push_back(replaced(good[2], "X\6\0\0\0latin1"s, "X\7\0\0\0latin-1"s));
+  good.push_back(replaced(good[2], "X\6\0\0\0latin1"s, "N"));
+  std::string again = encoded(std::string(600, 'a')) + "0";  // the same text, bigger every time
+  again.insert(again.find('X') + 605, "q\7");
+  for (int i = 0; i < 7; i++) again += "c_codecs\nencode\nh\7X\6\0\0\0latin1\x86R"s + "0";
+  good.push_back("\x80\2" + again + good[0].substr(2));
+  fuzz_dataset(folder, good,
+               {{"cifar10", "a", "test_batch", ":test"}, {"cifar100", "b", "train", ""}},
+               kCifarWords);
 }
 
 // A damaged list of names is none; only a pickle that is none is refused.
 TEST(Fuzz, CifarNames) {
   TemporaryFolder folder;
-  write_bytes(folder / "test_batch.bin", cifar_records(2, 10));
-  std::string names = "\x80\2}U\x0blabel_names]("s;
-  for (int i = 0; i < 10; i++) names += "U\2c"s + char('0' + i);
-  fuzz_dataset("cifar10:" + folder.path() + ":test", folder / "batches.meta", {names + "es."});
+  std::string lines, pickled, python3;
+  for (int i = 0; i < 10; i++) {
+    std::string name = "c"s + char('0' + i);
+    lines += name + (i % 2 ? "\n" : "\r\n\n");
+    pickled += "U\2" + name;
+    python3 += encoded(name);
+  }
+  std::vector<Place> places = {{"cifar10", "a", "batches.meta", ":test"},
+                               {"cifar10", "b", "batches.meta.txt", ":test"},
+                               {"cifar100", "c", "meta", ""},
+                               {"cifar100", "d", "fine_label_names.txt", ""}};
+  for (const char* below : {"a", "b"}) {
+    fs::create_directories(folder / below);
+    write_bytes(concat(folder / below, "/test_batch.bin"), cifar_records(1, 10));
+  }
+  for (const char* below : {"c", "d"}) {
+    fs::create_directories(folder / below);
+    write_bytes(concat(folder / below, "/train.bin"), cifar_records(1, 100));
+  }
+  fuzz_dataset(
+      folder,
+      {lines, "\x80\2}U\x0blabel_names](" + pickled + "es.",
+       "\x80\2}" + encoded("label_names") + "](" + python3 + "es.", "\x80\2}U\x0blabel_namesNs.",
+       "\x80\2}U\x10"
+       "fine_label_names](" +
+           pickled + "es."},
+      places, kCifarWords);
 }
 
 // Decoded by itself: the check of a folder's structure hides damage from the decoder.

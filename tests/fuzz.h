@@ -37,9 +37,33 @@ inline std::vector<std::string> seeds(const std::vector<std::string>& folders,
 struct FuzzOptions {
   std::string mention{};             // what a message names; default: the path
   std::vector<std::string> words{};  // of the format: put in somewhere
+  bool lines = false;                // words are whole lines, and most changes put in one
   // Of every other file: makes checksums and lengths right again, so that what they guard is read.
   std::function<void(std::string&)> repair{};
 };
+
+// Makes the length of a safetensors header right: up to the brace that closes it, with its padding;
+// where none does, up to the last.
+inline void repair_safetensors(std::string& file) {
+  size_t end = file.rfind('}');
+  if (end == file.npos || end < 8) return;
+  bool quoted = false;
+  for (size_t i = 8, depth = 0; i < file.size(); i++) {
+    if (quoted && file[i] == '\\')
+      i++;
+    else if (file[i] == '"')
+      quoted = !quoted;
+    else if (!quoted && file[i] == '{')
+      depth++;
+    else if (!quoted && file[i] == '}' && --depth == 0) {
+      end = i;
+      break;
+    }
+  }
+  while (end + 1 < file.size() && file[end + 1] == ' ') end++;
+  uint64_t length = end + 1 - 8;
+  memcpy(file.data(), &length, 8);
+}
 
 // One of the seeds with up to four changes.
 inline std::string mutate(const std::vector<std::string>& seeds, const FuzzOptions& options,
@@ -51,7 +75,7 @@ inline std::string mutate(const std::vector<std::string>& seeds, const FuzzOptio
     // Structure lies at the front and the end of all formats.
     size_t window = std::min<size_t>(s.size(), 1024);
     size_t place = below(3) ? below(window) : s.size() - 1 - below(window);
-    switch (below(options.words.empty() ? 6 : 8)) {
+    switch (below(options.words.empty() ? 6 : options.lines ? 18 : 8)) {
       case 0:  // a bit
         s[place] = char(s[place] ^ (1 << below(8)));
         break;
@@ -78,7 +102,12 @@ inline std::string mutate(const std::vector<std::string>& seeds, const FuzzOptio
         break;
       default: {  // a word more, or in place of something
         const std::string& word = options.words[below(options.words.size())];
-        s.replace(place, below(2) * word.size(), word);
+        size_t length = word.size();
+        if (options.lines) {
+          place = s.rfind('\n', place) + 1;
+          length = std::min(s.find('\n', place), s.size() - 1) + 1 - place;
+        }
+        s.replace(place, below(2) * length, word);
       }
     }
   }

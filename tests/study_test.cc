@@ -7,6 +7,7 @@
 #include "fuzz.h"
 #include "program.h"
 #include "tools/config.h"
+#include "tools/transmiter_job.h"
 
 namespace pupil::test {
 namespace {
@@ -290,38 +291,176 @@ TEST_F(StudyTest, BadFilesAreRefused) {
           {"absent.pth"});
 }
 
+// Lines that the checks of a configuration are about, one each; values of every type of TOML.
+const std::vector<std::string> kTomlLines = {
+    "[data]\n", "[[data]]\n", "[student]\n", "[[teacher]]\n", "[teacher]\n", "[[method]]\n",
+    "[train]\n", "[[train]]\n", "[augment]\n", "[study]\n", "[nothing]\n", "[classes]\n",
+    "[[arm]]\n", "[arm]\n", "[[arm.method]]\n", "[arm.train]\n", "[arm.data]\n",
+    "[[arm.teacher]]\n", "arm = 3\n", "arm = [1]\n", "teacher = [{}]\n", "method = [\"kd\"]\n",
+    "train = 1\n", "[[arm]]\nname = \"a\"\n", "[[arm]]\nname = \".a\"\n", "name = \"a/b\"\n",
+    "name = \"\"\n", "name = \"kd\"\n", "name = \"aft\"\n", "name = \"nothing\"\n", "name = 3\n",
+    "[[method]]\nname = \"kd\"\n", "[[method]]\nname = \"no\"\n", "[[method]]\nT = 1\n",
+    "weight = 0.5\n", "weight = -1\n", "kernel = \"rbf\"\n", "T = 4\n", "T = \"4\"\n",
+    "train = \"\"\n", "train = \"mnist:a\"\n", "train = 3\n", "validation = \"mnist:a\"\n",
+    "validation_share = 0.1\n", "validation_share = 0.95\n", "validation_share = nan\n",
+    "test = \"\"\n", "workers = 65\n", "strict = true\n", "strict = 1\n", "seed = -1\n",
+    "model = \"\"\n", "model = \"resnet20_cifar\"\n", "weights = \"\"\n", "weights = \"a.pth\"\n",
+    "image = 32\n", "mean = [0.5, 0.5, 0.5]\n", "mean = 0.5\n", "std = [\"a\"]\n", "std = [inf]\n",
+    "head = \"new\"\n", "head = \"old\"\n", "freeze = [\"layer1.*\"]\n", "freeze = [1]\n",
+    "features = [\"a\"]\n", "features = []\n", "test_features = [\"a\"]\n", "dropout = 0x1\n",
+    "epochs = 0\n", "epochs = 3\n", "epochs = 3.5\n", "epochs = 1e400\n", "steps = 5\n",
+    "epochs = 0\nsteps = 5\n", "patience = 3\n", "lr = 0.0\n", "lr = 1\n", "lr = -inf\n",
+    "ce_weight = 0.5\n", "ce_weight = \"a\"\n", "milestones = [1, 2]\n", "milestones = [-1]\n",
+    "optimizer = \"adam\"\n", "optimizer = \"none\"\n", "nesterov = false\n", "flip = 1\n",
+    "seeds = [1, 1]\n", "seeds = []\n", "seeds = [0, 1]\n", "seeds = 1\n", "seeds = [-1]\n",
+    "seeds = [1.5]\n", "lr = [0.1, 0.2]\n", "lr = [0.1]\n", "lr = []\n", "retrain = true\n",
+    "lr_epochs = 1\n", "x = 1979-05-27\n", "x = 07:32:00\n", "x = {a = 1}\n", "x = [[1], {}]\n",
+    "x = 'a'\n", "x.y = 1\n", "x = \"\"\"\na\n\"\"\"\n", "\"train\" = 1\n",
+    // wherever they stand, before the first section
+    "data.validation = \"mnist:b\"\n", "data.validation_share = 0.1\n", "data.test = \"mnist:a\"\n",
+    "student.head = \"new\"\n", "student.weights = \"a.pth\"\n", "student.model = \"\"\n",
+    "train.epochs = 0\n", "train.steps = 5\n", "train.patience = 2\n", "teacher = [{}]\n",
+    "teacher = [{weights = \"a\"}]\n", "teacher = [{features = [\"a\"], model = \"b\"}]\n",
+    "teacher = [{weights = \"a\", test_features = [\"b\"]}]\n",
+    "teacher = [{features = [\"a\"], test_features = [\"b\"]}]\n", "method = [{name = \"none\"}]\n",
+    "method = [{name = \"kd\"}]\n", "study.retrain = true\n", "study.lr = [0.1, 0.2]\n",
+    "study.seeds = [1, 2]\n", "arm = [{name = \"a\"}]\n", "# a comment\n"};
+
 TEST(Fuzz, Toml) {
   TemporaryFolder folder;
   std::string path = folder / "a.toml";
   const char* source = std::getenv("PUPIL_SOURCE");
   std::string tools = concat(source ? source : ".", "/tools/");
   FuzzOptions options;
-  options.words = {"\n[study]\n",        "\n[[arm]]\nname = \"a\"\n",
-                   "\n[[teacher]]\n",    "\n[student]\n",
-                   "\nseeds = [1, 1]\n", "\nlr = [0.1, 0.2]\n",
-                   "\nretrain = true\n", " = -1\n",
-                   " = \"kd\"\n",        " = [1, \"a\"]\n",
-                   " = nan\n",           " = true\n",
-                   " = 1e400\n",         " = 1\n",
-                   "\nname = \"aft\"\n", "\nname = \"nothing\"\n",
-                   "\npatience = 3\n",   "\nhead = \"new\"\n",
-                   "\nsteps = 5\n",      "\nepochs = 0\n",
-                   "\n[reproduce]\n"};
+  options.words = kTomlLines;
+  options.lines = true;
+  // Some of them, and settings as --set gives them. The path stands in them for the messages.
+  std::vector<std::vector<std::string>> settings(20);
+  size_t used = 0;
+  for (const char* setting :
+       {"train.lr=0.5 # ", "train.lr=0 # ", "data.train=", "teacher.0.weights=",
+        "teacher.1.weights=", "teacher.9.name=", "method.kd.T=2 # ", "method.kd=",
+        "method.0.T=2 # ", "method.r.T=2 # ", "train.lr.x=", "x=", "=", "study.lr=[] # "})
+    settings[used++] = {setting + path};
+  std::vector<std::string> files = seeds({tools + "recipes"}, ".toml", 10000);
+  files.push_back(
+      "[data]\ntrain = \"mnist:a\"\ntest = \"mnist:a\"\nvalidation_share = 0.1\n[student]\n"
+      "model = \"resnet20_cifar\"\n[[teacher]]\nfeatures = [\"a\"]\ntest_features = [\"b\"]\n"
+      "[[method]]\nname = \"ft\"\n[train]\nepochs = 3\npatience = 2\n[study]\nlr = [0.1, 0.2]\n"
+      "retrain = true\n[[arm]]\nname = \"one\"\n[[arm]]\nname = \"two\"\n");
+  files.push_back(
+      "[data]\ntrain = \"mnist:a\"\nvalidation = \"mnist:b\"\n[student]\nweights = \"a.pth\"\n"
+      "head = \"new\"\nmean = [0.5]\n[[teacher]]\nweights = \"a.pth\"\n[train]\nsteps = 3\n");
+  files.push_back(to_toml(parse_config(files.back(), path), false));
+  std::string dotted =
+      "data.train = \"mnist:a\"\nstudent.model = \"resnet20_cifar\"\ntrain.epochs = 3\n";
+  for (const char* more : {"", "arm = [{name = \"a\"}]\n", "data.validation_share = 0.1\n",
+                           "teacher = [{weights = \"a\"}]\nmethod = [{name = \"kd\"}]\n",
+                           "arm = [{name = \"a\"}]\nstudy.lr = [0.1, 0.2]\n",
+                           "arm = [{name = \"a\"}]\ndata.validation = \"mnist:b\"\n"})
+    files.push_back(dotted + more);
+  size_t round = 0;
   fuzz(
-      seeds({tools + "recipes"}, ".toml", 10000), path, [&] { read_study(path); }, options);
+      files, path, [&] { read_study(path, settings[round++ % settings.size()]); }, options);
+
   std::filesystem::create_directory(folder / "recipes");
   for (const auto& recipe : std::filesystem::directory_iterator(tools + "recipes"))
     std::filesystem::copy(recipe, folder / "recipes" / recipe.path().filename());
   std::filesystem::create_directory(folder / "reproduce");
   path = folder / "reproduce/a.toml";
   options.mention = folder.path();
-  options.words.insert(options.words.end(),
-                       {"\n[[reproduce.result]]\n", "\narm = \"kd\"\n", "\nband = [1, 2]\n",
-                        "\nseed_band = [2, 1]\n", "\n[[reproduce.needs]]\n", "\nminus = \"kd\"\n",
-                        "\nerror_over = \"kd\"\n", "\nscore = \"novel\"\n", "\nrecipe = \"\"\n"});
+  options.words.insert(
+      options.words.end(),
+      {"[reproduce]\n",          "reproduce = 1\n",
+       "[[reproduce.result]]\n", "[[reproduce.result]]\narm = \"kd\"\nband = [1, 2]\n",
+       "arm = \"kd\"\n",         "arm = \"none\"\n",
+       "arm = \"\"\n",           "band = [1, 2]\n",
+       "band = [2, 1]\n",        "band = [1]\n",
+       "seed_band = [2, 1]\n",   "seed_band = [1, 2]\n",
+       "[[reproduce.needs]]\n",  "setting = \"data.train\"\n",
+       "minus = \"kd\"\n",       "error_over = \"kd\"\n",
+       "score = \"novel\"\n",    "weights = \"best\"\n",
+       "recipe = \"\"\n",        "recipe = \"absent.toml\"\n",
+       "recipe = \"..\"\n",      "teacher = \"\"\n",
+       "sigma = 0.5\n"});
+  files = seeds({tools + "reproduce"}, ".toml", 10000);
+  auto parse = [&] {
+    if (is_transmiter(path))
+      read_transmiter_config(path);
+    else
+      read_reproduced_study(path);
+  };
+  fuzz(files, path, parse, options);
+}
+
+TEST(Fuzz, TomlOfTransmiter) {
+  TemporaryFolder folder;
+  std::string path = folder / "a.toml";
+  const char* source = std::getenv("PUPIL_SOURCE");
+  std::string stored =
+      content(concat(source ? source : ".", "/tools/recipes/caltech_transmiter.toml"));
+  std::string images =
+      "[classes]\nnames = \"names.txt\"\ntask = [\"a\", \"b\"]\n[data]\ntrain_images = "
+      "\"folder:a\"\n"
+      "test_images = \"folder:b\"\nlabels = [4, 5]\nshots = 4\n[weak]\nweights = "
+      "\"a.pt\"\n[strong]\n"
+      "weights = \"b{seed}.pt\"\n[transmiter]\nlogits = 4\nlatent = 8\n[linear_probe]\n"
+      "choose_c = true\n";
+  FuzzOptions options;
+  options.lines = true;
+  options.words = {"[classes]\n",
+                   "[data]\n",
+                   "[weak]\n",
+                   "[strong]\n",
+                   "[transmiter]\n",
+                   "[plus]\n",
+                   "[eft]\n",
+                   "[tip_adapter]\n",
+                   "[linear_probe]\n",
+                   "[run]\n",
+                   "[student]\n",
+                   "[x]\n",
+                   "weak = 1\n",
+                   "names = \"\"\n",
+                   "task = []\n",
+                   "task = [\"a\"]\n",
+                   "train_images = \"\"\n",
+                   "test_images = \"\"\n",
+                   "train_images = \"folder:a\"\n",
+                   "test_images = \"folder:a\"\n",
+                   "train_labels = \"\"\n",
+                   "test_labels = \"\"\n",
+                   "train_labels = \"a.npy\"\n",
+                   "weights = \"\"\n",
+                   "weights = \"a.pt\"\n",
+                   "text = \"\"\n",
+                   "text = \"a.npy\"\n",
+                   "train = \"{seed}.npy\"\n",
+                   "test = \"a.npy\"\n",
+                   "head = \"a.npy\"\n",
+                   "train_logits = [\"{seed}.npy\"]\n",
+                   "test_logits = [\"a.npy\"]\n",
+                   "logits = 2\n",
+                   "logits = 1\n",
+                   "latent = 3\n",
+                   "labels = [1]\n",
+                   "labels = []\n",
+                   "beta = []\n",
+                   "beta = 5.0\n",
+                   "alpha = [1.0]\n",
+                   "choose_c = true\n",
+                   "shots = 0\n",
+                   "seeds = []\n",
+                   "seeds = [1, 1]\n",
+                   "basis = \"cayley\"\n",
+                   "basis = \"none\"\n",
+                   "modes = [\"free\"]\n",
+                   "modes = [3]\n",
+                   "protocol = \"base_to_novel\"\n",
+                   "temperature = 0.0\n",
+                   "noise = nan\n"};
   fuzz(
-      seeds({tools + "reproduce"}, ".toml", 10000), path, [&] { read_reproduced_study(path); },
-      options);
+      {stored, images}, path, [&] { for_seed(read_transmiter_config(path), 3); }, options);
 }
 
 }  // namespace

@@ -5,10 +5,12 @@
 
 #include <cstdio>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "data/weights.h"
 #include "fuzz.h"
+#include "models/models.h"
 #include "tensor/runtime.h"
 
 namespace pupil {
@@ -488,14 +490,111 @@ TEST(VerifyProgram, DamagedCases) {
   }
 }
 
+// Cases with parameters, stored or computed; their expected values are made up.
+std::vector<std::string> cases_with_parameters() {
+  test::TemporaryFolder folder;
+  std::vector<std::string> files;
+  using Tensors = std::vector<std::pair<std::string, Tensor>>;
+  auto add = [&](const std::string& function, const Tensors& tensors,
+                 const std::string& attributes) {
+    data::save_safetensors(folder / "a", tensors, {{"fn", function}, {"attrs", attributes}});
+    files.push_back(test::content(folder / "a"));
+  };
+  auto lora = [](std::initializer_list<int64_t> kernel, Shape x, Shape y) {
+    auto shape = [&](std::vector<int64_t> dims) {
+      dims.insert(dims.end(), kernel.begin(), kernel.end());
+      return Shape(std::span<const int64_t>(dims));
+    };
+    return Tensors{{"param.weight", full(shape({2, 3}), 0.5)},
+                   {"param.bias", zeros({2})},
+                   {"param.lora_A", full(shape({1, 3}), 1)},
+                   {"param.lora_B", full(shape({2, 1}), 1)},
+                   {"in.x", full(x, 1, DType::bf16)},
+                   {"out.y", zeros(y)},
+                   {"cot.y", full(y, 1)},
+                   {"cot.z", full(y, 1)},
+                   {"grad.param.lora_A", zeros(shape({1, 3}))}};
+  };
+  Tensors linear = lora({}, {2, 3}, {2, 2}), conv = lora({1, 1}, {1, 3, 2, 2}, {1, 2, 2, 2});
+  add("lora.linear", linear, R"({"r": 1, "alpha": 2})");
+  add("lora.conv2d", conv,
+      R"({"form": "peft", "r": 1, "alpha": 2, "stride": [1, 1], "padding": 0, "dilation": 1})");
+  add("lora.conv2d", conv,
+      R"({"form": "other", "r": 1, "alpha": 2, "stride": [1, 2], "padding": 0, "dilation": 1})");
+  add("lora.linear", linear,
+      R"({"r": 1, "alpha": 2, "param_init": {"kind": "hash-v1", "seed": 1}, "param_shapes": )"
+      R"({"weight": [2, 3], "bias": [2], "lora_A": [1, 3], "lora_B": [2, 1]}})");
+  nlohmann::json shapes;
+  nn::Store store(0);
+  models::make_model("resnet8_kd", nn::Scope(store), {.classes = 2});
+  for (const nn::Param& p : store.params())
+    shapes[p.name] =
+        std::vector<int64_t>(p.value.shape().dims, p.value.shape().dims + p.value.rank());
+  for (const nn::Param& p : store.params())
+    if (p.name.ends_with("running_var"))
+      shapes[std::string(p.name).replace(p.name.size() - 11, 11, "num_batches_tracked")] =
+          nlohmann::json::array();
+  add("model.cifar_resnet8", {{"in.x", full({1, 3, 8, 8}, 1)}, {"out.logits", zeros({1, 2})}},
+      concat(R"({"num_classes": 2, "param_init": {"kind": "hash-v1", "seed": 1}, "param_shapes": )",
+             shapes.dump(), "}"));
+  return files;
+}
+
 // A case whose damage changes only its numbers fails without an error.
 TEST(Fuzz, Cases) {
   test::TemporaryFolder folder;
   std::string path = folder / "a.safetensors";
-  test::fuzz(test::seeds({golden()}, ".safetensors", 1500), path, [&] {
-    VerifyResult result = verify_case(path, {DType::f64, {}});
+  std::vector<std::string> files = test::seeds({golden()}, ".safetensors", 3000);
+  for (const std::string& file : cases_with_parameters()) {
+    test::overwrite(path, file);
+    EXPECT_EQ(verify_case(path, {DType::f64, {}}).reason.find("verify:"), std::string::npos)
+        << verify_case(path, {DType::f64, {}}).reason;
+    files.push_back(file);
+  }
+  test::FuzzOptions options;
+  options.repair = test::repair_safetensors;
+  // Within the metadata, whose values are JSON in a text.
+  options.words = {R"(\"axis\": 1, )",
+                   R"(\"p\": 2, )",
+                   R"(\"p\": [2, 3], )",
+                   R"(\"p\": \"a\", )",
+                   R"(\"p\": null, )",
+                   R"(\"p\": true, )",
+                   R"(\"p\": [], )",
+                   R"(\"p\": {}, )",
+                   R"(\"reduction\": \"sum\", )",
+                   R"(\"per\": {\"out.y\": 1}, )",
+                   R"(\"per\": {\"out.loss\": {\"atol\": 1e9}}, )",
+                   R"(\"per\": {\"out.y\": \"a\"}, )",
+                   R"(\"rtol\": \"a\", )",
+                   R"(\"rtol\": 1, )",
+                   R"("expect":"error",)",
+                   R"("fn":"",)",
+                   R"("fn":"ops.add",)",
+                   "in.",
+                   "out.",
+                   "cot.",
+                   "grad.",
+                   "param.",
+                   "grad.in.",
+                   "\"F64\"",
+                   "\"F32\"",
+                   "\"I64\"",
+                   "\"BF16\"",
+                   "null",
+                   "[1]",
+                   "[2,2]",
+                   "-1",
+                   R"(\"param_init\": {\"kind\": \"hash-v1\", \"seed\": 1}, )",
+                   R"(\"param_init\": {\"kind\": \"none\"}, )",
+                   R"(\"param_shapes\": {\"weight\": [2, 3]}, )",
+                   R"(\"param_shapes\": {\"weight\": [99999, 99999]}, )"};
+  size_t round = 0;
+  auto parse = [&] {
+    VerifyResult result = verify_case(path, {round++ % 2 ? DType::f64 : DType::f32, {}});
     if (result.status == VerifyResult::failed) fail_input(path, ": ", result.reason);
-  });
+  };
+  test::fuzz(files, path, parse, options);
 }
 
 }  // namespace

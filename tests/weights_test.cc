@@ -524,6 +524,7 @@ std::string four_floats() {
   for (float f : {1.f, 2.f, 3.f, 4.f}) put(out, f);
   return out;
 }
+std::string four_numbers() { return four_floats() + four_floats(); }  // of any type
 
 TEST(PyTorch, ZipAndZip64) {
   Folder folder;
@@ -796,9 +797,18 @@ TEST(Npz, DeflatedArraysAndBombs) {
 
 // --- fuzzing ---
 
+// Every tensor as every type that tensors have; not every stored one can be read as every other.
 void read_all(const std::string& path) {
   auto w = open_weights(path);
-  for (const TensorInfo& info : w->list()) w->read(info.name, DType::f32);
+  for (const TensorInfo& info : w->list()) {
+    w->read(info.name, DType::f32);
+    for (DType dtype : {DType::f64, DType::i64, DType::i32, DType::u8, DType::bf16}) {
+      std::string refused = refusal([&] { w->read(info.name, dtype); });
+      EXPECT_TRUE(refused.empty() || refused.find(path) != refused.npos) << refused;
+    }
+    w->bytes(info.name);
+  }
+  EXPECT_NE(refusal([&] { w->read("no such tensor", DType::f32); }).find(path), std::string::npos);
   w->hash();
 }
 
@@ -821,27 +831,97 @@ TEST(Fuzz, Safetensors) {
                    "9223372036854775808",
                    ",",
                    R"("x":{})",
+                   R"("dtype":"U64",)",
+                   R"("shape":[1,1,1,1,1,1,1],)",
+                   "\xff\xff\xff\xff\xff\xff\xff\xff",
+                   R"("backbone.w":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},)",
+                   R"("w":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},)",
                    R"("__metadata__":{"a":"b"},)",
                    R"("__metadata__":{"a":"b","a":"c"},)"};
-  options.repair = [](std::string& file) {  // the length of the header
-    size_t end = file.rfind('}');
-    if (end == file.npos || end < 8) return;
-    uint64_t length = end + 1 - 8;
-    memcpy(file.data(), &length, 8);
-  };
+  options.repair = test::repair_safetensors;
+  std::vector<std::string> files =
+      test::seeds({test::shared_folder() + "/reference/hostile"}, ".safetensors", 1000);
+  std::string unsigned_ones =
+      R"({"a":{"dtype":"U64","shape":[1],"data_offsets":[0,8]},"b":{"dtype":"U32","shape":[1,2],)"
+      R"("data_offsets":[8,16]},"c":{"dtype":"U16","shape":[1],"data_offsets":[16,18]}})";
+  for (char byte : {'\x01', '\xff'}) {
+    files.push_back(std::string(8, '\0') + unsigned_ones + std::string(18, byte));
+    test::repair_safetensors(files.back());
+  }
+  for (const char* prefix : {"module.", "backbone.", "module.backbone."}) {
+    save_safetensors(path, {{concat(prefix, "w"), zeros({2})}, {concat(prefix, "b"), zeros({1})}});
+    files.push_back(test::content(path));
+  }
   test::fuzz(
-      test::seeds({test::shared_folder() + "/reference/hostile"}, ".safetensors", 1000), path,
-      [&] { read_all(path); }, options);
+      files, path, [&] { read_all(path); }, options);
+}
+
+std::string replaced(std::string text, const std::string& old, const std::string& other) {
+  return text.replace(text.find(old), old.size(), other);
+}
+
+// What torch.save and torch.jit.save write in their pickles, each small.
+std::vector<std::string> kinds_of_pickles() {
+  std::string plain = tensor_pickle(), flat = tensor_pickle("K\1K\2\x86");
+  std::string tensor = plain.substr(plain.find('c'), plain.rfind("s.") - plain.find('c'));
+  auto text = [](const std::string& s) { return "X"s + char(s.size()) + "\0\0\0"s + s; };
+  std::string one = "}" + text("w") + tensor + "s";
+  std::vector<std::string> all{plain, flat, script_pickle()};
+  for (const char* type :
+       {"Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool"})
+    all.push_back(replaced(flat, "Float", type));
+  all.push_back(replaced(flat, "torch\nFloat", "torch.cuda\nFloat"));
+  all.push_back(replaced(flat, "K\4tQ", "K\4NtQ"));
+  // [[[1, 2], [3, 4]], the same again] and a tensor without values
+  all.push_back(replaced(tensor_pickle("K\2K\2K\2\x87"), "K\1K\2\x86\x89", "K\0K\2K\1\x87\x89"s));
+  all.push_back(replaced(tensor_pickle("K\0K\2\x86"s), "K\1K\2\x86\x89", "K\2K\1\x86\x89"));
+  all.push_back("\x80\2}" + text("w") + "ctorch._utils\n_rebuild_parameter\n(" + tensor +
+                "\x88}tRs.");
+  all.push_back("\x80\2ccollections\nOrderedDict\n](](" + text("w") + tensor + "e" + text("v") +
+                tensor + "\x86" + "e\x85R.");
+  for (const char* entry : {"state_dict_ema", "model_ema", "state_dict", "model",
+                            "model_state_dict", "teacher", "student"})
+    all.push_back("\x80\2}(" + text("epoch") + "K\7" + text("arch") + text("vit") + text("lr") +
+                  "G\x3f\xf0\0\0\0\0\0\0"s + text("best") + "\x88" + text("args") +
+                  "cargparse\nNamespace\n)\x81}" + text("size") + "K\1sb" + text("size") +
+                  "ctorch\nSize\nK\1\x85\x85R" + text(entry) + one + "u.");
+  // two modules that hold each other, one without a state
+  all.push_back("\x80\2c__torch__.net\nNet\n)\x81q\1}(" + text("w") + tensor + text("a") +
+                "c__torch__.net\nNet\n)\x81}" + text("b") + "h\1sb" + text("c") +
+                "c__torch__.net\nNet\n)\x81ub.");
+  return all;
+}
+
+// The container of PyTorch before 1.6 around this pickle, as torch.save wrote it.
+std::string legacy_file(const std::string& pickle) {
+  return "\x80\2\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\2M\xe9\3.\x80\2}("
+         "X\x10\0\0\0protocol_versionM\xe9\3X\x0d\0\0\0little_endian\x88u."s +
+         pickle + "\x80\2]X\1\0\0\0000a.\4\0\0\0\0\0\0\0"s + four_numbers();
 }
 
 TEST(Fuzz, PyTorch) {
   PUPIL_NEEDS_SHARED();
   Folder folder;
   std::string path = folder / "a.pth";
-  test::fuzz(test::seeds({test::shared_folder() + "/reference/hostile",
-                          test::shared_folder() + "/reference/models/containers"},
-                         ".pth", 36000),
-             path, [&] { read_all(path); });
+  std::vector<std::string> files =
+      test::seeds({test::shared_folder() + "/reference/hostile",
+                   test::shared_folder() + "/reference/models/containers"},
+                  ".pth", 36000);
+  test::fuzz(files, path, [&] { read_all(path); });
+  // All structure of the old container within what is damaged.
+  files.clear();
+  for (const std::string& pickle : kinds_of_pickles()) {
+    files.push_back(legacy_file(pickle));
+    test::overwrite(path, files.back());
+    if (pickle.find("__torch__") == pickle.npos)
+      EXPECT_EQ(refusal([&] { read_all(path); }), "") << files.size();
+  }
+  std::string twice = legacy_file(tensor_pickle());
+  for (std::string list : {"]X\1\0\0\0000aX\1\0\0\0000a."s, "]K\1a."s, "]."s})
+    files.push_back(replaced(legacy_file(tensor_pickle()), "]X\1\0\0\0000a."s, list));
+  test::fuzz(files, path, [&] { read_all(path); },
+             {.words = {"M\xe9\3"s, "\x89"s, "]"s, "}"s, "0"s, "N"s, "K\4"s, "\4\0\0\0\0\0\0\0"s,
+                        "X\1\0\0\0000"s, "X\1\0\0\0001"s, "a"s, ".", "\x80\2"s, "\x88"s}});
 }
 
 // In a sound archive.
@@ -910,21 +990,61 @@ TEST(Fuzz, Pickles) {
                            "\x95\3\0\0\0\0\0\0\0"s,
                            "\x80\7"s})
     options.words.push_back(code);
-  std::vector<std::string> seeds{tensor_pickle(), script_pickle(),
-                                 "\x80\2}X\5\0\0\0model"s + tensor_pickle().substr(2)};
-  seeds.back().insert(seeds.back().size() - 1, "s");
+  for (std::string word : {"X\1\0\0\0000"s,
+                           "X\1\0\0\0001"s,
+                           "ctorch\nLongStorage\n"s,
+                           "ctorch.cuda\nHalfStorage\n"s,
+                           "K\4tQ"s,
+                           "K\4NtQ"s,
+                           "K\4\x88tQ"s,
+                           "X\5\0\0\0model"s,
+                           "ctorch\nFloatStorage\n"s,
+                           "ctorch.jit._pickle\nrestore_type_tag\n"s,
+                           "ctorch.jit._pickle\nbuild_intlist\n)R"s,
+                           "c__torch__.net\nNet\n)\x81"s,
+                           "ctorch._utils\n_rebuild_parameter\n)R"s,
+                           "ctorch\nSize\n)R"s,
+                           "K\2K\1\x86"s,
+                           "ccollections\nOrderedDict\n]](K\1ea\x85R"s,
+                           "ccollections\nOrderedDict\nK\1\x85R"s,
+                           "\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f"s,
+                           "K\0K\0\x86"s,
+                           "](](X\1\0\0\0aNee\x85R"s})
+    options.words.push_back(word);
+  std::vector<std::string> seeds = kinds_of_pickles();
   for (const std::string& call : calls) seeds.push_back("\x80\2" + call + ".");
-  test::fuzz(
-      seeds, path,
-      [&] {
-        std::string pickle = test::content(path);
-        std::vector<std::pair<std::string, std::string>> records{{"a/data.pkl", pickle},
-                                                                 {"a/data/0", four_floats()}};
-        if (pickle.size() % 3) records.emplace_back("a/constants.pkl", "");
-        test::overwrite(archive, zip_archive(records, pickle.size() % 2));
-        read_all(archive);
-      },
-      options);
+  // Damage that takes more than one change.
+  std::string plain = tensor_pickle();
+  for (const auto& [old, other] : std::vector<std::pair<std::string, std::string>>{
+           {"X\1\0\0\0w"s, "K\1"s},                                   // no name
+           {"K\2K\2\x86"s, "J\xff\xff\xff\x7fK\2\x86"s},              // beyond the storage
+           {"K\2K\2\x86K\1K\2"s, "J\xff\xff\xff\x0fK\2\x86K\0K\0"s},  // repeats its values
+           {"K\1K\2\x86\x89"s, "\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7fK\2\x86\x89"s},
+           {"K\0K\2"s, "\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7fK\2"s},
+           {"K\4tQ"s, "\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7ftQ"s},
+           {"K\4tQ"s, "K\5tQ"s}})
+    seeds.push_back(replaced(plain, old, other));
+  std::string many = "\x80\2}(";  // tensors that share their values to more than the file justifies
+  for (char c = 'a'; c <= 'z'; c++)
+    many += "X\1\0\0\0"s + c +
+            replaced(plain.substr(plain.find("c"), plain.rfind("s.") - plain.find("c")),
+                     "K\2K\2\x86K\1K\2"s, "M\0\x80K\2\x86K\0K\0"s);
+  seeds.push_back(many + "u.");
+  std::string names = "\x80\2}(";
+  for (int i = 0; i < 5; i++) names += "X\x40\0\0\0"s + std::string(64, char('a' + i)) + "N";
+  seeds.push_back(names + "K\1Nu.");
+  size_t round = 0;
+  auto parse = [&] {
+    size_t i = round++;
+    std::vector<std::pair<std::string, std::string>> records{{"a/data.pkl", test::content(path)}};
+    if (i % 37) records.emplace_back("a/data/0", four_numbers());
+    if (i % 3) records.emplace_back("a/constants.pkl", "");
+    if (i % 5) records.emplace_back("a/byteorder", i % 50 == 1 ? "big" : "little");
+    if (i % 41 == 0) records.emplace_back(i % 2 ? "b/data.pkl" : "a/b/data.pkl", "");
+    test::overwrite(archive, zip_archive(records, i % 2));
+    read_all(archive);
+  };
+  test::fuzz(seeds, path, parse, options);
 }
 
 TEST(Fuzz, Npz) {
@@ -945,14 +1065,19 @@ TEST(Fuzz, IndexOfShards) {
   Folder folder;
   std::string path = folder / "model.safetensors.index.json";
   save_safetensors(folder / "a", {{"w", full({2}, 3)}});
+  save_npy(folder / "v.npy", full({2}, 3));
+  test::overwrite(folder / "p", legacy_file(tensor_pickle()));
   test::overwrite(folder / "index", R"({"weight_map": {"w": "a"}})");
+  size_t round = 0;
   test::fuzz(
       {R"({"metadata": {"total_size": 8}, "weight_map": {"w": "a"}})",
-       R"({"weight_map": {"w": "a", "v": "b"}})", R"({"weight_map": {"w": "a"}, "x": [[1, 2]]})"},
-      path, [&] { read_all(path); },
-      {.words = {R"("v": "a",)", R"("w": ".",)", R"("w": "..",)", R"("w": "x/a",)", R"("w": 1,)",
-                 R"("w": "model.safetensors.index.json",)", R"("w": "index",)", "[]", "{}",
-                 "null"}});
+       R"({"weight_map": {"w": "a", "v": "b"}})", R"({"weight_map": {"w": "a"}, "x": [[1, 2]]})",
+       R"({"weight_map": {"w": "p", "v": "v.npy"}})", R"({"weight_map": {"w": "index"}})",
+       R"({"weight_map": {"w": "model.safetensors.index.json"}})", R"({"weight_map": ["a"]})"},
+      path, [&] { read_all(round++ % 2 ? path : folder.path()); },
+      {.mention = folder.path(),
+       .words = {R"("v": "a",)", R"("v": "v.npy",)", R"("w": ".",)", R"("w": "..",)",
+                 R"("w": "x/a",)", R"("w": 1,)", R"("w": "index",)", "[]", "{}", "null"}});
 }
 
 TEST(Fuzz, Npy) {
@@ -964,6 +1089,8 @@ TEST(Fuzz, Npy) {
       save_npy(path, full(shape, 1, dtype));
       files.push_back(test::content(path));
     }
+  std::string transposed = files[3];
+  files.push_back(replaced(transposed, "False", "True "));
   test::fuzz(files, path, [&] { read_npy(path); },
              {.words = {"True", "'>f4'", "'|u1'", "'<f2'", "[('a', '<f4')]", "\"<i8\"", "(3L,)",
                         "'shape': (2,), ", "'other': 1, ", "-1, ", "9999999999999, ", "\n", "}"}});

@@ -205,6 +205,7 @@ VerifyResult verify_case(const std::string& path, const VerifyOptions& options) 
     return skip(unsupported.what());
   } catch (const std::exception& error) {
     thrown = error.what();
+    thrown.resize(std::min(thrown.find('\n'), thrown.size()));  // without the list of tensors
   }
   // What was never read cannot have been honoured. A call that failed on its own is no skip,
   // though.

@@ -90,7 +90,6 @@ class Case {
  private:
   struct Attributes;
   Tensor load(const std::string& name);
-  std::vector<double> expected(const std::string& name) const;
   void judge(const std::string& name, const Tensor& got, Worst&) const;
 
   std::shared_ptr<const data::Weights> file_;
