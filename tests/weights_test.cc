@@ -913,8 +913,9 @@ TEST(Fuzz, PyTorch) {
   for (const std::string& pickle : kinds_of_pickles()) {
     files.push_back(legacy_file(pickle));
     test::overwrite(path, files.back());
-    if (pickle.find("__torch__") == pickle.npos)
+    if (pickle.find("__torch__") == pickle.npos) {
       EXPECT_EQ(refusal([&] { read_all(path); }), "") << files.size();
+    }
   }
   std::string twice = legacy_file(tensor_pickle());
   for (std::string list : {"]X\1\0\0\0000aX\1\0\0\0000a."s, "]K\1a."s, "]."s})
