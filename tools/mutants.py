@@ -16,7 +16,8 @@ BUILD = Path("build-test").resolve()
 ROOT = Path.cwd()
 # In the order in which they are asked. {samples}: those of the changed file.
 TESTS = ["op_suite_test --gtest_filter={samples}", "verify_test", "ops_test", "op_suite_test",
-         "methods_test", "core_test", "linalg_test", "aft_test", "transmiter_test", "identify_test"]
+         "methods_test", "core_test", "linalg_test", "aft_test", "transmiter_test", "identify_test",
+         "explain_test"]
 OTHER_OPERATOR = {"+": "-", "-": "+", "+=": "-=", "-=": "+=",  # sign
                   "*": "/", "/": "*",  # factor
                   "<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "==",  # bound
