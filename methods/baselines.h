@@ -60,7 +60,8 @@ AutoencoderFit fit_autoencoder(nn::Store& store, const Autoencoder&, const Tenso
                                const std::function<void(const AutoencoderFit&)>& each_epoch = {});
 
 // btuning.cc -- LogME (You et al. 2021, arXiv 2102.11005): the evidence of a linear model with a
-// Gaussian prior, features (N, D), labels i64 (N); always in f64. classes 0: the largest label + 1.
+// Gaussian prior, features (N, D), labels i64 (N); always in f64. classes 0: the largest label + 1,
+// at most 2^20.
 struct LogMe {
   double score = 0;    // mean evidence over the classes
   Tensor weights;      // posterior means mu, f64 (classes, D)

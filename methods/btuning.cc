@@ -8,6 +8,8 @@
 
 namespace pupil::methods {
 
+constexpr int64_t kMostClasses = 1 << 20;  // a label beyond is taken for damage, not for a class
+
 // The fixed-point iteration of You et al. 2021, arXiv 2102.11005, section 4, one class at a time on
 // the singular values of the features. Every min(N, D) of them stays, zeros too, as in the official
 // code.
@@ -24,6 +26,8 @@ LogMe logme(const Tensor& features, const Tensor& labels, int64_t classes) {
                 " of sample ", i, " is outside 0 to ", classes - 1);
     largest = std::max(largest, label[i]);
   }
+  PUPIL_CHECK(classes || largest < kMostClasses, "logme: label ", largest, " would make more than ",
+              kMostClasses, " classes; give their number");
   if (!classes) classes = largest + 1;
 
   NoGrad no_grad;

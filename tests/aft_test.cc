@@ -81,6 +81,14 @@ TEST_P(Baselines, DegenerateBatches) {
   EXPECT_THROW(rkd_loss(phi, f64({1, 2, 3}, {3, 1})), Error);
   std::vector<int64_t> labels{0, 1, -1, 0};
   EXPECT_THROW(logme(psi, from(std::span<const int64_t>(labels), {4})), Error);
+  labels[2] = int64_t(1) << 60;  // no memory is asked for
+  try {
+    logme(psi, from(std::span<const int64_t>(labels), {4}));
+    ADD_FAILURE() << "2^60 classes";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("more than 1048576 classes"), std::string::npos)
+        << e.what();
+  }
 }
 
 // The fused node against the definition on sizes around the blocks of the kernel, in float32.
