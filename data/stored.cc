@@ -77,7 +77,7 @@ Tensor convert_to(const StoredTensor& t, const std::string& what) {
                  name_of(dtype_of<To>::value));
     else
       for_rows(t, [&](const uint8_t* p, int64_t n, int64_t step) {
-        auto convert_every = [p, n, out, &what](auto step) {
+        auto convert_every = [&](auto step) {
           auto number = [p, step](int64_t i) {
             From value;
             memcpy(static_cast<void*>(&value), p + i * step, sizeof value);
