@@ -186,6 +186,7 @@ class StoredWeights final : public Weights {
     }
     return sum.hex();
   }
+
   void remove_prefix(std::string_view prefix, bool only_from_all) {
     std::unordered_set<std::string> names;
     for (const StoredTensor& t : tensors_) {

@@ -60,8 +60,7 @@ Tensor global_avg_pool(const Tensor& input) {
     });
   return record("global_avg_pool", y, {input}, [=](Backward& grad) {
     Tensor gy = grad.gy.contiguous();
-    Tensor gx = layout == Layout::strided ? empty(shape, gy.dtype(), gy.device())
-                                          : empty_image(shape, gy.dtype(), layout);
+    Tensor gx = empty_in(layout, shape, gy.dtype(), gy.device());
     dispatch(gy.dtype(), [&](auto t) {
       using T = typename decltype(t)::type;
       rows(gx.device(), gy.numel() / block,

@@ -73,7 +73,8 @@ Tensor pool(const char* op, const Tensor& input, const PoolGeometry& s, bool max
   bool fast = cpu_fast(acc_dtype(input.dtype()), input.device());
   Layout layout = input.layout();
   Tensor x = in_layout(input, fast ? layout : Layout::strided).detach(), where;
-  Tensor y = empty_in({x.dim(0), x.dim(1), s.out_height, s.out_width}, x);
+  Tensor y =
+      empty_in(x.layout(), {x.dim(0), x.dim(1), s.out_height, s.out_width}, x.dtype(), x.device());
   if (maximum) where = empty({y.numel()}, DType::i32, x.device());
   if (fast)
     dispatch_fast(x.dtype(), [&](auto t) {
@@ -98,7 +99,7 @@ Tensor pool(const char* op, const Tensor& input, const PoolGeometry& s, bool max
        {"include_pad", s.count_include_pad}},
       [=, shape = x.shape()](Backward& grad) {
         Tensor gy = in_layout(grad.gy, fast ? layout : Layout::strided);
-        Tensor gx = empty_in(shape, gy);
+        Tensor gx = empty_in(gy.layout(), shape, gy.dtype(), gy.device());
         const int32_t* winners = where ? where.data<int32_t>() : nullptr;
         if (fast)
           dispatch_fast(gy.dtype(), [&](auto t) {

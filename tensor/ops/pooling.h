@@ -138,9 +138,9 @@ struct BlockPool {
   }
 };
 
-inline Tensor empty_in(const Shape& shape, const Tensor& like) {
-  return like.layout() == Layout::strided ? empty(shape, like.dtype(), like.device())
-                                          : empty_image(shape, like.dtype(), like.layout());
+inline Tensor empty_in(Layout layout, const Shape& shape, DType dtype, Device device) {
+  return layout == Layout::strided ? empty(shape, dtype, device)
+                                   : empty_image(shape, dtype, layout);
 }
 
 }  // namespace pupil
