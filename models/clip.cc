@@ -21,15 +21,6 @@ BlockOptions block_options(const ClipTransformer& t, bool causal) {
 
 nn::Init scaled_normal(int64_t width) { return {nn::Init::normal, 1 / std::sqrt(double(width))}; }
 
-Tensor run_blocks(const std::vector<Block>& blocks, Tensor x, const std::string& tap,
-                  const nn::Call& call) {
-  for (size_t i = 0; i < blocks.size(); i++) {
-    x = blocks[i](x, call);
-    call.see(concat(tap, ".", i), x);
-  }
-  return x;
-}
-
 // Stored positions (1 + old grid, width), class token first, on another grid as open_clip resizes
 // them; empty for what is no square grid of this width.
 Tensor on_other_grid(const Tensor& stored, int grid, int64_t width) {
@@ -73,9 +64,8 @@ struct ClipVit {
                             view(positions, {1, positions.dim(0), width}));
     x = ln_pre(x);
     call.see("ln_pre", x);
-    x = run_blocks(blocks, x, "visual", call);
-    return matmul(ln_post(view(slice(x, 1, 0, 1), {x.dim(0), width})),
-                  to_dtype(projection, x.dtype()));
+    Tensor first = run_blocks(blocks, x, "visual", call, 1).first;
+    return matmul(ln_post(view(first, {x.dim(0), width})), to_dtype(projection, x.dtype()));
   }
 };
 
@@ -107,7 +97,7 @@ struct ClipText {
                 "clip: ids i64 (n, up to ", positions.dim(0), " tokens), got ", ids.shape());
     int64_t n = ids.dim(0), length = ids.dim(1), width = positions.dim(1);
     Tensor x = add(tokens(ids), slice(positions, 0, 0, length));
-    x = run_blocks(blocks, x, "text", call);
+    x = run_blocks(blocks, x, "text", call, 0).all;
     if (call.wants("text.ln_final")) call.see("text.ln_final", ln_final(x));
     if (head) return (*head)(ln_final(view(slice(x, 1, length - 1, length), {n, width})));
     std::vector<int64_t> ends;  // of the texts, as rows of all tokens

@@ -63,14 +63,12 @@ struct Eva {
     x = call.dropout(x, config.dropout);
     call.see("embeddings", x);
     Rotary turns = rotary(h, w, x.dtype(), x.device());
-    for (size_t i = 0; i < blocks.size(); i++) {
-      x = blocks[i](x, call, &turns);
-      call.see("blocks." + std::to_string(i), x);
-    }
-    if (!config.fc_norm) x = norm(x);
-    call.see("norm", x);
+    Tokens tokens =
+        run_blocks(blocks, x, "blocks", call, config.avg ? 0 : 1, call.wants("norm"), &turns);
+    auto normed = [&](const Tensor& t) { return config.fc_norm ? t : norm(t); };
+    if (tokens.all) call.see("norm", x = normed(tokens.all));
     Tensor features = config.avg ? mean(slice(x, 1, prefix, x.dim(1)), {1})
-                                 : view(slice(x, 1, 0, 1), {batch, config.dim});
+                                 : view(normed(tokens.first), {batch, config.dim});
     if (config.fc_norm) features = norm(features);
     return {head ? (*head)(features) : features, features};
   }

@@ -72,20 +72,36 @@ Tensor SelfAttention::bias() const {
   return cat({q_bias_ ? q_bias_ : none, k_bias_ ? k_bias_ : none, v_bias_ ? v_bias_ : none}, 0);
 }
 
-Tensor SelfAttention::operator()(const Tensor& x, const Rotary* rotary) const {
-  Tensor qkv = linear(x, weight_, bias());
-  if (!q_norm_ && !rotary && !causal_) return proj_(qkv_attention(qkv, heads_));
-  int64_t batch = x.dim(0), tokens = x.dim(1), width = x.dim(2) / heads_;
-  Tensor packed = view(qkv, {batch, tokens, 3, heads_, width});
-  auto part = [&](int64_t which) {
-    return view(permute(slice(packed, 2, which, which + 1), {0, 3, 1, 2, 4}),
+// Of the packed projection only the parts begin .. end of q, k, v.
+Tensor SelfAttention::project(const Tensor& x, int64_t begin, int64_t end) const {
+  Tensor b = bias();
+  if (begin == 0 && end == 3) return linear(x, weight_, b);
+  int64_t dim = x.dim(2);
+  return linear(x, slice(weight_, 0, begin * dim, end * dim),
+                b ? slice(b, 0, begin * dim, end * dim) : b);
+}
+
+Tensor SelfAttention::operator()(const Tensor& x, const Rotary* rotary, int64_t queries) const {
+  if (!queries && !q_norm_ && !rotary && !causal_)
+    return proj_(qkv_attention(project(x, 0, 3), heads_));
+  int64_t batch = x.dim(0), dim = x.dim(2), width = dim / heads_;
+  auto part = [&](const Tensor& packed, int64_t which) {
+    int64_t tokens = packed.dim(1), parts = packed.dim(2) / dim;
+    Tensor five = view(packed, {batch, tokens, parts, heads_, width});
+    return view(permute(slice(five, 2, which, which + 1), {0, 3, 1, 2, 4}),
                 {batch, heads_, tokens, width});
   };
-  Tensor q = part(0), k = part(1);
+  Tensor of_all = project(x, queries ? 1 : 0, 3);  // k and v at least
+  Tensor q = part(queries ? project(slice(x, 1, 0, queries), 0, 1) : of_all, 0);
+  Tensor k = part(of_all, queries ? 0 : 1), v = part(of_all, queries ? 1 : 2);
   if (q_norm_) q = (*q_norm_)(q), k = (*k_norm_)(k);
-  if (rotary) q = rotary->turn(q), k = rotary->turn(k);
-  Tensor y = attention(q, k, part(2), 1 / std::sqrt(double(width)), {}, causal_);
-  return proj_(view(permute(y, {0, 2, 1, 3}), x.shape()));
+  if (rotary) {
+    int64_t n = q.dim(2);
+    q = Rotary{slice(rotary->cos, 0, 0, n), slice(rotary->sin, 0, 0, n)}.turn(q);
+    k = rotary->turn(k);
+  }
+  Tensor y = attention(q, k, v, 1 / std::sqrt(double(width)), {}, causal_);
+  return proj_(view(permute(y, {0, 2, 1, 3}), {batch, q.dim(2), dim}));
 }
 
 Block::Block(const nn::Scope& scope, const BlockOptions& o)
@@ -102,11 +118,13 @@ Block::Block(const nn::Scope& scope, const BlockOptions& o)
       dropout_(o.dropout),
       drop_path_(o.drop_path) {}
 
-Tensor Block::operator()(const Tensor& x, const nn::Call& call, const Rotary* rotary) const {
+Tensor Block::operator()(const Tensor& x, const nn::Call& call, const Rotary* rotary,
+                         int64_t first) const {
   auto summand = [&](const Tensor& y, const Tensor& factor) {
     return call.drop_path(factor ? mul(y, to_dtype(factor, y.dtype())) : y, drop_path_);
   };
-  Tensor middle = add(x, summand(call.dropout(attention_(norm1_(x), rotary), dropout_), scale1_));
+  Tensor seen = call.dropout(attention_(norm1_(x), rotary, first), dropout_);
+  Tensor middle = add(first ? slice(x, 1, 0, first) : x, summand(seen, scale1_));
   return add(middle, summand(mlp_(norm2_(middle), call), scale2_));
 }
 
@@ -118,6 +136,31 @@ std::vector<Block> make_blocks(const nn::Scope& scope, int depth, const BlockOpt
     blocks.emplace_back(scope / i, block);
   }
   return blocks;
+}
+
+Tokens run_blocks(const std::vector<Block>& blocks, Tensor x, const std::string& tap,
+                  const nn::Call& call, int64_t first, bool all, const Rotary* rotary) {
+  size_t last = blocks.size() - 1;
+  for (size_t i = 0; i < last; i++) {
+    x = blocks[i](x, call, rotary);
+    call.see(concat(tap, ".", i), x);
+  }
+  std::string name = concat(tap, ".", last);
+  // Which values are dropped depends on how many there are.
+  if (!first || call.every_token || blocks[last].drops(call)) {
+    x = blocks[last](x, call, rotary);
+    call.see(name, x);
+    return {first ? slice(x, 1, 0, first) : x, x};
+  }
+  nn::Call beside = call;
+  std::optional<Rng> again;
+  if (call.rng) beside.rng = &again.emplace(*call.rng);
+  Tokens tokens{blocks[last](x, call, rotary, first), {}};
+  if (all || call.wants(name)) {
+    tokens.all = blocks[last](x, beside, rotary);
+    call.see(name, tokens.all);
+  }
+  return tokens;
 }
 
 }  // namespace pupil::models

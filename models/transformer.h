@@ -61,7 +61,8 @@ struct Rotary {
 
 struct SelfAttention {
   SelfAttention(const nn::Scope&, const BlockOptions&);
-  Tensor operator()(const Tensor& x, const Rotary* = nullptr) const;  // (n, tokens, dim)
+  // (n, tokens, dim) -> the same, or what only the first `queries` > 0 tokens see.
+  Tensor operator()(const Tensor& x, const Rotary* = nullptr, int64_t queries = 0) const;
 
  private:
   int heads_;
@@ -70,11 +71,15 @@ struct SelfAttention {
   std::optional<nn::LayerNorm> q_norm_, k_norm_;
   nn::Linear proj_;
   Tensor bias() const;
+  Tensor project(const Tensor& x, int64_t begin, int64_t end) const;
 };
 
 struct Block {
   Block(const nn::Scope&, const BlockOptions&);
-  Tensor operator()(const Tensor& x, const nn::Call&, const Rotary* = nullptr) const;
+  // `first` > 0: only so many tokens of the result, without the work for the others.
+  Tensor operator()(const Tensor& x, const nn::Call&, const Rotary* = nullptr,
+                    int64_t first = 0) const;
+  bool drops(const nn::Call& call) const { return call.train && dropout_ > 0; }
 
  private:
   nn::LayerNorm norm1_;
@@ -89,5 +94,15 @@ struct Block {
 // blocks.0, blocks.1 ..: their drop_path grows linearly from 0 to the given one in the last (Huang
 // et al. 2016).
 std::vector<Block> make_blocks(const nn::Scope&, int depth, const BlockOptions&);
+
+// x (n, tokens, dim) through all blocks, each announced as "<tap>.0" and so on. `first` > 0: the
+// caller reads so many tokens of the last, the class token for example; a twelfth of a network of
+// twelve blocks is not computed then. `all`, the last block's whole output, is there when `first`
+// is 0, wanted by its tap or asked for by `all`: computed beside, so that asking changes no bit.
+struct Tokens {
+  Tensor first, all;
+};
+Tokens run_blocks(const std::vector<Block>&, Tensor x, const std::string& tap, const nn::Call&,
+                  int64_t first, bool all = false, const Rotary* = nullptr);
 
 }  // namespace pupil::models

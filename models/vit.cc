@@ -163,44 +163,38 @@ struct Vit {
     x = call.dropout(x, config.dropout);
     call.see("embeddings", x);
     if (norm_pre) x = (*norm_pre)(x);
-    for (size_t i = 0; i < blocks.size(); i++) {
-      x = blocks[i](x, call);
-      call.see("blocks." + std::to_string(i), x);
-    }
-    if (two_heads()) return both_heads(x, call);
-    Tensor features = pooled(x, call);
+    int64_t read = two_heads() ? 2 : config.pool == VitPool::token ? 1 : 0;
+    Tokens last = run_blocks(blocks, x, "blocks", call, read, call.wants("norm"));
+    // The norm of the other tokens is computed only for those who ask, and beside the classifier's.
+    if (read && call.wants("norm")) call.see("norm", norm(last.all));
+    if (two_heads()) return both_heads(norm(last.first), call);
+    Tensor features = pooled(last, call);
     return {head ? (*head)(features) : features, features};
   }
 
-  Tensor pooled(const Tensor& x, const nn::Call& call) const {
-    if (config.pool == VitPool::avg) {
-      call.see("norm", x);
-      return norm(patch_mean(x));
-    }
+  Tensor pooled(const Tokens& last, const nn::Call& call) const {
     if (config.pool == VitPool::token) {
-      Tensor first = view(first_tokens(x, 1, call), {x.dim(0), config.dim});
+      Tensor first = view(norm(last.first), {last.first.dim(0), config.dim});
       return pooler ? tanh((*pooler)(first)) : first;
     }
-    Tensor all = norm(x);
+    if (config.pool == VitPool::avg) {
+      call.see("norm", last.all);
+      return norm(patch_mean(last.all));
+    }
+    Tensor all = norm(last.all);
     call.see("norm", all);
     if (attn_pool) return (*attn_pool)(all, call);
-    return cat({view(slice(all, 1, 0, 1), {x.dim(0), config.dim}), patch_mean(all)}, 1);
+    return cat({view(slice(all, 1, 0, 1), {all.dim(0), config.dim}), patch_mean(all)}, 1);
   }
 
   Tensor patch_mean(const Tensor& x) const {
     return mean(prefix ? slice(x, 1, prefix, x.dim(1)) : x, {1});
   }
 
-  // The norm of the other tokens is computed only for those who ask, and beside the classifier's:
-  // what is announced never changes a bit of the output.
-  Tensor first_tokens(const Tensor& x, int64_t count, const nn::Call& call) const {
-    if (call.wants("norm")) call.see("norm", norm(x));
-    return norm(slice(x, 1, 0, count));
-  }
-
-  Output both_heads(const Tensor& x, const nn::Call& call) const {
-    Tensor tokens = first_tokens(x, 2, call);
-    auto at = [&](int64_t i) { return view(slice(tokens, 1, i, i + 1), {x.dim(0), config.dim}); };
+  Output both_heads(const Tensor& tokens, const nn::Call& call) const {
+    auto at = [&](int64_t i) {
+      return view(slice(tokens, 1, i, i + 1), {tokens.dim(0), config.dim});
+    };
     Tensor by_class = head ? (*head)(at(0)) : at(0), by_dist = head ? (*head_dist)(at(1)) : at(1);
     call.see("logits_cls", by_class);
     call.see("logits_dist", by_dist);

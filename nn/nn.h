@@ -95,6 +95,9 @@ struct Call {  // passed down explicitly; there is no global mode
   bool train = false;
   Rng* rng = nullptr;  // needed by dropout and stochastic depth when train
   Taps* taps = nullptr;
+  // Also tokens of a transformer's last block that no output depends on: published counts of
+  // multiplications have them.
+  bool every_token = false;
 
   // What a model announces; kept when somebody asked for it by this name.
   void see(std::string_view name, const Tensor& value) const {

@@ -478,7 +478,7 @@ TEST(Export, PixelsAreNormalisedInTheGraph) {
 }
 
 TEST(Export, PatchesAreAConvolutionWithThePublicWeight) {
-  Built built("vit(dim=16,depth=1,heads=2,patch=4,image=8)");
+  Built built("vit(dim=16,depth=2,heads=2,patch=4,image=8)");
   File file = exported(built);
   EXPECT_EQ(file.nodes.at(0).type, "Conv");
   EXPECT_EQ(file.nodes[0].inputs.at(1), "patch_embed.proj.weight");

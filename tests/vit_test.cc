@@ -10,6 +10,7 @@
 #include "models/eva.h"
 #include "models/layout.h"
 #include "models/mixer.h"
+#include "models/transformer.h"
 #include "support.h"
 #include "tools/hf_config.h"
 
@@ -33,6 +34,85 @@ json names_and_shapes(const nn::Store& store) {
 
 bool is_transformer(const std::string& timm) {
   return timm.starts_with("vit_") || timm.starts_with("deit") || timm.starts_with("mixer");
+}
+
+void expect_close(const std::vector<double>& got, const std::vector<double>& expected) {
+  ASSERT_EQ(got.size(), expected.size());
+  for (size_t i = 0; i < got.size(); i++)
+    ASSERT_NEAR(got[i], expected[i], 1e-11 * (1 + std::abs(expected[i]))) << i;
+}
+
+// Blocks with their gradients, of which only the first tokens are read or all.
+struct BlockRun {
+  std::vector<double> first, gradients;
+  Tokens tokens;
+  nn::Taps taps;
+
+  BlockRun(const BlockOptions& options, bool turn, int64_t read, bool all,
+           std::vector<std::string> wanted = {}, bool every_token = false)
+      : taps(std::move(wanted)) {
+    nn::Store store(7, DType::f64);
+    nn::Scope scope(store);
+    std::vector<Block> blocks = make_blocks(scope, 2, options);
+    Tensor x = scope.buffer("x", {6, 5, options.dim}, {nn::Init::normal, 1});
+    Tensor weight = scope.buffer("weight", {6, 2, options.dim}, {nn::Init::normal, 1});
+    Rotary rotary{scope.buffer("cos", {5, options.dim / 2}, {nn::Init::normal, 1}),
+                  scope.buffer("sin", {5, options.dim / 2}, {nn::Init::normal, 1})};
+    Rng rng(3);
+    nn::Call call{.train = true, .rng = &rng, .taps = &taps, .every_token = every_token};
+    tokens = run_blocks(blocks, x, "b", call, read, all, turn ? &rotary : nullptr);
+    Tensor part = read ? tokens.first : slice(tokens.all, 1, 0, 2);
+    first = part.values();
+    backward(sum(mul(part, weight)));
+    for (const nn::Param& p : store.params())
+      if (p.value.requires_grad())
+        for (double g : p.value.grad().values()) gradients.push_back(g);
+  }
+};
+
+TEST(Blocks, FirstTokensAreThoseOfAllTokens) {
+  BlockOptions plain{.dim = 8, .hidden = 12, .heads = 2};
+  auto with = [&](auto change) {
+    BlockOptions o = plain;
+    change(o);
+    return o;
+  };
+  struct {
+    const char* name;
+    BlockOptions options;
+    bool turn = false;
+  } table[] = {{"plain", plain},
+               {"turned", plain, true},
+               {"causal", with([](BlockOptions& o) { o.causal = true; })},
+               {"without bias", with([](BlockOptions& o) { o.qkv_bias = false; })},
+               {"two biases", with([](BlockOptions& o) {
+                  o.qkv_bias = false;
+                  o.q_bias = o.v_bias = true;
+                })},
+               {"norms of q and k", with([](BlockOptions& o) { o.qk_norm = true; }), true},
+               {"scaled", with([](BlockOptions& o) { o.layer_scale = 0.5; })},
+               {"stochastic depth", with([](BlockOptions& o) { o.drop_path = 0.5; })},
+               {"dropout", with([](BlockOptions& o) { o.dropout = 0.5; })}};
+  for (auto& row : table) {
+    SCOPED_TRACE(row.name);
+    BlockRun full(row.options, row.turn, 0, false), first(row.options, row.turn, 2, false),
+        both(row.options, row.turn, 2, true),
+        tapped(row.options, row.turn, 2, false, {"b.0", "b.1"}),
+        counted(row.options, row.turn, 2, false, {}, true);
+    EXPECT_EQ(first.tokens.first.shape(), (Shape{6, 2, 8}));
+    // Elsewhere the other tokens would be computed for nobody.
+    EXPECT_EQ(bool(first.tokens.all), row.options.dropout > 0);
+    expect_close(first.first, full.first);
+    expect_close(first.gradients, full.gradients);
+    // Who asks for all gets them, and changes nothing.
+    for (const BlockRun* asked : {&both, &tapped}) {
+      EXPECT_EQ(asked->tokens.all.values(), full.tokens.all.values());
+      EXPECT_EQ(asked->first, first.first);
+      EXPECT_EQ(asked->gradients, first.gradients);
+    }
+    EXPECT_EQ(tapped.taps["b.1"].values(), full.tokens.all.values());
+    EXPECT_EQ(counted.first, full.first);
+  }
 }
 
 TEST(Vit, PublicCheckpointsHaveTheseNamesShapesAndPreprocessing) {

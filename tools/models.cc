@@ -46,7 +46,7 @@ int64_t macs_of(const models::Model& model) {
   MacCounter counter;
   const models::Preprocessing& p = model.input;
   model.forward(model.inputs ? zeros({1, model.inputs}) : empty({0, p.channels, p.size, p.size}),
-                {});
+                {.every_token = true});
   return counter.macs;
 }
 
