@@ -120,8 +120,7 @@ struct Pickle::Reader {
 
   void push_global(std::string_view module, std::string_view name) {
     std::string full = concat(module, ".", name);
-    std::optional<int64_t> number;
-    if (pickle.rules_.global) number = pickle.rules_.global(full);
+    std::optional<int64_t> number = pickle.rules_.global(full);
     if (!number)
       pickle.refuse(concat("it asks for ", printable(full),
                            ", which such a file does not need; nothing was run. ",

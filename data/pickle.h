@@ -44,7 +44,7 @@ struct PickleValue {
 
 class Pickle {
  public:
-  // What a container allows. Each may throw InputError; unset ones refuse.
+  // What a container allows. Each may throw InputError; an unset build or persistent refuses.
   struct Rules {
     // A number for an allowed global, nothing for any other; `name` is "module.name".
     std::function<std::optional<int64_t>(std::string_view name)> global;

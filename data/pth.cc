@@ -13,7 +13,7 @@ namespace {
 
 using Value = PickleValue;
 
-constexpr std::string_view kZipStart = "PK\x03\x04", kPickleStart = "\x80";
+constexpr std::string_view kZipStart = "PK\x03\x04";
 
 enum Global : int64_t {
   kOrderedDict,
@@ -95,11 +95,9 @@ class PthReader {
       root = read_zip_file();
     else if (is_legacy_pth(bytes_))
       root = read_legacy_file();
-    else if (bytes_.starts_with(kPickleStart)) {  // say what it would have called, if anything
+    else {  // say what it would have called, if anything
       pickle_.read(bytes_);
       pickle_.refuse("a plain pickle, not a file of torch.save");
-    } else {
-      pickle_.refuse("not a PyTorch file (neither a zip archive nor a pickle)");
     }
     return weights(root);
   }
@@ -425,9 +423,5 @@ class PthReader {
 }  // namespace
 
 Contents read_pth(const std::string& path) { return PthReader(path).read(); }
-
-std::shared_ptr<const Weights> open_pth(const std::string& path) {
-  return make_weights(path, read_pth(path));
-}
 
 }  // namespace pupil::data

@@ -28,7 +28,7 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
   std::map<std::string, std::string> metadata;
 
   bool start_object(size_t) override {
-    if (depth_ == 0 || (depth_ == 1 && !in_array_)) {
+    if (depth_ < 2) {
       depth_++;
       return true;
     }
@@ -119,7 +119,7 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
   bool unexpected() {
     if (depth_ == 0) fail_input(where_, "the header is not a JSON object");
     if (in_metadata_) fail_input(where_, "__metadata__ must map names to strings");
-    fail_input(where_, "tensor '", entries.empty() ? "" : printable(entries.back().name),
+    fail_input(where_, "tensor '", printable(entries.back().name),
                "': dtype, shape and data_offsets expected as name and lists of whole numbers");
   }
 

@@ -44,7 +44,6 @@ class Weights {
 // model_state_dict, teacher, student is taken.
 std::shared_ptr<const Weights> open_weights(const std::string& path);
 std::shared_ptr<const Weights> open_safetensors(const std::string& path);  // memory-mapped
-std::shared_ptr<const Weights> open_pth(const std::string& path);
 // Several files as one: the tensor NAME of file k is "k.NAME".
 std::shared_ptr<const Weights> join_weights(std::vector<std::shared_ptr<const Weights>>,
                                             std::map<std::string, std::string> metadata);
