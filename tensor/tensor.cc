@@ -49,10 +49,19 @@ To convert(From v) {
     return To(v);
 }
 
+// A product that overflows would make a tensor that is larger than its memory.
+size_t bytes_of(const Shape& shape, DType dtype) {
+  int64_t bytes = int64_t(size_of(dtype));
+  for (int d = 0; d < shape.rank; d++)
+    PUPIL_CHECK(shape.dims[d] >= 0 && !__builtin_mul_overflow(bytes, shape.dims[d], &bytes),
+                "no tensor has the shape ", shape);
+  return size_t(bytes);
+}
+
 Tensor make(const Shape& shape, DType dtype, Device device, Layout layout) {
   auto storage = std::make_shared<Storage>();
   Arena& arena = Arena::current(device);
-  storage->bytes = size_t(shape.numel()) * size_of(dtype);
+  storage->bytes = bytes_of(shape, dtype);
   storage->device = device;
   storage->data = arena.get(storage->bytes);
   storage->arena = &arena;
@@ -181,7 +190,7 @@ Tensor from(std::span<const int64_t> values, const Shape& shape) {
 Tensor map_memory(void* data, const Shape& shape, DType dtype, std::shared_ptr<void> keep_alive) {
   auto storage = std::make_shared<Storage>();
   storage->data = data;
-  storage->bytes = size_t(shape.numel()) * size_of(dtype);
+  storage->bytes = bytes_of(shape, dtype);
   storage->keep_alive = std::move(keep_alive);
   auto impl = std::make_shared<TensorImpl>();
   impl->storage = std::move(storage);

@@ -451,6 +451,13 @@ TEST(Arena, LimitNamesTheLargestTensors) {
   EXPECT_NE(message.find("(100,100) f32  scale"), std::string::npos) << message;
 }
 
+TEST(Tensors, ShapesWhoseBytesOverflowAreRefused) {
+  const int64_t huge = int64_t(1) << 61;  // times the 8 bytes of a number: 0
+  for (Shape shape : {Shape{huge, 8}, Shape{huge}, Shape{3, huge}, Shape{-1}, Shape{2, -3}})
+    EXPECT_THROW(empty(shape, DType::f64), Error) << shape;
+  EXPECT_EQ(empty({0, 5}).bytes(), 0u);
+}
+
 TEST(Arena, FreshMemoryIsPoisoned) {
   for (double v : empty({70}).values()) EXPECT_TRUE(std::isnan(v));
 }
