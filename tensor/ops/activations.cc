@@ -89,6 +89,18 @@ struct Clamp {
   }
 };
 
+struct Relu6 {  // unlike Clamp without a gradient at the bounds
+  static constexpr bool saves_x = false, saves_y = true;
+  template <class A>
+  PUPIL_HD A fwd(A x) const {
+    return Clamp{0, 6}.fwd(x);
+  }
+  template <class A>
+  PUPIL_HD A bwd(A, A y, A gy) const {
+    return y > A(0) && y < A(6) ? gy : A(0);
+  }
+};
+
 Tensor relu(const Tensor& x) { return unary<Relu>("relu", x); }
 Tensor sigmoid(const Tensor& x) { return unary<Sigmoid>("sigmoid", x); }
 Tensor softplus(const Tensor& x) { return unary<Softplus>("softplus", x); }
@@ -108,7 +120,7 @@ Tensor activate(const Tensor& x, Activation activation) {
     case Activation::relu:
       return relu(x);
     case Activation::relu6:
-      return clamp(x, 0, 6);
+      return unary<Relu6>("clamp", x, {}, {{"low", 0.0}, {"high", 6.0}});
     case Activation::hard_swish:
       return hard_swish(x);
     case Activation::silu:

@@ -1,7 +1,7 @@
 #include "../../autograd/samples.h"
 #include "../launch.h"
-#include "../ops.h"
 #include "batch_norm_fast.h"
+#include "broadcast.h"
 #include "image.h"
 
 namespace pupil {
@@ -99,6 +99,7 @@ namespace {
 
 void check(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& running_mean,
            const Tensor& running_var, const BatchNormOptions& options) {
+  require_floating("batch_norm", x);
   PUPIL_CHECK(x.rank() >= 2, "batch_norm: (n, c, ...) expected, got ", x.shape());
   PUPIL_CHECK(bool(weight) == bool(bias), "batch_norm: weight and bias, or neither");
   for (const Tensor* p : {&weight, &bias, &running_mean, &running_var})
@@ -285,7 +286,7 @@ Tensor batch_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, Ten
       (last == Activation::relu6 || last == Activation::hard_swish || last == Activation::silu);
   if (!fused && last != Activation::none && last != Activation::relu) {
     BatchNormOptions first = options;
-    first.activation = last == Activation::relu6 ? Activation::relu : Activation::none;
+    first.activation = Activation::none;
     return activate(batch_norm(x, weight, bias, running_mean, running_var, first), last);
   }
   auto norm = !fast                      ? batch_norm_plain
