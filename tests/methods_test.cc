@@ -3,6 +3,7 @@
 
 #include "autograd/autograd.h"
 #include "methods/aft.h"
+#include "methods/baselines.h"
 #include "methods/kd.h"
 #include "methods/objective.h"
 #include "support.h"
@@ -615,6 +616,120 @@ TEST(Objective, GradientIsolation) {
   EXPECT_EQ(head_gradients[0], head_gradients[1]);  // bit-identical
 }
 
+// What a configuration says of AFT is in its loss, its optimizer group and its report.
+TEST(Objective, OptionsOfAft) {
+  for (std::string kernel : {"linear", "rbf"})
+    for (std::string map : {"diag", "dense", "product"}) {
+      Scene scene;
+      scene.setup.student_widths = {2, 3};
+      Objective o = scene.objective(
+          {{"aft", {}, {{"beta", 2.5}, {"kernel", kernel}, {"map", map}, {"s_lr", 0.5}}}}, 0);
+      Tensor psi = cat({scene.teachers[0].features, scene.teachers[1].features}, 1);
+      Tensor s = scene.store.find("loss.aft.s")->value;
+      AftOptions want{aft_kernel_named(kernel), aft_map_named(map), {3, 4}, {2, 3}};
+      if (map != "dense") copy_into(s, vector64({-2, -1, 0, 1, 2, 3, 4}));
+      EXPECT_NEAR(scene.loss(o).total.item(),
+                  2.5 * aft_delta(scene.student.features, psi, s, want).item(), 1e-13)
+          << kernel << " " << map;
+      ASSERT_EQ(o.groups().size(), 1u);
+      EXPECT_EQ(o.groups()[0].lr, 0.5);
+      auto& statistics = o.terms()[0].instance.statistics;
+      ASSERT_EQ(bool(statistics), map != "dense");
+      if (!statistics) continue;
+      EXPECT_EQ(statistics()[0].first, "weight_mean");
+      EXPECT_NEAR(statistics()[0].second, 0.6335125595514774,
+                  1e-14);  // of sigmoid(-2) .. sigmoid(4)
+      EXPECT_EQ(statistics()[1].first, "weight_deviation");
+      EXPECT_NEAR(statistics()[1].second, 0.31829240192446406, 1e-14);
+    }
+}
+
+TEST(Objective, OptionsOfKd) {
+  std::vector<std::string> reductions = {"batchmean",    "mean",   "sum",
+                                         "torchdistill", "cls_kd", "mse_of_probs"};
+  for (size_t r = 0; r < reductions.size(); r++)
+    for (bool standardize : {false, true}) {
+      Scene scene;
+      Objective o = scene.objective({{"kd",
+                                      1.0,
+                                      {{"T", 3.0},
+                                       {"reduction", reductions[r]},
+                                       {"alpha", 0.25},
+                                       {"logit_standardization", standardize},
+                                       {"eps", 0.125}}}},
+                                    0);
+      KdOptions want;
+      want.temperature = 3;
+      want.reduction = KdReduction(r);
+      want.alpha = 0.25;
+      want.logit_standardization = standardize;
+      want.eps = 0.125;
+      double sum = 0;
+      for (const Teacher& teacher : scene.teachers)
+        sum += kd_loss(scene.student.logits, teacher.logits, scene.batch.labels, want).item();
+      EXPECT_NEAR(scene.loss(o).total.item(), sum / 2, 1e-13) << reductions[r];
+    }
+}
+
+// The other methods that compare features: beta, the learning rates of their maps, one map or two.
+TEST(Objective, OptionsOfFeatureMethods) {
+  for (std::string method : {"rkd", "aft_no_kernel", "kernel_kd", "kd_feature", "kd_feature 2"}) {
+    Scene scene;
+    scene.setup.student_width = 5;
+    scene.setup.student_widths = {2, 3};
+    scene.setup.lr = 0.125;
+    std::string name = method.substr(0, method.find(' '));
+    std::vector<std::pair<std::string, Value>> options{{"beta", 2.5}};
+    if (method == "aft_no_kernel" || method == "kernel_kd") options.push_back({"s_lr", 0.5});
+    if (method != name) options.push_back({"modalities", int64_t(2)});
+    Objective o = scene.objective({{name, {}, options}}, 0);
+    Tensor phi = scene.student.features;
+    Tensor psi = cat({scene.teachers[0].features, scene.teachers[1].features}, 1);
+    std::vector<nn::Linear> maps;
+    std::vector<std::string> names;
+    for (std::string part : {"", ".0", ".1"}) {
+      std::string path = "loss." + name + ".proj" + part;
+      const nn::Param* weight = scene.store.find(path + ".weight");
+      if (!weight) continue;
+      nn::Store own(0, DType::f64);
+      maps.emplace_back(nn::Scope(own), weight->value.dim(1), weight->value.dim(0));
+      maps.back().weight = weight->value;
+      maps.back().bias = scene.store.find(path + ".bias")->value;
+      names.insert(names.end(), {path + ".weight", path + ".bias"});
+    }
+    ASSERT_EQ(maps.size(), method == "rkd" ? 0u : method == name ? 1u : 2u) << method;
+    double want = method == "rkd"             ? rkd_loss(phi, psi).item()
+                  : method == "aft_no_kernel" ? aft_no_kernel_loss(phi, psi, maps[0]).item()
+                  : method == "kernel_kd"     ? kernel_kd_delta(phi, psi, maps[0]).item()
+                                              : kd_feature_loss(phi, psi, maps).item();
+    EXPECT_NEAR(scene.loss(o).total.item(), 2.5 * want, 1e-12) << method;
+    ASSERT_EQ(o.groups().size(), maps.empty() ? 0u : 1u);
+    if (maps.empty()) continue;
+    EXPECT_EQ(o.groups()[0].names, names);
+    EXPECT_EQ(o.groups()[0].lr, name == "kd_feature" ? 0.125 : 0.5) << method;
+    EXPECT_EQ(o.groups()[0].weight_decay, 0);
+  }
+}
+
+TEST(Objective, WarnsAboutIdleRegularisers) {
+  auto warnings = [](const std::string& method, int64_t batch, std::optional<double> weight = {},
+                     double beta = 1) {
+    Scene scene;
+    scene.setup.student_width = 5;
+    scene.setup.batch = batch;
+    return scene.objective({{method, weight, {{"beta", beta}}}}).terms()[0].instance.warnings;
+  };
+  for (std::string method : {"aft", "kernel_kd", "rkd", "aft_no_kernel", "kd_feature"}) {
+    size_t most = method == "kd_feature" ? 0 : method == "aft_no_kernel" ? 1 : 2;
+    for (int64_t batch : {1, 2, 3})
+      EXPECT_EQ(warnings(method, batch).size(), size_t(batch) <= most ? 1u : 0u) << method << batch;
+    EXPECT_EQ(warnings(method, 3, {}, 0).at(0).find("beta is 0"), 0u);
+    EXPECT_EQ(warnings(method, 3, 0).at(0).find("weight is 0"), 0u);
+  }
+  Scene scene;
+  EXPECT_TRUE(scene.objective({{"none", 0, {}}}).terms()[0].instance.warnings.empty());
+}
+
 TEST(Objective, FrozenWeightsAreABuffer) {
   Scene scene;
   Objective o = scene.objective({{"aft", {}, {{"learn_s", false}, {"map", std::string("dense")}}}});
@@ -628,6 +743,31 @@ TEST(Objective, FrozenWeightsAreABuffer) {
   EXPECT_TRUE(scene.student.features.grad());
 }
 
+TEST(Objective, TeachersMustBeFinite) {
+  Tensor phi = matrix(4, 2, 1), psi = matrix(4, 3, 2);
+  psi.data<double>()[4] = NAN;
+  nn::Store store(0, DType::f64);
+  nn::Linear to(nn::Scope(store, "to"), 2, 3), from_psi(nn::Scope(store, "from"), 3, 2),
+      square(nn::Scope(store, "square"), 2, 2);
+  std::string hold = " (4,3) hold 1 NaN";
+  EXPECT_ERROR(aft_delta(phi, psi, {}), "aft_delta: teacher features" + hold);
+  EXPECT_ERROR(aft_delta_plain(phi, psi, {}), "aft_delta: teacher features" + hold);
+  EXPECT_ERROR(aft_delta(phi, psi, zeros({3}), {AftKernel::linear, AftMap::product, {1, 2}}),
+               "aft_delta: teacher features" + hold);
+  EXPECT_ERROR(rkd_loss(phi, psi), "rkd: teacher features" + hold);
+  EXPECT_ERROR(kernel_kd_delta(phi, psi, square), "teacher features" + hold);
+  EXPECT_ERROR(aft_no_kernel_loss(phi, psi, from_psi), "aft_no_kernel: teacher features" + hold);
+  EXPECT_ERROR(kd_feature_loss(phi, psi, {to}), "kd_feature: teacher features" + hold);
+  EXPECT_ERROR(factor_transfer_loss(psi, psi), "ft: factors" + hold);
+  EXPECT_ERROR(btuning_loss(phi, psi, {1}, {matrix(2, 3, 3)}, matrix(2, 2, 4)),
+               "btuning: teacher features" + hold);
+  EXPECT_ERROR(logme(psi, zeros({4}, DType::i64)), "logme: features" + hold);
+  Scene scene;
+  Objective ft = scene.objective({{"ft", {}, {}}});
+  copy_into(scene.teachers[1].features, scale(scene.teachers[1].features, NAN));
+  EXPECT_ERROR(scene.loss(ft), "ft: teacher features (6,4) hold 4 NaN");
+}
+
 TEST(Objective, PlainTrainingAndTargets) {
   Scene scene;
   Objective o = scene.objective({{"none", {}, {}}});
@@ -638,6 +778,11 @@ TEST(Objective, PlainTrainingAndTargets) {
   EXPECT_NE(scene.loss(o).total.item(), with_labels);
   EXPECT_NEAR(scene.loss(o).total.item(),
               cross_entropy(scene.student.logits, scene.batch.targets).item(), 0);
+  Objective smooth({{"none", {}, {}}}, nn::Scope(scene.store), scene.setup, 2, 0.25);
+  EXPECT_NEAR(
+      scene.loss(smooth).total.item(),
+      2 * cross_entropy(scene.student.logits, scene.batch.targets, {.smoothing = 0.25}).item(),
+      1e-14);
 }
 
 TEST(Objective, BadInput) {
@@ -660,7 +805,23 @@ TEST(Objective, BadInput) {
   EXPECT_NE(with("aft", "map", std::string("dence")).find("dense"), std::string::npos);
   EXPECT_ERROR(scene.objective({{"ktd", {}, {}}}), "did you mean kd?");
   EXPECT_ERROR(scene.objective({{"kd", -1.0, {}}}), "weight");
+  EXPECT_ERROR(scene.objective({{"kd", INFINITY, {}}}), "weight");
   EXPECT_ERROR(scene.objective({{"kd", {}, {}}}, double(NAN)), "ce_weight");
+  for (double smoothing : {-0.1, 1.0, double(NAN)})
+    EXPECT_ERROR(Objective({{"kd", {}, {}}}, nn::Scope(scene.store), scene.setup, {}, smoothing),
+                 "label smoothing");
+  EXPECT_ERROR(scene.objective({{"transmiter", {}, {}}}), "no loss of a training run");
+  for (const char* method :
+       {"aft", "kernel_kd", "rkd", "aft_no_kernel", "kd_feature", "btuning", "ft"}) {
+    Scene fresh;
+    fresh.setup.student_width = 5;
+    fresh.setup.classes = 4;
+    Objective o = fresh.objective({{method, {}, {}}});
+    fresh.teachers[1].features = Tensor();
+    EXPECT_ERROR(fresh.loss(o), concat(method, ": teacher 'teacher1' gives no features"));
+    fresh.setup.teacher_widths = {3, 0};
+    EXPECT_ERROR(fresh.objective({{method, {}, {}}}), "gives no features (width 0)");
+  }
   EXPECT_ERROR(scene.objective({{"kd", {}, {}}, {"kd", {}, {}}}), "twice");
   EXPECT_ERROR(scene.objective({{"kd", 0.0, {}}}, 0), "every weight");
   EXPECT_ERROR(scene.objective({{"none", {}, {}}}, 0), "every weight");
@@ -689,9 +850,30 @@ TEST(Registry, StrangersMayAddMethods) {
   EXPECT_ERROR(add_method(method), "already");
   Scene scene;
   scene.teachers.clear();
+  Method nameless = method, empty = method;
+  nameless.name = "";
+  EXPECT_ERROR(add_method(nameless), "a name");
+  empty.name = "empty";
+  empty.make = nullptr;
+  EXPECT_ERROR(add_method(empty), "`make`");
   Loss loss = scene.loss(scene.objective({{"pull_to_zero", {}, {}}}));
   EXPECT_EQ(loss.parts[1].name, "pull_to_zero");
   EXPECT_EQ(list_methods().size(), before + 1);
+  // Taps are asked for once, whoever wants them.
+  for (std::string tap : {"a", "b"}) {
+    method.name = "tap_" + tap;
+    method.options = {};
+    method.make = [tap](const Options&, const nn::Scope&, const methods::Setup&) {
+      Instance instance;
+      instance.student_taps = {"both", tap};
+      instance.teacher_taps = {tap, "both"};
+      return instance;
+    };
+    add_method(method);
+  }
+  Objective taps = scene.objective({{"tap_a", {}, {}}, {"tap_b", {}, {}}});
+  EXPECT_EQ(taps.student_taps(), (std::vector<std::string>{"both", "a", "b"}));
+  EXPECT_EQ(taps.teacher_taps(), (std::vector<std::string>{"a", "both", "b"}));
 }
 
 }  // namespace

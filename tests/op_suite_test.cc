@@ -571,6 +571,40 @@ TEST(OpSuiteCoverage, EmptyAndOneElement) {
   }
 }
 
+// These only move values, of any dtype.
+const std::set<std::string> kTakesIntegers = {
+    "view", "permute", "slice",      "cat",           "expand",         "stack",
+    "roll", "flip",    "to_strided", "pixel_shuffle", "pixel_unshuffle"};
+// The error may be that of an op which they, or their samples, are made of.
+const std::set<std::string> kNamesAnother = {"attention",  "einsum", "expm",  "solve",
+                                             "group_norm", "haar",   "polar", "conv_transpose2d"};
+
+// An op that computes refuses integers by its name, whichever input they are.
+TEST(OpSuiteCoverage, IntegersAreRefused) {
+  for (std::string op : kHeaderOps) {
+    if (kTakesIntegers.count(op)) continue;
+    auto first = std::find_if(samples().begin(), samples().end(),
+                              [&](const Sample& s) { return s.op == op && !s.must_throw; });
+    ASSERT_NE(first, samples().end());
+    for (size_t k = 0; k < first->inputs.size(); k++) {
+      if (constant(*first, k)) continue;
+      Sample wrong = *first;
+      wrong.f = [first, k](const std::vector<Tensor>& inputs) {
+        std::vector<Tensor> v;
+        for (const Tensor& x : inputs) v.push_back(x.detach());
+        v[k] = v[k].to(DType::i64);
+        return first->f(v);
+      };
+      std::string problem = outcome({"wrong input throws", check_error}, wrong);
+      if (kNamesAnother.count(op)) {
+        EXPECT_NE(problem, "nothing was thrown") << op << ", input " << k;
+      } else {
+        EXPECT_EQ(problem, "") << op << ", input " << k;
+      }
+    }
+  }
+}
+
 // ---- the checks themselves can fail ----
 
 Sample sample_of(Fn f, std::vector<Shape> inputs = {{4, 3}}) {

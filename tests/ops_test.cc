@@ -1,7 +1,10 @@
 // What the samples of the ops cannot show: ties, gradients that are none on purpose, NaN, order.
 #include "tensor/ops.h"
 
+#include <functional>
+
 #include "support.h"
+#include "tensor/linalg.h"
 #include "tensor/random.h"
 #include "tensor/runtime.h"
 
@@ -27,9 +30,24 @@ TEST(Ops, TiesShareTheGradient) {
 }
 
 TEST(Ops, KinksAndFarValues) {
-  Tensor x = numbers({0, -1e4, 1e4}, {3});
-  backward(leaky_relu(x, 0.2), numbers({1, 1, 1}, {3}));
-  EXPECT_EQ(x.grad().values(), (Values{0.2, 0.2, 1}));
+  struct {
+    std::function<Tensor(const Tensor&)> f;
+    double x, slope;
+  } const kinks[] = {{relu, 0, 0},
+                     {abs, 0, 0},
+                     {[](auto& x) { return sqrt(x); }, 0, 0},
+                     {[](auto& x) { return leaky_relu(x, 0.2); }, 0, 0.2},
+                     {[](auto& x) { return leaky_relu(x, 0.2); }, 1e4, 1},
+                     {[](auto& x) { return clamp(x, -1, 2); }, -1, 1},
+                     {[](auto& x) { return clamp(x, -1, 2); }, 2, 1},
+                     {hard_swish, -3, -0.5},
+                     {hard_swish, 3, 1.5}};
+  for (DType dtype : {DType::f32, DType::f64})
+    for (auto& kink : kinks) {
+      Tensor x = full({2}, kink.x, dtype).requires_grad_();
+      backward(kink.f(x), full({2}, 1, dtype));
+      EXPECT_NEAR(x.grad().values()[0], kink.slope, 1e-7) << &kink - kinks;
+    }
   for (DType dtype : {DType::f32, DType::f64}) {
     Tensor far = numbers({-1e4, 1e4}, {2}).to(dtype).requires_grad_();
     for (auto f : {silu, quick_gelu, softplus}) {
@@ -40,6 +58,31 @@ TEST(Ops, KinksAndFarValues) {
       EXPECT_EQ(far.grad().values(), (Values{0, 1}));
     }
   }
+}
+
+TEST(Ops, BatchNormPassesNothingAtTheBoundsOfItsActivation) {
+  Values rows;
+  for (double row : {0, 3, 6}) rows.insert(rows.end(), 16, row);
+  for (DType dtype : {DType::f32, DType::f64})
+    for (bool six : {false, true}) {
+      Tensor x = from(rows, {3, 16}, dtype).requires_grad_();
+      Tensor mean = zeros({16}, dtype), variance = full({16}, 1, dtype);
+      BatchNormOptions o{
+          .eps = 0, .activation = six ? Activation::relu6 : Activation::relu, .residual = {}};
+      backward(batch_norm(x, {}, {}, mean, variance, o), full({3, 16}, 1, dtype));
+      Values g = x.grad().values();
+      EXPECT_EQ((Values{g[0], g[16], g[32]}), (Values{0, 1, six ? 0.0 : 1.0}));
+    }
+}
+
+TEST(Ops, TheFirstOfEqualPixelsIsTheMaximum) {
+  for (DType dtype : {DType::f32, DType::f64})
+    for (bool adaptive : {false, true}) {
+      Tensor x = full({1, 1, 2, 2}, 5, dtype).requires_grad_();
+      backward(adaptive ? adaptive_max_pool2d(x, 1) : max_pool2d(x, {.kernel = 2}),
+               full({1, 1, 1, 1}, 1, dtype));
+      EXPECT_EQ(x.grad().values(), (Values{1, 0, 0, 0}));
+    }
 }
 
 TEST(Ops, NaNIsNotHidden) {
@@ -90,6 +133,21 @@ TEST(Ops, BordersOfAPicture) {
   EXPECT_EQ(pad(x, {-1, 1}, Border::constant, 7).values(), (Values{2, 3, 7}));
 }
 
+// An image times a value for every channel stays where it is; other shapes broadcast as ever.
+TEST(Ops, AnImageTimesWhatIsNoImage) {
+  Values values;
+  for (int i = 0; i < 128; i++) values.push_back(i % 7 - 3);
+  for (Layout layout : {Layout::nhwc, Layout::nchw16c})
+    for (Shape shape : {Shape{2, 16, 1, 1}, {2, 16, 2, 1}, {2, 16, 1, 2}, {1, 16, 1, 1}, {2}}) {
+      Tensor x = from(values, {2, 16, 2, 2}, DType::f32), image = x.to(layout);
+      Tensor factor =
+          from(Values(values.begin(), values.begin() + shape.numel()), shape, DType::f32);
+      Tensor y = mul(image, factor);
+      EXPECT_EQ(y.values(), mul(x, factor).values()) << shape;
+      EXPECT_EQ(y.layout(), shape == (Shape{2, 16, 1, 1}) ? layout : Layout::strided) << shape;
+    }
+}
+
 // The mean in float32 is itself wrong by more than the deviation allows.
 TEST(Ops, VarianceFarFromZero) {
   Tensor x = from(Values{1e6 + 0.5, 1e6 + 1, 1e6 + 1.5, 1e6 + 4}, {4}, DType::f32);
@@ -132,19 +190,19 @@ double relative_error(const Tensor& a, const Tensor& b) {
 
 struct ConvolutionCase {
   int64_t batch, channels, outputs, height, width;
-  int padding;
+  int padding, kernel = 3, stride = 1, groups = 1;
 };
 
 // Results and gradients, the latter added up twice.
 std::vector<Tensor> convolve(const ConvolutionCase& c, DType dtype, bool exact) {
   std::vector<Tensor> v{random_normal({c.batch, c.channels, c.height, c.width}, 1),
-                        random_normal({c.outputs, c.channels, 3, 3}, 2),
+                        random_normal({c.outputs, c.channels / c.groups, c.kernel, c.kernel}, 2),
                         random_normal({c.outputs}, 3)};
   for (Tensor& t : v) t = t.to(dtype).requires_grad_();
   set_exact_mode(exact);
   Tensor y;
   for (int twice = 0; twice < 2; twice++) {
-    y = to_strided(conv2d(v[0], v[1], v[2], {1, c.padding}));
+    y = to_strided(conv2d(v[0], v[1], v[2], {c.stride, c.padding, 1, c.groups}));
     backward(y, random_normal(y.shape(), 4).to(dtype));
   }
   set_exact_mode(false);
@@ -171,6 +229,441 @@ TEST(Ops, ConvolutionByWinograd) {
     for (size_t i = 0; i < 3; i++)
       EXPECT_NE(winograd[i].values(), direct[i].values()) << "not used: " << c.channels << " " << i;
   }
+}
+
+// Several parts of the rows and more channels than take turns at a tile.
+TEST(Ops, ConvolutionOfChannelsAlone) {
+  for (ConvolutionCase c : {ConvolutionCase{2, 150, 150, 14, 15, 2, 5, 1, 150},
+                            {2, 150, 150, 28, 29, 2, 5, 2, 150},
+                            {3, 144, 144, 15, 14, 3, 7, 1, 144},
+                            {3, 144, 144, 29, 28, 3, 7, 2, 144}}) {
+    std::vector<Tensor> fast = convolve(c, DType::f32, false),
+                        reference = convolve(c, DType::f64, true);
+    for (size_t i = 0; i < 4; i++)
+      EXPECT_LT(relative_error(fast[i], reference[i]), 3e-6)
+          << c.kernel << " " << c.stride << " " << i;
+  }
+}
+
+struct Wide {
+  const char* name;
+  std::vector<Shape> inputs;
+  Fn f;
+};
+
+// The samples are small: these have several blocks, parts and threads in every kernel.
+TEST(Ops, WideInputs) {
+  std::vector<int64_t> many(1000);
+  for (size_t i = 0; i < many.size(); i++) many[i] = int64_t(i * i % 97);
+  Tensor index = places(many);
+  auto norm = [](Activation activation, bool residual) {
+    return [=](auto& v) {
+      Tensor x = conv2d(v[0], v[1], Tensor());
+      Tensor mean = zeros({x.dim(1)}, x.dtype()), variance = full({x.dim(1)}, 1, x.dtype());
+      BatchNormOptions o{.train = true, .activation = activation, .residual = {}};
+      if (residual) o.residual = conv2d(v[0], v[4], Tensor());
+      return to_strided(batch_norm(x, v[2], v[3], mean, variance, o));
+    };
+  };
+  std::vector<Wide> cases{
+      {"sum of rows", {{3, 9001}}, [](auto& v) { return sum(v[0], {1}); }},
+      {"sum of columns", {{9001, 3}}, [](auto& v) { return sum(v[0], {0}); }},
+      {"sum of the middle", {{70, 301, 5}}, [](auto& v) { return sum(v[0], {1}); }},
+      {"mean", {{3, 50, 101}}, [](auto& v) { return mean(v[0]); }},
+      {"variance", {{9001, 2}}, [](auto& v) { return variance(v[0], {0}); }},
+      {"amax", {{90, 101}}, [](auto& v) { return amax(v[0], {0}); }},
+      {"cumsum", {{5, 3001}}, [](auto& v) { return cumsum(v[0], 1); }},
+      {"cumsum of columns", {{301, 50}}, [](auto& v) { return cumsum(v[0], 0); }},
+      {"add", {{60, 1, 41}, {1, 50, 41}}, [](auto& v) { return add(v[0], v[1]); }},
+      {"mul", {{300, 50}, {300, 1}}, [](auto& v) { return mul(v[0], v[1]); }},
+      {"softmax", {{101, 301}}, [](auto& v) { return softmax(v[0], 2); }},
+      {"log_softmax", {{101, 301}}, [](auto& v) { return log_softmax(v[0]); }},
+      {"cross_entropy", {{1000, 101}}, [=](auto& v) { return cross_entropy(v[0], index); }},
+      {"layer_norm",
+       {{601, 37}, {37}, {37}},
+       [](auto& v) { return layer_norm(v[0], v[1], v[2], 1e-5); }},
+      {"normalize", {{901, 41}}, [](auto& v) { return normalize(v[0]); }},
+      {"matmul", {{6, 41, 50}, {6, 50, 31}}, [](auto& v) { return matmul(v[0], v[1]); }},
+      {"linear", {{701, 61}, {51, 61}, {51}}, [](auto& v) { return linear(v[0], v[1], v[2]); }},
+      {"embedding", {{97, 41}}, [=](auto& v) { return embedding(v[0], index); }},
+      {"index_add",
+       {{97, 41}, {1000, 41}},
+       [=](auto& v) { return index_add(v[0], 0, index, v[1]); }},
+      {"gather",
+       {{97, 10}},
+       [=](auto& v) {
+         return gather(v[0], 0, view(index, {100, 10}));
+       }},
+      {"scatter_add",
+       {{97, 10}, {100, 10}},
+       [=](auto& v) {
+         return scatter_add(v[0], 0, view(index, {100, 10}), v[1]);
+       }},
+      {"sort", {{11, 901}}, [](auto& v) { return sort(v[0], 1).values; }},
+      {"topk", {{11, 901}}, [](auto& v) { return topk(v[0], 17).values; }},
+      {"qkv_attention", {{3, 71, 192}}, [](auto& v) { return qkv_attention(v[0], 4); }},
+      {"embed_tokens",
+       {{41, 30, 25}, {1, 1, 25}, {1, 31, 25}},
+       [](auto& v) { return embed_tokens(v[0], v[1], v[2]); }},
+      {"patches", {{7, 3, 32, 48}}, [](auto& v) { return patches(v[0], 16); }},
+      {"unfold", {{3, 4, 31, 30}}, [](auto& v) { return unfold(v[0], {.kernel = 3}); }},
+      {"pixel_shuffle", {{3, 36, 20, 21}}, [](auto& v) { return pixel_shuffle(v[0], 3); }},
+      {"interpolate",
+       {{2, 5, 40, 31}},
+       [](auto& v) {
+         return interpolate(v[0], {.mode = InterpolateOptions::Mode::bicubic, .size = {21, 50}});
+       }},
+      {"adaptive_max_pool2d",
+       {{3, 5, 40, 31}},
+       [](auto& v) { return adaptive_max_pool2d(v[0], 7); }},
+      {"pad",
+       {{4, 5, 40, 41}},
+       [](auto& v) {
+         return pad(v[0], {1, 2, 3, 4}, Border::reflect);
+       }},
+      {"dropout",
+       {{9001}},
+       [](auto& v) {
+         return dropout(v[0], 0.5, RngKey{1, 2, 3});
+       }},
+      {"cdist", {{60, 9}, {70, 9}}, [](auto& v) { return cdist(v[0], v[1]); }},
+      {"conv_transpose2d",
+       {{3, 16, 14, 15}, {16, 20, 3, 3}, {20}},
+       [](auto& v) {
+         return conv_transpose2d(v[0], v[1], v[2], {2, 1});
+       }},
+      {"shortcut_a",
+       {{5, 3, 21, 20}, {16, 3, 1, 1}},
+       [](auto& v) { return to_strided(shortcut_a(conv2d(v[0], v[1], Tensor()), 2, 32)); }},
+      {"global_avg_pool",
+       {{5, 3, 21, 20}, {48, 3, 1, 1}},
+       [](auto& v) { return global_avg_pool(conv2d(v[0], v[1], Tensor())); }},
+      {"avg_pool2d", {{5, 3, 21, 20}, {40, 3, 1, 1}}, [](auto& v) {
+         return to_strided(avg_pool2d(conv2d(v[0], v[1], Tensor()), {.kernel = 3, .padding = 1}));
+       }}};
+  for (int64_t channels : {20, 48})  // in both layouts of images
+    for (auto [name, activation] : {std::pair{"batch_norm none", Activation::none},
+                                    {"batch_norm relu", Activation::relu},
+                                    {"batch_norm relu6", Activation::relu6},
+                                    {"batch_norm silu", Activation::silu}})
+      for (bool residual : {false, true}) {
+        Shape kernel{channels, 3, 1, 1};
+        cases.push_back({name,
+                         {{5, 3, 23, 22}, kernel, {channels}, {channels}, kernel},
+                         norm(activation, residual)});
+      }
+  for (const Wide& c : cases) {
+    auto run = [&](DType dtype) {
+      std::vector<Tensor> v;
+      for (size_t k = 0; k < c.inputs.size(); k++)
+        v.push_back(random_normal(c.inputs[k], k).to(dtype).requires_grad_());
+      std::vector<Tensor> results{c.f(v)};
+      backward(results[0], random_normal(results[0].shape(), 9).to(dtype));
+      for (Tensor& x : v)
+        if (x.grad()) results.push_back(x.grad());
+      return results;
+    };
+    std::vector<Tensor> fast = run(DType::f32), reference = run(DType::f64);
+    ASSERT_EQ(fast.size(), reference.size());
+    for (size_t i = 0; i < fast.size(); i++)
+      EXPECT_LT(relative_error(fast[i], reference[i]), 1e-5) << c.name << " " << i;
+  }
+}
+
+// At the bound of each condition. That an op names itself and the shapes shows in the samples, too.
+TEST(Ops, WrongInputIsRefused) {
+  auto t = [](const Shape& shape) { return full(shape, 0.5); };
+  Tensor row = t({3}), square = t({3, 3}), image = t({1, 1, 2, 2}), wide = t({2, 4, 3, 3});
+  Tensor rank6 = t({1, 1, 1, 1, 1, 1}), index = places({0, 1}), label = places({0, 1, 2});
+  Tensor index6 = zeros({1, 1, 1, 1, 1, 1}, DType::i64), none;
+  struct Case {
+    std::string op;
+    std::function<void()> f;
+  };
+  std::vector<Case> cases{
+      {"qkv_attention",
+       [&] {
+         qkv_attention(t({1, 2, 6}), 0);
+       }},
+      {"batch_norm", [&, m = row]() mutable { batch_norm(row, none, none, m, m); }},
+      {"batch_norm", [&, m = row]() mutable { batch_norm(square, row, none, m, m); }},
+      {"cayley",
+       [&] {
+         cayley(t({3, 3}).to(DType::bf16));
+       }},
+      {"conv_transpose2d",
+       [&] {
+         conv_transpose2d(wide, t({4, 2, 3, 3}), none, {1, 0, 1, 0});
+       }},
+      {"conv_transpose2d",
+       [&] {
+         conv_transpose2d(wide, t({4, 2, 3, 3}), none, {1, -1});
+       }},
+      {"conv_transpose2d",
+       [&] {
+         conv_transpose2d(wide, t({4, 2, 3, 3}), none, {0});
+       }},
+      {"conv_transpose2d",
+       [&] {
+         conv_transpose2d(wide, t({4, 2, 3, 3}), none, {1, 0, 0});
+       }},
+      {"conv_transpose2d",
+       [&] {
+         conv_transpose2d(wide, t({4, 2, 3, 3}), none, {2}, -1);
+       }},
+      {"conv_transpose2d",
+       [&] {
+         conv_transpose2d(t({1, 4, 0, 3}), t({4, 2, 3, 3}), none);
+       }},
+      {"conv_transpose2d",
+       [&] {
+         conv_transpose2d(t({1, 4, 3, 0}), t({4, 2, 3, 3}), none);
+       }},
+      {"cross_entropy",
+       [&] {
+         cross_entropy(t({2, 0}), index);
+       }},
+      {"cross_entropy", [&] { cross_entropy(square, label, {.smoothing = -0.1}); }},
+      {"cross_entropy", [&] { cross_entropy(square, label, {.smoothing = 1.1}); }},
+      {"cross_entropy", [&] { cross_entropy(square, label.to(DType::i32)); }},
+      {"cosine_similarity", [&] { cosine_similarity(row, row, 0, 0); }},
+      {"cosine_similarity", [&] { cosine_similarity(row, row, -2); }},
+      {"cdist", [&] { cdist(row, square); }},
+      {"cdist", [&] { cdist(square, row); }},
+      {"cdist", [&] { cdist(rank6, rank6); }},
+      {"dropout", [&] { dropout(row, -0.1, RngKey{}); }},
+      {"dropout", [&] { dropout(row, -0.1, row); }},
+      {"dropout", [&] { dropout(row, 1, row); }},
+      {"drop_path", [&] { drop_path(row, -0.1, RngKey{}); }},
+      {"drop_path", [&] { drop_path(row, 1, row); }},
+      {"drop_path", [&] { drop_path(t({}), 0.5, row); }},
+      {"einsum", [&] { einsum("ab->ac,bc", square, square); }},
+      {"einsum", [&] { einsum("a1,1b->ab", square, square); }},
+      {"einsum", [&] { einsum("ab,bc->aca", square, square); }},
+      {"einsum",
+       [&] {
+         einsum("abcd,efg->abcdefg", image, t({1, 1, 1}));
+       }},
+      {"embed_tokens",
+       [&] {
+         embed_tokens(square, none, t({1, 3, 3}));
+       }},
+      {"embed_tokens",
+       [&] {
+         embed_tokens(t({1, 3, 3}), none, square);
+       }},
+      {"embed_tokens",
+       [&] {
+         embed_tokens(t({1, 2, 3}), t({1, 3, 1}), t({1, 3, 3}));
+       }},
+      {"embed_tokens",
+       [&] {
+         embed_tokens(t({1, 2, 3}), none, full({1, 2, 3}, 1, DType::f64));
+       }},
+      {"embed_tokens",
+       [&] {
+         embed_tokens(t({1, 2, 3}), full({1, 1, 3}, 1, DType::f64), t({1, 3, 3}));
+       }},
+      {"embedding", [&] { embedding(square, index6); }},
+      {"embedding", [&] { embedding(square, index, -4); }},
+      {"one_hot", [&] { one_hot(index6, 1); }},
+      {"gather", [&] { gather(row, 0, places({-1})); }},
+      {"gather", [&] { gather(row, 0, row); }},
+      {"scatter_add", [&] { scatter_add(row, 0, index, square); }},
+      {"scatter_add", [&] { scatter_add(row, 0, index, full({3}, 1, DType::f64)); }},
+      {"group_norm", [&] { group_norm(wide, 0, none, none); }},
+      {"group_norm", [&] { group_norm(wide, 2, none, row); }},
+      {"haar", [&] { haar(row.to(DType::bf16)); }},
+      {"svd", [&] { svd(square.to(DType::bf16)); }},
+      {"svd",
+       [&] {
+         svd(full({2, 2}, INFINITY));
+       }},
+      {"index_select",
+       [&] {
+         index_select(row, view(index, {1, 2}));
+       }},
+      {"index_select", [&] { index_select(row, row); }},
+      {"index_add",
+       [&] {
+         index_add(row, 0, view(index, {1, 2}), row);
+       }},
+      {"index_add", [&] { index_add(row, 0, index, full({2}, 1, DType::f64)); }},
+      {"cat", [&] { cat({}, 0); }},
+      {"cat",
+       [&] {
+         cat({row, full({3}, 1, DType::f64)}, 0);
+       }},
+      {"stack", [&] { stack({}, 0); }},
+      {"stack",
+       [&] {
+         stack({row, row}, -3);
+       }},
+      {"stack",
+       [&] {
+         stack({rank6, rank6}, 0);
+       }},
+      {"layer_norm", [&] { layer_norm(t({}), none, none, 1e-5); }},
+      {"layer_norm", [&] { layer_norm(square, row, none, 1e-5); }},
+      {"layer_norm",
+       [&] {
+         layer_norm(square, t({3, 1}), t({3, 1}), 1e-5);
+       }},
+      {"linear", [&] { linear(t({}), square, none); }},
+      {"linear", [&] { linear(row, row, none); }},
+      {"linear",
+       [&] {
+         linear(row, square, t({3, 1}));
+       }},
+      {"linear",
+       [&] {
+         linear(row, full({3, 3}, 1, DType::f64), none);
+       }},
+      {"linear", [&] { linear(row, square, full({3}, 1, DType::f64)); }},
+      {"nll_loss", [&] { nll_loss(row, label); }},
+      {"nll_loss", [&] { nll_loss(square, label.to(DType::i32)); }},
+      {"nll_loss", [&] { nll_loss(square.to(DType::i64), label); }},
+      {"matmul", [&] { matmul(square, row); }},
+      {"matmul",
+       [&] {
+         matmul(square, full({3, 3}, 1, DType::f64));
+       }},
+      {"normalize", [&] { normalize(row, 0); }},
+      {"orthogonal",
+       [&] {
+         orthogonal(t({4, 3}), t({4, 3}));
+       }},
+      {"orthogonal",
+       [&] {
+         orthogonal(square, full({3, 3}, 1, DType::f64));
+       }},
+      {"patches", [&] { patches(image, 0); }},
+      {"patches",
+       [&] {
+         patches(t({1, 1, 4, 3}), 2);
+       }},
+      {"pixel_shuffle", [&] { pixel_shuffle(square, 1); }},
+      {"pixel_unshuffle", [&] { pixel_unshuffle(square, 1); }},
+      {"pixel_unshuffle", [&] { pixel_unshuffle(image, 0); }},
+      {"pixel_unshuffle",
+       [&] {
+         pixel_unshuffle(t({1, 1, 2, 3}), 2);
+       }},
+      {"max_pool2d", [&] { max_pool2d(square, {}); }},
+      {"max_pool2d",
+       [&] {
+         max_pool2d(wide, {.kernel = 3, .padding = {2, 1}});
+       }},
+      {"max_pool2d",
+       [&] {
+         max_pool2d(wide, {.kernel = 3, .padding = {1, 2}});
+       }},
+      {"max_pool2d",
+       [&] {
+         max_pool2d(image, {.kernel = {1, 3}});
+       }},
+      {"avg_pool2d", [&] { avg_pool2d(wide, {.dilation = 2}); }},
+      {"sum", [&] { sum(square, {-3}); }},
+      {"interpolate",
+       [&] {
+         interpolate(image, {.size = {2, 0}});
+       }},
+      {"interpolate",
+       [&] {
+         interpolate(image, {.size = {0, 2}});
+       }},
+      {"interpolate", [&] { interpolate(image, {.scale_h = 2}); }},
+      {"interpolate", [&] { interpolate(image, {.scale_w = 2}); }},
+      {"interpolate", [&] { interpolate(image, {.scale_h = 2, .scale_w = 0.1}); }},
+      {"interpolate", [&] { interpolate(image, {.scale_h = -2, .scale_w = 2}); }},
+      {"interpolate",
+       [&] {
+         interpolate(image, {.size = {2, 0}, .scale_h = 2, .scale_w = 2});
+       }},
+      {"interpolate", [&] { interpolate(image, {.size = 2, .scale_h = 2}); }},
+      {"interpolate", [&] { interpolate(image, {.size = 2, .scale_w = 2}); }},
+      {"interpolate", [&] { interpolate(image, {.size = 2, .align_corners = true}); }},
+      {"slice", [&] { slice(row, 0, -1, 1); }},
+      {"slice", [&] { slice(row, 0, 2, 1); }},
+      {"slice", [&] { slice(row, 0, 0, 3, 0); }},
+      {"to_dtype", [&] { to_dtype(row, DType::f16); }},
+      {"shortcut_a", [&] { shortcut_a(image, 0, 1); }},
+      {"shortcut_a", [&] { shortcut_a(square, 1, 3); }},
+      {"solve",
+       [&] {
+         solve(square, full({3, 1}, 1, DType::f64));
+       }},
+      {"fold", [&] { fold(square, 2, {}); }},
+      {"variance",
+       [&] {
+         variance(t({0, 3}), {0}, -1);
+       }},
+      {"where", [&] { where(label, row, full({3}, 1, DType::f64)); }}};
+  for (Shape shape : {Shape{3, 3, 3}, {1, 1, 0, 2}, {1, 1, 2, 0}}) {
+    Tensor x = t(shape);
+    cases.push_back({"adaptive_max_pool2d", [=] { adaptive_max_pool2d(x, 1); }});
+    cases.push_back({"adaptive_avg_pool2d", [=] { adaptive_avg_pool2d(x, 2); }});
+    cases.push_back({"global_avg_pool", [=] { global_avg_pool(x); }});
+    cases.push_back({"interpolate", [=] { interpolate(x, {.size = 1}); }});
+  }
+  for (Pair size : {Pair(0, 1), Pair(1, 0)}) {
+    cases.push_back({"adaptive_max_pool2d", [=] { adaptive_max_pool2d(image, size); }});
+    cases.push_back({"adaptive_avg_pool2d", [=] { adaptive_avg_pool2d(image, size); }});
+    cases.push_back({"conv2d", [=] { conv2d(wide, wide, none, {size}); }});
+    cases.push_back({"conv2d", [=] { conv2d(wide, wide, none, {1, 0, size}); }});
+    Pair less(size.h - 1, size.w - 1);
+    cases.push_back({"conv2d", [=] { conv2d(wide, t({4, 4, 1, 1}), none, {1, less}); }});
+    Pair more(size.h + 3, size.w + 3);
+    cases.push_back({"conv2d", [=] { conv2d(wide, t({4, 4, more.h, more.w}), none); }});
+  }
+  struct {
+    Shape embed;
+    int prefix, h, w, new_h, new_w;
+  } const grids[] = {{{2, 4, 3}, 0, 2, 2, 3, 3}, {{1, 4, 3}, -1, 1, 5, 3, 3},
+                     {{1, 1, 3}, 1, 0, 2, 3, 3}, {{1, 1, 3}, 1, 2, 0, 3, 3},
+                     {{1, 4, 3}, 0, 2, 2, 0, 3}, {{1, 4, 3}, 0, 2, 2, 3, 0}};
+  for (auto& g : grids)
+    cases.push_back({"resample_pos_embed", [=, embed = t(g.embed)] {
+                       resample_pos_embed(embed, g.prefix, g.h, g.w, g.new_h, g.new_w);
+                     }});
+  for (size_t i = 0; i < cases.size(); i++) {
+    std::string message = "nothing was refused";
+    try {
+      cases[i].f();
+    } catch (const Error& error) {
+      message = error.what();
+    }
+    EXPECT_NE(message.find(cases[i].op + ":"), std::string::npos)
+        << "case " << i << ", " << cases[i].op << ": " << message;
+  }
+}
+
+TEST(Ops, TheLeastInputIsComputed) {
+  auto t = [](const Shape& shape) { return full(shape, 0.5); };
+  Tensor row = t({3}), rank5 = t({1, 1, 1, 1, 1}), mean = zeros({3}), variance = zeros({3});
+  EXPECT_EQ(clamp(row, 1, 1).values(), Values(3, 1));
+  batch_norm(t({2, 3}), {}, {}, mean, variance, {.train = true, .residual = {}});
+  EXPECT_EQ(mean.shape(), Shape{3});
+  EXPECT_EQ(conv_transpose2d(t({1, 1, 1, 1}), t({1, 1, 2, 2}), {}, {1, 0, 2}, 1).shape(),
+            (Shape{1, 1, 4, 4}));
+  EXPECT_GT(cross_entropy(t({1, 2}), places({0}), {.smoothing = 1}).item(), 0);
+  EXPECT_EQ(cdist(rank5, rank5).shape(), (Shape{1, 1, 1, 1, 1}));
+  EXPECT_EQ(embedding(t({3, 2}), places({0, 1}), -3).shape(), (Shape{2, 2}));
+  EXPECT_EQ(embedding(t({3, 2}), zeros({1, 1, 1, 1, 1}, DType::i64)).rank(), 6);
+  EXPECT_EQ(one_hot(zeros({1, 1, 1, 1, 1}, DType::i64), 1).rank(), 6);
+  EXPECT_EQ(stack({row}, 1).shape(), (Shape{3, 1}));
+  EXPECT_EQ(stack({rank5}, -6).rank(), 6);
+  EXPECT_EQ(pad(row, {-1, -2}).shape(), Shape{0});
+  EXPECT_EQ(pad(row, {2, 0}, Border::reflect).shape(), Shape{5});
+  EXPECT_EQ(patches(t({1, 1, 1, 1}), 1).shape(), (Shape{1, 1, 1}));
+  EXPECT_EQ(pixel_shuffle(t({1, 1, 1}), 1).shape(), (Shape{1, 1, 1}));
+  EXPECT_EQ(pixel_unshuffle(t({1, 1, 1}), 1).shape(), (Shape{1, 1, 1}));
+  EXPECT_EQ(max_pool2d(t({1, 1, 2, 2}), {.kernel = 2, .padding = 1}).shape(), (Shape{1, 1, 2, 2}));
+  EXPECT_EQ(sum(t({1, 1}), {-2, -1}).shape(), Shape{});
+  EXPECT_EQ(slice(row, 0, 3, 3).shape(), Shape{0});
+  EXPECT_EQ(topk(row, 3).values.shape(), Shape{3});
+  EXPECT_EQ(topk(row, 0).values.shape(), Shape{0});
+  EXPECT_EQ(orthogonal(t({2, 2}), t({2, 2})).shape(), (Shape{2, 2}));
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 #include "../../autograd/samples.h"
 #include "../launch.h"
 #include "../onednn.h"
-#include "../ops.h"
+#include "broadcast.h"
 #include "convolution.h"
 #include "depthwise.h"
 #include "gemm.h"
@@ -35,6 +35,7 @@ int64_t out_side(int64_t side, int64_t kernel, int stride, int padding, int dila
 
 ConvGeometry check(const Tensor& x, const Tensor& weight, const Tensor& bias,
                    const ConvOptions& options) {
+  require_floating("conv2d", x);
   PUPIL_CHECK(x.rank() == 4 && weight.rank() == 4, "conv2d: (n,c,h,w) and (out,c,kh,kw) expected, ",
               "got x ", x.shape(), ", weight ", weight.shape());
   int groups = options.groups;

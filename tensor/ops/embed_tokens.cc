@@ -2,7 +2,7 @@
 // al. 2021 (arXiv 2010.11929), eq. 1.
 #include "../../autograd/samples.h"
 #include "../launch.h"
-#include "../ops.h"
+#include "broadcast.h"
 
 namespace pupil {
 
@@ -50,6 +50,7 @@ struct BatchSum {
 };
 
 Tensor embed_tokens(const Tensor& patches, const Tensor& class_token, const Tensor& positions) {
+  require_floating("embed_tokens", patches);
   int64_t prefix = bool(class_token);
   PUPIL_CHECK(patches.rank() == 3 && positions.rank() == 3, "embed_tokens: patches ",
               patches.shape(), ", positions ", positions.shape());

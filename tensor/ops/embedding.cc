@@ -37,6 +37,7 @@ Tensor one_hot(const Tensor& index, int64_t classes, DType dtype) {
   Shape shape = index.shape();
   shape[shape.rank++] = classes;
   Tensor y = empty(shape, dtype, at.device());
+  require_floating("one_hot", y);
   dispatch(dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     map(y.device(), y.numel(), OneHot<T>{at.data<int64_t>(), y.data<T>(), classes});

@@ -1,4 +1,5 @@
 #include "../../autograd/samples.h"
+#include "broadcast.h"
 #include "pooling.h"
 
 namespace pupil {
@@ -38,6 +39,7 @@ struct GlobalAverageBackward {
 };
 
 Tensor global_avg_pool(const Tensor& input) {
+  require_floating("global_avg_pool", input);
   PUPIL_CHECK(input.rank() == 4 && input.dim(2) > 0 && input.dim(3) > 0,
               "global_avg_pool: (n,c,h,w) expected, got ", input.shape());
   Layout layout = input.layout();

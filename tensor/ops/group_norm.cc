@@ -1,11 +1,12 @@
 // layer_norm over the channels of a group and its pixels, then one factor and summand a channel.
 #include "../../autograd/samples.h"
-#include "../ops.h"
+#include "broadcast.h"
 
 namespace pupil {
 
 Tensor group_norm(const Tensor& input, int groups, const Tensor& weight, const Tensor& bias,
                   double eps) {
+  require_floating("group_norm", input);
   PUPIL_CHECK(input.rank() >= 2 && groups > 0 && input.dim(1) % groups == 0,
               "group_norm: (n,c,...) with channels of ", groups, " groups expected, got ",
               input.shape());

@@ -1,6 +1,6 @@
 #include "../../autograd/samples.h"
 #include "../launch.h"
-#include "../ops.h"
+#include "broadcast.h"
 #include "gemm.h"
 
 namespace pupil {
@@ -177,6 +177,7 @@ void dispatch_layer_norm(DType dtype, DType parameters, const Run& run) {
 }  // namespace
 
 Tensor layer_norm(const Tensor& input, const Tensor& weight, const Tensor& bias, double eps) {
+  require_floating("layer_norm", input);
   PUPIL_CHECK(input.rank() >= 1 && bool(weight) == bool(bias), "layer_norm: x ", input.shape(),
               " with weight and bias, or neither");
   DType kept = weight ? weight.dtype() : acc_dtype(input.dtype());

@@ -1,10 +1,11 @@
 #include "../../autograd/samples.h"
-#include "../ops.h"
+#include "broadcast.h"
 #include "gemm.h"
 
 namespace pupil {
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  require_floating("linear", x);
   PUPIL_CHECK(x.rank() >= 1 && weight.rank() == 2 && x.dim(-1) == weight.dim(1) &&
                   (!bias || (bias.rank() == 1 && bias.dim(0) == weight.dim(0))),
               "linear: x ", x.shape(), ", weight ", weight.shape(), ", bias ",

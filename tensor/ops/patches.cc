@@ -1,7 +1,7 @@
 // Images cut into square patches: the im2col of a convolution whose stride equals its kernel.
 #include "../../autograd/samples.h"
 #include "../launch.h"
-#include "../ops.h"
+#include "broadcast.h"
 
 namespace pupil {
 
@@ -30,6 +30,7 @@ struct Patches {
 };
 
 Tensor patches(const Tensor& images, int side) {
+  require_floating("patches", images);
   PUPIL_CHECK(
       images.rank() == 4 && side > 0 && images.dim(2) % side == 0 && images.dim(3) % side == 0,
       "patches: images ", images.shape(), " cannot be cut into patches of side ", side);

@@ -1,4 +1,5 @@
 #include "../../autograd/samples.h"
+#include "broadcast.h"
 #include "pooling.h"
 
 namespace pupil {
@@ -62,6 +63,7 @@ struct PoolBackward {
 namespace {
 
 PoolGeometry check(const char* op, const Tensor& x, const PoolOptions& o) {
+  require_floating(op, x);
   PUPIL_CHECK(x.rank() == 4, op, ": (n,c,h,w) expected, got ", x.shape());
   PUPIL_CHECK(2 * o.padding.h <= o.kernel.h && 2 * o.padding.w <= o.kernel.w, op,
               ": padding at most half a kernel, ", x.shape());

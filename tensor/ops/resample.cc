@@ -156,9 +156,8 @@ Tensor interpolate(const Tensor& input, const InterpolateOptions& o) {
   PUPIL_CHECK(smooth || (!o.antialias && !o.align_corners),
               "interpolate: antialias and align_corners go with bilinear and bicubic, ",
               input.shape());
-  bool sized = o.size.h > 0 && o.size.w > 0, scaled = o.scale_h > 0 && o.scale_w > 0;
-  PUPIL_CHECK(sized != scaled, "interpolate: a positive size or a positive scale expected for ",
-              input.shape());
+  bool sized = o.size != Pair(0), scaled = o.scale_h != 0 || o.scale_w != 0;
+  PUPIL_CHECK(sized != scaled, "interpolate: a size or a scale expected for ", input.shape());
   Shape shape = input.shape();
   shape[2] = sized ? o.size.h : int64_t(std::floor(double(shape[2]) * o.scale_h));
   shape[3] = sized ? o.size.w : int64_t(std::floor(double(shape[3]) * o.scale_w));
@@ -218,6 +217,8 @@ PUPIL_SAMPLES(interpolate) {
     s.add(concat("antialias ", int(mode)), {{1, 2, 12, 5}},
           with({.mode = mode, .size = {5, 8}, .antialias = true}));
   s.add("one pixel", {{1, 1, 1, 1}}, with({.mode = bicubic, .size = 3}));
+  s.add("to one row", {{1, 2, 3, 4}}, with({.mode = bilinear, .size = {1, 3}}));
+  s.add("smaller rows", {{1, 2, 4, 5}}, with({.mode = bilinear, .scale_h = 0.5, .scale_w = 1.6}));
   s.add("empty", {{0, 2, 3, 3}}, with({.mode = bilinear, .size = 2}));
   s.add("permuted", {{2, 4, 5, 3}}, [](auto& v) {
     return interpolate(permute(v[0], {0, 3, 1, 2}), {.mode = bilinear, .size = {3, 7}});
@@ -256,6 +257,7 @@ PUPIL_SAMPLES(resample_pos_embed) {
   s.add("the same width", {{1, 6, 2}}, to(0, 2, 3, 3, 3));
   s.add("the same height", {{1, 6, 2}}, to(0, 2, 3, 2, 2));
   s.add("one cell", {{1, 1, 1}}, to(0, 1, 1, 2, 2));
+  s.add("to one cell", {{1, 7, 2}}, to(1, 2, 3, 1, 1));
   s.add("no width", {{1, 4, 0}}, to(0, 2, 2, 3, 3));
   s.add_error("grid", {{1, 10, 2}}, to(0, 3, 3, 5, 5));
 }

@@ -2,7 +2,6 @@
 
 #include "../../autograd/samples.h"
 #include "../launch.h"
-#include "../ops.h"
 #include "image.h"
 #include "unary.h"
 
@@ -99,6 +98,7 @@ struct ShortcutRuns {
 }  // namespace
 
 Tensor shortcut_a(const Tensor& input, int stride, int64_t out_channels) {
+  require_floating("shortcut_a", input);
   PUPIL_CHECK(input.rank() == 4 && stride > 0 && out_channels >= input.dim(1), "shortcut_a: x ",
               input.shape(), ", stride ", stride, ", to ", out_channels, " channels");
   Tensor x = dense(input).detach();
