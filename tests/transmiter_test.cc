@@ -483,6 +483,8 @@ TEST(LinearProbe, ChoosesC) {
   });
   EXPECT_NEAR(std::log10(c), 1.3, 1.0 / 64);
   EXPECT_LE(calls, 7 + 2 + 7);
+  c = choose_c([](double c) { return -std::fabs(std::log10(c) + 2.71); });
+  EXPECT_NEAR(std::log10(c), -2.703125, 1e-12);  // after 8 steps; 7: -2.71875, 9: -2.7109375
   EXPECT_NEAR(choose_c([](double) { return 1; }), 1e5, 1);  // equal: the larger, then the smaller
 }
 
