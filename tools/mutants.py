@@ -126,6 +126,8 @@ class Bench:
             tree = Path(folder) / "tree"
             for part in ("tensor", "autograd", "nn", "data", "models", "methods", "tools"):
                 shutil.copytree(part, tree / part, copy_function=lambda a, b: os.symlink(ROOT / a, b))
+            (tree / "tests").symlink_to(ROOT / "tests")
+            (tree / "build").mkdir()
             (tree / mutant.file).unlink()
             (tree / mutant.file).write_text(mutant.text())
             objects, samples = {}, set()
@@ -148,8 +150,9 @@ class Bench:
         return ""
 
     def link(self, target, objects, folder):
-        """The path of this program, made with these objects in place of those of the build."""
-        binary = f"{folder}/{Path(target).name}"
+        """The path of this program, made with these objects in place of those of the build, in a
+        place from where it finds the files that belong to it."""
+        binary = f"{folder}/tree/build/{Path(target).name}"
         if not os.path.exists(binary):
             command = self.ninja(target).replace(f"-o {target}", f"-o {binary}")
             for old, new in objects.items():
