@@ -86,10 +86,9 @@ Tensor SelfAttention::operator()(const Tensor& x, const Rotary* rotary, int64_t 
     return proj_(qkv_attention(project(x, 0, 3), heads_));
   int64_t batch = x.dim(0), dim = x.dim(2), width = dim / heads_;
   auto part = [&](const Tensor& packed, int64_t which) {
-    int64_t tokens = packed.dim(1), parts = packed.dim(2) / dim;
-    Tensor five = view(packed, {batch, tokens, parts, heads_, width});
-    return view(permute(slice(five, 2, which, which + 1), {0, 3, 1, 2, 4}),
-                {batch, heads_, tokens, width});
+    int64_t all_heads = packed.dim(2) / width;
+    Tensor heads = permute(view(packed, {batch, packed.dim(1), all_heads, width}), {0, 2, 1, 3});
+    return slice(heads, 1, which * heads_, (which + 1) * heads_);
   };
   Tensor of_all = project(x, queries ? 1 : 0, 3);  // k and v at least
   Tensor q = part(queries ? project(slice(x, 1, 0, queries), 0, 1) : of_all, 0);
