@@ -453,7 +453,9 @@ TEST(Arena, LimitNamesTheLargestTensors) {
 
 TEST(Tensors, ShapesWhoseBytesOverflowAreRefused) {
   const int64_t huge = int64_t(1) << 61;  // times the 8 bytes of a number: 0
-  for (Shape shape : {Shape{huge, 8}, Shape{huge}, Shape{3, huge}, Shape{-1}, Shape{2, -3}})
+  Shape negative{2, 3};
+  negative[1] = -3;
+  for (Shape shape : {Shape{huge, 8}, Shape{huge}, Shape{3, huge}, negative})
     EXPECT_THROW(empty(shape, DType::f64), Error) << shape;
   EXPECT_EQ(empty({0, 5}).bytes(), 0u);
 }

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 BUILD = Path("build-test").resolve()
@@ -92,7 +93,8 @@ class Bench:
     """Compiles and links a mutant beside the test build."""
 
     def __init__(self):
-        self.commands, self.originals = {}, {}
+        self.commands, self.originals, self.sound = {}, {}, set()
+        self.one_at_a_time = threading.Lock()
 
     def ninja(self, target):
         if target not in self.commands:
@@ -119,15 +121,20 @@ class Bench:
             self.originals[source] = out.read_bytes()
         return self.originals[source]
 
+    def tree_in(self, folder):
+        """A copy of the project made of links."""
+        tree = Path(folder) / "tree"
+        for part in ("tensor", "autograd", "nn", "data", "models", "methods", "tools"):
+            shutil.copytree(part, tree / part, copy_function=lambda a, b: os.symlink(ROOT / a, b))
+        (tree / "tests").symlink_to(ROOT / "tests")
+        (tree / "build").mkdir()
+        return tree
+
     def try_mutant(self, mutant):
         """The test that noticed it, "" when none did, None when it does not compile or to the same
         machine code (so code behind an #if that is off here, and other changes that change nothing)."""
         with tempfile.TemporaryDirectory(prefix="mutant") as folder:
-            tree = Path(folder) / "tree"
-            for part in ("tensor", "autograd", "nn", "data", "models", "methods", "tools"):
-                shutil.copytree(part, tree / part, copy_function=lambda a, b: os.symlink(ROOT / a, b))
-            (tree / "tests").symlink_to(ROOT / "tests")
-            (tree / "build").mkdir()
+            tree = self.tree_in(folder)
             (tree / mutant.file).unlink()
             (tree / mutant.file).write_text(mutant.text())
             objects, samples = {}, set()
@@ -146,8 +153,20 @@ class Bench:
                     continue
                 program, *arguments = test.format(samples=":".join(f"*/{s}" for s in samples)).split()
                 if not self.passes(program, arguments, objects, folder):
-                    return test.split()[0]
+                    self.require_sound(program)
+                    return program
         return ""
+
+    def require_sound(self, test):
+        """What fails without a change too has noticed nothing."""
+        with self.one_at_a_time:
+            if test in self.sound:
+                return
+            with tempfile.TemporaryDirectory(prefix="unchanged") as folder:
+                self.tree_in(folder)
+                if not self.passes(test, [], {}, folder):
+                    sys.exit(f"{test} fails without any change; see what it says in {BUILD}")
+            self.sound.add(test)
 
     def link(self, target, objects, folder):
         """The path of this program, made with these objects in place of those of the build, in a
