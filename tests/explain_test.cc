@@ -30,6 +30,7 @@ TEST(Explain, EveryEquationHasALineAndEveryMarkerAnEquation) {
     EXPECT_FALSE(m->explanation.symbols.empty()) << m->name << " declares no symbols";
     EXPECT_FALSE(m->explanation.cases.empty()) << m->name << " names no reference cases";
     EXPECT_FALSE(m->source.empty()) << m->name;
+    EXPECT_FALSE(m->summary.empty()) << m->name;
     for (const methods::Equation& e : m->explanation.equations)
       EXPECT_TRUE(declared.insert({m->name, e.id}).second) << m->name << " " << e.id << " twice";
   }

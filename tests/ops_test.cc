@@ -387,6 +387,8 @@ TEST(Ops, WrongInputIsRefused) {
        }},
       {"batch_norm", [&, m = row]() mutable { batch_norm(row, none, none, m, m); }},
       {"batch_norm", [&, m = row]() mutable { batch_norm(square, row, none, m, m); }},
+      {"batch_norm",
+       [&, m = row]() mutable { batch_norm(square.to(DType::f64), none, none, m, m); }},
       {"cayley",
        [&] {
          cayley(t({3, 3}).to(DType::bf16));
@@ -505,6 +507,8 @@ TEST(Ops, WrongInputIsRefused) {
        }},
       {"layer_norm", [&] { layer_norm(t({}), none, none, 1e-5); }},
       {"layer_norm", [&] { layer_norm(square, row, none, 1e-5); }},
+      {"layer_norm", [&] { layer_norm(square.to(DType::f64), row, row, 1e-5); }},
+      {"layer_norm", [&] { layer_norm(square, row, row.to(DType::f64), 1e-5); }},
       {"layer_norm",
        [&] {
          layer_norm(square, t({3, 1}), t({3, 1}), 1e-5);
