@@ -236,22 +236,18 @@ Tensor angles(const Tensor& f) {
   return matmul(e, e, false, true);  // [rkd 3]
 }
 
-Tensor in_accumulation(const Tensor& x) {
-  return x.dtype() == acc_dtype(x.dtype()) ? x : to_dtype(x, acc_dtype(x.dtype()));
-}
-
 }  // namespace
 
 Tensor rkd_distance_plain(const Tensor& phi, const Tensor& psi) {
   check(phi, psi);
-  Tensor f = in_accumulation(phi);
+  Tensor f = to_dtype(phi, acc_dtype(phi.dtype()));
   // [rkd 2]
   return smooth_l1(relative_distances(f), relative_distances(psi.detach().to(f.dtype())));
 }
 
 Tensor rkd_angle_plain(const Tensor& phi, const Tensor& psi) {
   check(phi, psi);
-  Tensor f = in_accumulation(phi);
+  Tensor f = to_dtype(phi, acc_dtype(phi.dtype()));
   // [rkd 4]
   return smooth_l1(angles(f), angles(psi.detach().to(f.dtype())));
 }

@@ -5,6 +5,7 @@
 
 #include "support.h"
 #include "tensor/linalg.h"
+#include "tensor/memory.h"
 #include "tensor/random.h"
 #include "tensor/runtime.h"
 
@@ -73,6 +74,20 @@ TEST(Ops, BatchNormPassesNothingAtTheBoundsOfItsActivation) {
       Values g = x.grad().values();
       EXPECT_EQ((Values{g[0], g[16], g[32]}), (Values{0, 1, six ? 0.0 : 1.0}));
     }
+}
+
+// However long the chain: one buffer goes through it.
+TEST(Ops, AGradientWithoutAnotherReaderIsOverwritten) {
+  auto allocations = [](int length) {
+    StepScope step;
+    Tensor x = full({1000}, 0.5).requires_grad_(), y = x;
+    for (int i = 0; i < length; i++) y = silu(y);
+    Tensor cotangent = full({1000}, 1);
+    size_t before = Arena::step({}).stats().allocations;
+    backward(y, cotangent);
+    return Arena::step({}).stats().allocations - before;
+  };
+  EXPECT_EQ(allocations(2), allocations(5));
 }
 
 TEST(Ops, TheFirstOfEqualPixelsIsTheMaximum) {
