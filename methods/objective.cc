@@ -10,11 +10,6 @@ void check_weight(const std::string& what, double weight) {
     fail_input(what, " must be a finite number >= 0, got ", weight);
 }
 
-Tensor in_accumulation_dtype(const Tensor& value) {
-  return value.dtype() == acc_dtype(value.dtype()) ? value
-                                                   : to_dtype(value, acc_dtype(value.dtype()));
-}
-
 void add_unique(std::vector<std::string>& to, const std::vector<std::string>& from) {
   for (const std::string& name : from)
     if (std::find(to.begin(), to.end(), name) == to.end()) to.push_back(name);
@@ -66,7 +61,7 @@ Loss Objective::operator()(const Step& step) const {
   auto add_part = [&](const std::string& name, double weight, const Tensor& value) {
     PUPIL_CHECK(value.numel() == 1, "objective: the loss of '", name, "' has shape ",
                 value.shape());
-    Part part{name, weight, in_accumulation_dtype(value)};
+    Part part{name, weight, to_dtype(value, acc_dtype(value.dtype()))};
     Tensor weighted = weight == 1 ? part.value : scale(part.value, weight);
     loss.total = loss.total ? add(loss.total, weighted) : weighted;
     loss.parts.push_back(std::move(part));
