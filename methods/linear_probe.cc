@@ -142,9 +142,6 @@ LinearProbe fit_linear_probe(const Tensor& features, const Tensor& labels, int64
     std::swap(gradient, next_gradient);
     norm = std::sqrt(dot(gradient, gradient));
   }
-  double shift = 0;
-  for (int64_t j = 0; j < classes; j++) shift += v[size_t(classes * d + j)] / double(classes);
-  for (int64_t j = 0; j < classes; j++) v[size_t(classes * d + j)] -= shift;
   std::span<const double> all(v);
   result.weight = from(all.subspan(0, size_t(classes * d)), {classes, d});
   result.bias = from(all.subspan(size_t(classes * d)), {classes});

@@ -9,7 +9,7 @@ namespace pupil::methods {
 
 struct LinearProbe {
   Tensor weight;         // (K, d) f64
-  Tensor bias;           // (K) f64, mean 0
+  Tensor bias;           // (K) f64, mean 0 up to rounding, since no step leaves it
   double objective = 0;  // at the solution
   double gradient_norm = 0;
   int64_t iterations = 0;

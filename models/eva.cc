@@ -66,7 +66,10 @@ struct Eva {
     Tokens tokens =
         run_blocks(blocks, x, "blocks", call, config.avg ? 0 : 1, call.wants("norm"), &turns);
     auto normed = [&](const Tensor& t) { return config.fc_norm ? t : norm(t); };
-    if (tokens.all) call.see("norm", x = normed(tokens.all));
+    if (config.avg || call.wants("norm")) {
+      x = normed(tokens.all);
+      call.see("norm", x);
+    }
     Tensor features = config.avg ? mean(slice(x, 1, prefix, x.dim(1)), {1})
                                  : view(normed(tokens.first), {batch, config.dim});
     if (config.fc_norm) features = norm(features);

@@ -375,17 +375,29 @@ bool convert_layout(const Tensor& from, const Tensor& to) {
 
 constexpr int64_t kManyRows = 1024;
 
+// Of the sum of many rows, as weights' gradients are, oneDNN's BLAS is 5 to 10 % faster than its
+// matmul, and twice as fast where that has no good blocks (768 x 3072 of 1,576 rows).
+bool long_sum(const Matmul& mm, const void* a, const void* b, void* c) {
+  bool a_rows = mm.k.in_a == 1, b_rows = mm.n.in_b == 1;
+  return dnnl_sgemm(a_rows ? 'N' : 'T', b_rows ? 'N' : 'T', mm.m.size, mm.n.size, mm.k.size, 1,
+                    static_cast<const float*>(a), a_rows ? mm.m.in_a : mm.k.in_a,
+                    static_cast<const float*>(b), b_rows ? mm.k.in_b : mm.n.in_b, mm.beta,
+                    static_cast<float*>(c), mm.m.in_c) == dnnl_success;
+}
+
 bool matmul(const Matmul& mm, const void* a, const void* b, const float* bias, void* c) {
   Turn turn;
+  // Of many rows times a small matrix, the matrix in the order that the kernel likes: 4 to 8 % of
+  // the product, for a copy of a hundredth of it.
+  bool pack = mm.batch.empty() && mm.m.size >= kManyRows && mm.m.size >= mm.k.size;
+  if (!pack && mm.batch.empty() && mm.k.size >= kManyRows && !bias && mm.dtype == DType::f32)
+    return long_sum(mm, a, b, c);
   Key key{kMatmul,   mm.m.size, mm.n.size, mm.k.size,       mm.m.in_a,        mm.m.in_c,
           mm.n.in_b, mm.k.in_a, mm.k.in_b, bias != nullptr, library_threads()};
   int32_t beta_bits;
   memcpy(&beta_bits, &mm.beta, 4);
   key.insert(key.end(), {beta_bits, int(mm.dtype), int(mm.out)});
   for (auto& axis : mm.batch) key.insert(key.end(), {axis.size, axis.in_a, axis.in_b, axis.in_c});
-  // Of many rows times a small matrix, the matrix in the order that the kernel likes: 4 to 8 % of
-  // the product, for a copy of a hundredth of it.
-  bool pack = mm.batch.empty() && mm.m.size >= kManyRows && mm.m.size >= mm.k.size;
   Entry& e = find(key, [&](Entry& entry) {
     memory::dims a_dims, b_dims, c_dims, bias_dims, a_strides, b_strides, c_strides;
     for (auto& axis : mm.batch) {

@@ -240,6 +240,9 @@ TEST(Core, ThreadCountDoesNotChangeBits) {
     run([](auto& t, auto& s) { return mul(add(t, s), s); });
     run([](auto& t, auto& s) { return div(t, add_scalar(square(s), 1)); });
     run([](auto& t, auto&) { return view(permute(t, {1, 0}), {333 * 1001}); });
+    run([](auto& t, auto&) {
+      return qkv_attention(view(scale(slice(t, 1, 0, 960), 2), {9, 37, 960}), 5);
+    });
     return results;
   };
   for (bool plain : {false, true}) {

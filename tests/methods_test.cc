@@ -1,4 +1,7 @@
 // Methods against the values, invariances and bad inputs of their papers and specifications.
+#include <fmt/format.h>
+
+#include <map>
 #include <random>
 
 #include "autograd/autograd.h"
@@ -762,10 +765,68 @@ TEST(Objective, TeachersMustBeFinite) {
   EXPECT_ERROR(btuning_loss(phi, psi, {1}, {matrix(2, 3, 3)}, matrix(2, 2, 4)),
                "btuning: teacher features" + hold);
   EXPECT_ERROR(logme(psi, zeros({4}, DType::i64)), "logme: features" + hold);
+  EXPECT_ERROR(standardize_logits(zeros({3, 1}, DType::f64)), "at least 2 classes");
+  EXPECT_ERROR(standardize_logits(zeros({3, 2, 4}, DType::f64)), "at least 2 classes");
   Scene scene;
   Objective ft = scene.objective({{"ft", {}, {}}});
   copy_into(scene.teachers[1].features, scale(scene.teachers[1].features, NAN));
   EXPECT_ERROR(scene.loss(ft), "ft: teacher features (6,4) hold 4 NaN");
+}
+
+// What the papers and their code use; the source of each is beside the option.
+TEST(Methods, Defaults) {
+  const std::map<std::string, std::string> want{
+      {"none", "1 1"},
+      {"kd", "0.9 0.1 T=4 reduction=batchmean alpha=0.5 logit_standardization=0 eps=1e-07"},
+      {"aft", "1 1 beta=10 kernel=linear map=diag learn_s=1 s_lr=0.01"},
+      {"aft_no_kernel", "1 1 beta=10 s_lr=0.01"},
+      {"btuning", "1 1 beta=100 temperature=0.1"},
+      {"ft",
+       "1 1 beta=10 code_epochs=500 code_batch=1024 code_lr=0.0003 code_patience=10 "
+       "early_stop_on=holdout"},
+      {"kd_feature", "1 1 beta=10 modalities=1"},
+      {"kernel_kd", "1 1 beta=10 s_lr=0.01"},
+      {"rkd", "1 1 beta=10"}};
+  std::map<std::string, std::string> got;
+  for (const Method* method : list_methods()) {
+    std::string& line = got[method->name];
+    line = fmt::format("{} {}", method->weight, method->ce_weight);
+    for (const Option& option : method->options)
+      std::visit(
+          [&](const auto& v) {
+            if constexpr (std::is_same_v<std::decay_t<decltype(v)>, bool>)
+              line += fmt::format(" {}={}", option.name, int(v));
+            else
+              line += fmt::format(" {}={}", option.name, v);
+          },
+          option.value);
+  }
+  EXPECT_EQ(got, want);
+}
+
+// What `prepare` keeps of the auto-encoder is what a fit by itself gives.
+TEST(FactorTransfer, KeepsTheFittedEncoder) {
+  const Method& ft = find_method("ft");
+  Options options(ft.options);
+  options.set("code_epochs", int64_t(3));
+  nn::Store store(3, DType::f64), own(3, DType::f64);
+  methods::Setup setup;
+  setup.student_width = 5;
+  setup.teacher_widths = {6};
+  Tensor features = matrix(20, 6, 7);
+  Survey survey;
+  survey.teacher = [&](size_t) { return features; };
+  ft.make(options, nn::Scope(store, "ft"), setup).prepare(survey);
+  Autoencoder coder(nn::Scope(own, "ft.teacher0"), 6);
+  Tensor rows = cat({slice(features, 0, 0, 9), slice(features, 0, 10, 19)}, 0),
+         held = cat({slice(features, 0, 9, 10), slice(features, 0, 19, 20)}, 0);
+  fit_autoencoder(own, coder, rows, held, {.epochs = 3});
+  for (size_t k = 0; k < 3; k++) {
+    std::string layer = concat("ft.teacher0.encoder.", 2 * k, ".");
+    EXPECT_EQ(store.find(layer + "weight")->value.values(), coder.encoder[k].weight.values());
+    EXPECT_EQ(store.find(layer + "bias")->value.values(), coder.encoder[k].bias.values());
+    EXPECT_GT(sum(square(coder.encoder[k].bias)).item(), 0);
+  }
 }
 
 TEST(Objective, PlainTrainingAndTargets) {

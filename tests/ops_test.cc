@@ -127,10 +127,18 @@ TEST(Ops, TheRowOfThePaddingHasNoGradient) {
   }
 }
 
+TEST(Ops, DivergenceFromATargetWithZeros) {  // 0 log 0 = 0
+  Tensor log_p = numbers({std::log(0.25), std::log(0.75)}, {1, 2});
+  EXPECT_NEAR(kl_div(log_p, numbers({0, 1}, {1, 2}), false, Reduction::sum).item(), -std::log(0.75),
+              1e-15);
+}
+
 TEST(Ops, EqualElementsKeepTheirOrder) {
   Tensor x = numbers({2, 1, 2, 1, 2}, {5});
   EXPECT_EQ(sort(x, 0).indices.values(), (Values{1, 3, 0, 2, 4}));
   EXPECT_EQ(sort(x, 0, true).indices.values(), (Values{0, 2, 4, 1, 3}));
+  Tensor columns = numbers({3, 1, 1, 2, 2, 3}, {3, 2});
+  EXPECT_EQ(sort(columns, 0).indices.values(), (Values{1, 0, 2, 1, 0, 2}));
   EXPECT_EQ(argmax(x, 0).item(), 0);
   EXPECT_EQ(topk(x, 2, 0).indices.values(), (Values{0, 2}));
 }
@@ -316,7 +324,15 @@ TEST(Ops, WideInputs) {
        }},
       {"sort", {{11, 901}}, [](auto& v) { return sort(v[0], 1).values; }},
       {"topk", {{11, 901}}, [](auto& v) { return topk(v[0], 17).values; }},
-      {"qkv_attention", {{3, 71, 192}}, [](auto& v) { return qkv_attention(v[0], 4); }},
+      {"qkv_attention of heads of 16",
+       {{3, 71, 192}},
+       [](auto& v) { return qkv_attention(v[0], 4); }},
+      {"of 24", {{3, 71, 288}}, [](auto& v) { return qkv_attention(v[0], 4); }},
+      {"of 32", {{1, 245, 192}}, [](auto& v) { return qkv_attention(v[0], 2); }},
+      {"of 48", {{2, 20, 288}}, [](auto& v) { return qkv_attention(v[0], 2); }},
+      {"of 64", {{2, 65, 384}}, [](auto& v) { return qkv_attention(v[0], 2); }},
+      {"of 80", {{2, 3, 720}}, [](auto& v) { return qkv_attention(v[0], 3); }},
+      {"of 176", {{1, 121, 528}}, [](auto& v) { return qkv_attention(v[0], 1); }},
       {"embed_tokens",
        {{41, 30, 25}, {1, 1, 25}, {1, 31, 25}},
        [](auto& v) { return embed_tokens(v[0], v[1], v[2]); }},

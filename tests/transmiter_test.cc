@@ -421,6 +421,16 @@ TEST(Eft, DynamicFusion) {
   DynamicFusion two = dynamic_fusion(weak, cat({same, tuned}, 0), strong);
   EXPECT_EQ(two.expert.size(), 1u);
   EXPECT_THROW(dynamic_fusion(weak, weak, strong), Error);
+  // A flat strong model needs little of what moved a sure weak one; a sure one more than there is.
+  Tensor little =
+      dynamic_fusion(array({6, .4, -.2, .1}, {1, 4}), array({5, .9, -.8, -.4}, {1, 1, 4}),
+                     array({0, .2, -.5, .3}, {1, 4}))
+          .logits;
+  EXPECT_NEAR(little.values()[0], -0.243, 1e-3);  // strong + alpha (5 - 6); alpha from a fine grid
+  EXPECT_EQ(
+      dynamic_fusion(weak, array({1.5, .3, -.8, -.4}, {1, 1, 4}), array({9, .2, -.5, .3}, {1, 4}))
+          .alpha[0],
+      2);
 }
 
 TEST(BaseToNovel, MaskedAndHarmonic) {  // T22

@@ -7,6 +7,7 @@ import random
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -187,11 +188,14 @@ class Bench:
         environment = {"PUPIL_SHARED": str(ROOT.parent / "shared"), **os.environ,
                        "PUPIL_SOURCE": str(ROOT), "PUPIL_PROGRAM": program,
                        "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive", "TMPDIR": folder}
-        try:  # one that never ends is noticed too
-            return subprocess.run([binary, "--gtest_brief=1", "--gtest_fail_fast", *arguments],
-                                  env=environment, cwd=folder, timeout=300,
-                                  capture_output=True).returncode == 0
-        except subprocess.TimeoutExpired:
+        run = subprocess.Popen([binary, "--gtest_brief=1", "--gtest_fail_fast", *arguments],
+                               env=environment, cwd=folder, start_new_session=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            return run.wait(timeout=300) == 0
+        except subprocess.TimeoutExpired:  # one that never ends is noticed too
+            os.killpg(run.pid, signal.SIGKILL)  # with the programs that it started
+            run.wait()
             return False
 
 

@@ -3,6 +3,7 @@
 #include "../../autograd/samples.h"
 #include "../launch.h"
 #include "../ops.h"
+#include "attention_fast.h"
 #include "gemm.h"
 #include "vector_math.h"
 
@@ -30,7 +31,7 @@ void softmax_rows(float* scores, T* to, int64_t count, int64_t n, float scale) {
     for (int64_t j = 0; j < n; j++) max = p[j] > max ? p[j] : max;
 #pragma omp simd reduction(+ : sum)
     for (int64_t j = 0; j < n; j++) {
-      p[j] = vector_exp((p[j] - max) * scale);
+      p[j] = vector_exp_negative((p[j] - max) * scale);
       sum += p[j];
     }
     float factor = 1 / sum;
@@ -94,6 +95,22 @@ Tensor qkv_attention_fast(const Tensor& input, int64_t heads) {
   });
 }
 
+// The same in float32 where packed_attention is available: a head at a time, probabilities kept
+// only for a backward.
+Tensor qkv_attention_by_head(const Tensor& input, const packed_attention::Geometry& g) {
+  Tensor qkv = input.contiguous().detach(), y = empty({g.batch, g.tokens, g.heads * g.width}), p;
+  if (grad_enabled() && input.requires_grad()) p = empty({g.batch, g.heads, g.tokens, g.row()});
+  packed_attention::forward(g, qkv.data<float>(), p ? p.data<float>() : nullptr, y.data<float>(),
+                            empty({packed_attention::scratch(g)}).data<float>());
+  return record("qkv_attention", y, {input}, {{"heads", g.heads}}, [=](Backward& grad) {
+    Tensor gqkv = empty(qkv.shape()), scratch = empty({packed_attention::scratch(g)});
+    packed_attention::backward(g, qkv.data<float>(), p.data<float>(),
+                               grad.gy.contiguous().data<float>(), gqkv.data<float>(),
+                               scratch.data<float>());
+    grad[0].give(gqkv);
+  });
+}
+
 }  // namespace
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, double scale,
@@ -112,6 +129,9 @@ Tensor qkv_attention(const Tensor& qkv, int heads) {
   PUPIL_CHECK(qkv.rank() == 3 && heads > 0 && qkv.dim(2) % (3 * heads) == 0,
               "qkv_attention: (batch, tokens, 3 * heads * head_dim) expected, got ", qkv.shape(),
               " for ", heads, " heads");
+  packed_attention::Geometry g{qkv.dim(0), qkv.dim(1), heads, qkv.dim(2) / 3 / heads};
+  if (cpu_fast(qkv.dtype(), qkv.device()) && qkv.numel() > 0 && packed_attention::available(g))
+    return qkv_attention_by_head(qkv, g);
   if (cpu_fast(acc_dtype(qkv.dtype()), qkv.device()) && qkv.numel() > 0)
     return (qkv.dtype() == DType::bf16 ? qkv_attention_fast<bf16>
                                        : qkv_attention_fast<float>)(qkv, heads);

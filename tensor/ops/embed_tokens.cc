@@ -52,8 +52,7 @@ struct BatchSum {
 Tensor embed_tokens(const Tensor& patches, const Tensor& class_token, const Tensor& positions) {
   require_floating("embed_tokens", patches);
   int64_t prefix = bool(class_token);
-  PUPIL_CHECK(patches.rank() == 3 && positions.rank() == 3, "embed_tokens: patches ",
-              patches.shape(), ", positions ", positions.shape());
+  PUPIL_CHECK(patches.rank() == 3, "embed_tokens: patches ", patches.shape());
   int64_t batch = patches.dim(0), tokens = prefix + patches.dim(1), dim = patches.dim(2);
   PUPIL_CHECK(positions.shape() == (Shape{1, tokens, dim}) &&
                   (!prefix || class_token.shape() == (Shape{1, 1, dim})),

@@ -159,7 +159,7 @@ bool gemm_fast(const Tensor& a, const Tensor& b, const Tensor& c, float beta, co
   auto dense = [](int64_t rows, int64_t row, int64_t columns, int64_t column) {
     return (column == 1 && row >= columns) || (row == 1 && column >= rows);
   };
-  if (mm.n.in_c != 1 || mm.m.in_c < mm.n.size || mm.k.size == 0 ||
+  if (mm.n.in_c != 1 || mm.m.in_c < mm.n.size ||
       !dense(mm.m.size, mm.m.in_a, mm.k.size, mm.k.in_a) ||
       !dense(mm.k.size, mm.k.in_b, mm.n.size, mm.n.in_b))
     return false;

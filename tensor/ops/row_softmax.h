@@ -28,7 +28,7 @@ inline RowStatistics<float> cpu_row_statistics(const float* x, int64_t n,
 #pragma omp simd reduction(max : max)
   for (int64_t j = 0; j < n; j++) max = x[j] > max ? x[j] : max;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < n; j++) sum += vector_exp((x[j] - max) * inverse_temperature);
+  for (int64_t j = 0; j < n; j++) sum += vector_exp_negative((x[j] - max) * inverse_temperature);
   return {max, std::log(sum)};
 }
 

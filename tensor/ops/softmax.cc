@@ -78,7 +78,7 @@ void cpu_forward(const float* x, float* y, int64_t rows, int64_t n, float scale,
       if (only_minus_inf(in, n, max)) raise_flag(flag);
 #pragma omp simd reduction(+ : sum)
       for (int64_t j = 0; j < n; j++) {
-        float e = vector_exp((in[j] - max) * scale);
+        float e = vector_exp_negative((in[j] - max) * scale);
         out[j] = e;
         sum += e;
       }
