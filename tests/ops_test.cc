@@ -6,6 +6,7 @@
 #include "support.h"
 #include "tensor/linalg.h"
 #include "tensor/memory.h"
+#include "tensor/ops/gemm.h"
 #include "tensor/random.h"
 #include "tensor/runtime.h"
 
@@ -125,6 +126,13 @@ TEST(Ops, TheRowOfThePaddingHasNoGradient) {
     backward(y, numbers({1, 1, 1, 1}, {4, 1}));
     EXPECT_EQ(weight.grad().values(), (Values{0, 0, 2}));
   }
+}
+
+TEST(Ops, ColumnSumsNeedDenseRows) {
+  Tensor x = numbers({1, 2, 3, 4}, {2, 2}), to = zeros({2}, DType::f64);
+  EXPECT_THROW(column_sum(transposed(x), to, 0), Error);
+  column_sum(x, to, 0);
+  EXPECT_EQ(to.values(), (Values{4, 6}));
 }
 
 TEST(Ops, DivergenceFromATargetWithZeros) {  // 0 log 0 = 0

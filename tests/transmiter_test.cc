@@ -421,6 +421,11 @@ TEST(Eft, DynamicFusion) {
   DynamicFusion two = dynamic_fusion(weak, cat({same, tuned}, 0), strong);
   EXPECT_EQ(two.expert.size(), 1u);
   EXPECT_THROW(dynamic_fusion(weak, weak, strong), Error);
+  Tensor rows = cat({tuned, same}, 1);  // of one expert, two images
+  DynamicFusion both = dynamic_fusion(cat({weak, weak}, 0), rows, cat({strong, weak}, 0));
+  EXPECT_EQ(both.alpha[0], r.alpha[0]);
+  expect_values(slice(both.logits, 0, 0, 1), r.logits.values(), 0);
+  expect_values(slice(both.logits, 0, 1, 2), weak.values(), 0);
   // A flat strong model needs little of what moved a sure weak one; a sure one more than there is.
   Tensor little =
       dynamic_fusion(array({6, .4, -.2, .1}, {1, 4}), array({5, .9, -.8, -.4}, {1, 1, 4}),
@@ -568,6 +573,8 @@ TEST(AuxiliaryClasses, BadInput) {
   expect_refused([&] { pool.choose(AuxiliaryStrategy::random); }, {"25", "24"});
   pool.request.count = 7;
   expect_refused([&] { pool.choose(AuxiliaryStrategy::easy_fps); }, {"6", "7"});
+  pool.request.count = 13;
+  expect_refused([&] { pool.choose(AuxiliaryStrategy::mix_fps); }, {"6", "7"});
   pool.words[5] = pool.words[6];
   expect_refused([&] { pool.choose(AuxiliaryStrategy::random); }, {"twice", pool.words[6]});
   Pool empty;
