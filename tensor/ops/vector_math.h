@@ -49,7 +49,7 @@ PUPIL_HD [[gnu::always_inline]] inline float vector_exp(float x) {
 // The same in two thirds of the instructions, for x <= 0: 0 below -88 already.
 PUPIL_HD [[gnu::always_inline]] inline float vector_exp_negative(float x) {
   ExpParts e = exp_parts(x < -88.03f ? -88.03f : x);  // k is -127 there, and 2^k 0
-  int32_t factor_bits = int32_t(uint32_t(e.bits + 127) << 23);
+  uint32_t factor_bits = (uint32_t(e.bits) + 127) << 23;
   float factor;
   memcpy(&factor, &factor_bits, 4);
   return e.mantissa * factor;
