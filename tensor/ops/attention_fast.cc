@@ -16,8 +16,6 @@ namespace pupil::packed_attention {
 
 int64_t Geometry::row() const { return (tokens + 15) / 16 * 16; }
 
-bool available(const Geometry& g) { return cpu_has_avx512() && g.width % 16 == 0; }
-
 #ifdef __AVX512F__
 namespace {
 
@@ -166,6 +164,8 @@ int64_t scratch_of_thread(const Geometry& g) { return (g.width + g.tokens) * g.r
 
 }  // namespace
 
+bool available(const Geometry& g) { return cpu_has_avx512() && g.width % 16 == 0; }
+
 int64_t scratch(const Geometry& g) { return cpu_threads() * scratch_of_thread(g); }
 
 void forward(const Geometry& g, const float* qkv, float* probabilities, float* y, float* scratch) {
@@ -218,6 +218,7 @@ void backward(const Geometry& g, const float* qkv, const float* probabilities, c
 }
 
 #else
+bool available(const Geometry&) { return false; }
 int64_t scratch(const Geometry&) { return 0; }
 void forward(const Geometry&, const float*, float*, float*, float*) {}
 void backward(const Geometry&, const float*, const float*, const float*, float*, float*) {}
