@@ -1,5 +1,7 @@
 #include "onednn.h"
 
+#include <omp.h>
+
 #include <dnnl.hpp>
 #include <mutex>
 #include <unordered_map>
@@ -78,6 +80,14 @@ struct Primitive {
   void point(int which, const void* data) {
     arguments.at(which).set_data_handle(const_cast<void*>(data));
   }
+  // The same primitive with arguments of its own, for a thread beside others.
+  Primitive of_thread(void* scratch) const {
+    Primitive own;
+    own.primitive = primitive;
+    for (auto& [which, argument] : arguments) own.add(which, argument.get_desc());
+    if (scratch_bytes) own.point(DNNL_ARG_SCRATCHPAD, scratch);
+    return own;
+  }
   void run() {
     Context& c = context();
     if (scratch_bytes) point(DNNL_ARG_SCRATCHPAD, c.scratchpad.get(scratch_bytes));
@@ -123,7 +133,7 @@ Primitive make_reorder(const memory::desc& from, const memory::desc& to, bool ad
 // What is kept per key. `usable` false: oneDNN refused, do not ask again.
 struct Entry {
   bool usable = false;
-  Primitive main, reorder, reorder_add;
+  Primitive main, last, reorder, reorder_add;
   size_t packed_bytes = 0;
 };
 
@@ -373,32 +383,15 @@ bool convert_layout(const Tensor& from, const Tensor& to) {
   return true;
 }
 
-constexpr int64_t kManyRows = 1024;
+namespace {
 
-// Of the sum of many rows, as weights' gradients are, oneDNN's BLAS is 5 to 10 % faster than its
-// matmul, and twice as fast where that has no good blocks (768 x 3072 of 1,576 rows).
-bool long_sum(const Matmul& mm, const void* a, const void* b, void* c) {
-  bool a_rows = mm.k.in_a == 1, b_rows = mm.n.in_b == 1;
-  return dnnl_sgemm(a_rows ? 'N' : 'T', b_rows ? 'N' : 'T', mm.m.size, mm.n.size, mm.k.size, 1,
-                    static_cast<const float*>(a), a_rows ? mm.m.in_a : mm.k.in_a,
-                    static_cast<const float*>(b), b_rows ? mm.k.in_b : mm.n.in_b, mm.beta,
-                    static_cast<float*>(c), mm.m.in_c) == dnnl_success;
-}
+constexpr int64_t kManyRows = 1024, kBlockRows = 128, kBlocksOfThread = 4;
 
-bool matmul(const Matmul& mm, const void* a, const void* b, const float* bias, void* c) {
-  Turn turn;
-  // Of many rows times a small matrix, the matrix in the order that the kernel likes: 4 to 8 % of
-  // the product, for a copy of a hundredth of it.
-  bool pack = mm.batch.empty() && mm.m.size >= kManyRows && mm.m.size >= mm.k.size;
-  if (!pack && mm.batch.empty() && mm.k.size >= kManyRows && !bias && mm.dtype == DType::f32)
-    return long_sum(mm, a, b, c);
-  Key key{kMatmul,   mm.m.size, mm.n.size, mm.k.size,       mm.m.in_a,        mm.m.in_c,
-          mm.n.in_b, mm.k.in_a, mm.k.in_b, bias != nullptr, library_threads()};
-  int32_t beta_bits;
-  memcpy(&beta_bits, &mm.beta, 4);
-  key.insert(key.end(), {beta_bits, int(mm.dtype), int(mm.out)});
-  for (auto& axis : mm.batch) key.insert(key.end(), {axis.size, axis.in_a, axis.in_b, axis.in_c});
-  Entry& e = find(key, [&](Entry& entry) {
+struct MatmulDescs {
+  memory::desc a, b, c, bias;
+
+  // packed: b in the order that oneDNN likes.
+  MatmulDescs(const Matmul& mm, bool packed) {
     memory::dims a_dims, b_dims, c_dims, bias_dims, a_strides, b_strides, c_strides;
     for (auto& axis : mm.batch) {
       a_dims.push_back(axis.in_a ? axis.size : 1);
@@ -419,36 +412,118 @@ bool matmul(const Matmul& mm, const void* a, const void* b, const float* bias, v
     append(c_strides, mm.m.in_c, mm.n.in_c);
     memory::dims bias_strides(bias_dims.size(), mm.n.size);
     bias_strides.back() = 1;
-    memory::desc a_desc(a_dims, type_of(mm.dtype), a_strides),
-        b_desc(b_dims, type_of(mm.dtype), b_strides), c_desc(c_dims, type_of(mm.out), c_strides),
-        bias_desc(bias_dims, kFloat, bias_strides);
-    memory::desc plain = b_desc;
-    if (pack) b_desc = memory::desc(b_dims, type_of(mm.dtype), memory::format_tag::any);
+    a = {a_dims, type_of(mm.dtype), a_strides};
+    b = packed ? memory::desc(b_dims, type_of(mm.dtype), memory::format_tag::any)
+               : memory::desc(b_dims, type_of(mm.dtype), b_strides);
+    c = {c_dims, type_of(mm.out), c_strides};
+    bias = {bias_dims, kFloat, bias_strides};
+  }
+
+  Primitive primitive(float beta, bool with_bias) const {
     dnnl::primitive_attr attr = attributes();
-    if (mm.beta != 0) {
+    if (beta != 0) {
       dnnl::post_ops ops;
-      ops.append_sum(mm.beta);
+      ops.append_sum(beta);
       attr.set_post_ops(ops);
     }
-    const dnnl::engine& engine = context().engine;
     using Desc = dnnl::matmul::primitive_desc;
 #if DNNL_VERSION_MAJOR >= 3
-    Desc desc = bias ? Desc(engine, a_desc, b_desc, bias_desc, c_desc, attr)
-                     : Desc(engine, a_desc, b_desc, c_desc, attr);
+    const dnnl::engine& engine = context().engine;
+    Desc desc = with_bias ? Desc(engine, a, b, bias, c, attr) : Desc(engine, a, b, c, attr);
 #else
-    Desc desc = bias ? Desc({a_desc, b_desc, bias_desc, c_desc}, attr, engine)
-                     : Desc({a_desc, b_desc, c_desc}, attr, engine);
+    Desc desc = with_bias ? Desc({a, b, bias, c}, attr, context().engine)
+                          : Desc({a, b, c}, attr, context().engine);
 #endif
-    entry.main = make_primitive(desc, dnnl::matmul(desc));
-    entry.main.add(DNNL_ARG_SRC, a_desc);
-    entry.main.add(DNNL_ARG_WEIGHTS, desc.weights_desc());
-    entry.main.add(DNNL_ARG_DST, c_desc);
-    if (desc.weights_desc() != plain) {
-      entry.packed_bytes = desc.weights_desc().get_size();
-      entry.reorder = make_reorder(plain, desc.weights_desc(), false);
+    Primitive p = make_primitive(desc, dnnl::matmul(desc));
+    p.add(DNNL_ARG_SRC, a);
+    p.add(DNNL_ARG_WEIGHTS, desc.weights_desc());
+    p.add(DNNL_ARG_DST, c);
+    if (with_bias) p.add(DNNL_ARG_BIAS, bias);
+    return p;
+  }
+};
+
+// Of the whole product, or with `rows` of a block of so many, which one thread computes, and of the
+// last block.
+Entry& matmul_entry(const Matmul& mm, bool bias, bool pack, int64_t rows) {
+  int threads = rows ? 1 : library_threads();
+  Key key{kMatmul,   mm.m.size, mm.n.size, mm.k.size, mm.m.in_a, mm.m.in_c, mm.n.in_b,
+          mm.k.in_a, mm.k.in_b, bias,      pack,      rows,      threads};
+  int32_t beta_bits;
+  memcpy(&beta_bits, &mm.beta, 4);
+  key.insert(key.end(), {beta_bits, int(mm.dtype), int(mm.out)});
+  for (auto& axis : mm.batch) key.insert(key.end(), {axis.size, axis.in_a, axis.in_b, axis.in_c});
+  return find(key, [&](Entry& entry) {
+    Matmul part = mm;
+    if (rows) part.m.size = rows;
+    memory::desc plain = MatmulDescs(part, false).b, packed;
+    {
+      ThreadLimit limit(threads);
+      entry.main = MatmulDescs(part, pack).primitive(mm.beta, bias);
+      packed = entry.main.arguments.at(DNNL_ARG_WEIGHTS).get_desc();
+      if (rows) {
+        part.m.size = (mm.m.size - 1) % rows + 1;
+        MatmulDescs last(part, false);
+        last.b = packed;
+        entry.last = last.primitive(mm.beta, bias);
+      }
     }
-    if (bias) entry.main.add(DNNL_ARG_BIAS, bias_desc);
+    if (packed != plain) {
+      entry.packed_bytes = packed.get_size();
+      entry.reorder = make_reorder(plain, packed, false);
+    }
   });
+}
+
+// Threads of unequal speed, as beside other load or on cores of two kinds, take unequal numbers of
+// blocks and end together. A row's bits do not depend on who computes it.
+void run_blocks(const Entry& e, const Matmul& mm, int64_t rows, const void* a, const void* b,
+                const float* bias, void* c) {
+  int64_t count = (mm.m.size + rows - 1) / rows;
+  int64_t a_step = rows * mm.m.in_a * int64_t(size_of(mm.dtype)),
+          c_step = rows * mm.m.in_c * int64_t(size_of(mm.out));
+  size_t scratch = std::max(e.main.scratch_bytes, e.last.scratch_bytes);
+  char* scratchpads =
+      static_cast<char*>(context().scratchpad.get(scratch * size_t(library_threads())));
+#pragma omp parallel num_threads(library_threads())
+  {
+    char* scratchpad = scratchpads + scratch * size_t(omp_get_thread_num());
+    Primitive main = e.main.of_thread(scratchpad), last = e.last.of_thread(scratchpad);
+    for (Primitive* p : {&main, &last}) {
+      p->point(DNNL_ARG_WEIGHTS, b);
+      if (bias) p->point(DNNL_ARG_BIAS, bias);
+    }
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < count; i++) {
+      Primitive& p = i + 1 < count ? main : last;
+      p.point(DNNL_ARG_SRC, static_cast<const char*>(a) + i * a_step);
+      p.point(DNNL_ARG_DST, static_cast<char*>(c) + i * c_step);
+      p.run();
+    }
+  }
+}
+
+// Of the sum of many rows, as weights' gradients are, oneDNN's BLAS is 5 to 10 % faster than its
+// matmul, and twice as fast where that has no good blocks (768 x 3072 of 1,576 rows).
+bool long_sum(const Matmul& mm, const void* a, const void* b, void* c) {
+  bool a_rows = mm.k.in_a == 1, b_rows = mm.n.in_b == 1;
+  return dnnl_sgemm(a_rows ? 'N' : 'T', b_rows ? 'N' : 'T', mm.m.size, mm.n.size, mm.k.size, 1,
+                    static_cast<const float*>(a), a_rows ? mm.m.in_a : mm.k.in_a,
+                    static_cast<const float*>(b), b_rows ? mm.k.in_b : mm.n.in_b, mm.beta,
+                    static_cast<float*>(c), mm.m.in_c) == dnnl_success;
+}
+
+}  // namespace
+
+bool matmul(const Matmul& mm, const void* a, const void* b, const float* bias, void* c) {
+  Turn turn;
+  // Of many rows times a small matrix, the matrix in the order that the kernel likes: 4 to 8 % of
+  // the product, for a copy of a hundredth of it.
+  bool pack = mm.batch.empty() && mm.m.size >= kManyRows && mm.m.size >= mm.k.size;
+  if (!pack && mm.batch.empty() && mm.k.size >= kManyRows && !bias && mm.dtype == DType::f32)
+    return long_sum(mm, a, b, c);
+  bool blocks = pack && mm.m.size >= kBlockRows * kBlocksOfThread * library_threads();
+  Entry& e = matmul_entry(mm, bias != nullptr, pack, blocks ? kBlockRows : 0);
   if (!e.usable) return false;
   if (e.packed_bytes) {
     void* packed = context().packed.get(e.packed_bytes);
@@ -456,6 +531,10 @@ bool matmul(const Matmul& mm, const void* a, const void* b, const float* bias, v
     e.reorder.point(DNNL_ARG_TO, packed);
     e.reorder.run();
     b = packed;
+  }
+  if (blocks) {
+    run_blocks(e, mm, kBlockRows, a, b, bias, c);
+    return true;
   }
   e.main.point(DNNL_ARG_SRC, a);
   e.main.point(DNNL_ARG_WEIGHTS, b);

@@ -214,6 +214,7 @@ TEST(Core, SoftmaxOfInfinities) {
 // Bits do not depend on the number of threads: sizes above the limit where loops are shared.
 TEST(Core, ThreadCountDoesNotChangeBits) {
   Tensor x = random({333, 1001}, 1, DType::f32, 3), b = random({1001}, 2);
+  Tensor weight = random({40, 125}, 4);
   Tensor labels = from(std::vector<int64_t>(333, 5), {333});
   auto all = [&] {
     std::vector<Tensor> results;
@@ -242,6 +243,9 @@ TEST(Core, ThreadCountDoesNotChangeBits) {
     run([](auto& t, auto&) { return view(permute(t, {1, 0}), {333 * 1001}); });
     run([](auto& t, auto&) {
       return qkv_attention(view(scale(slice(t, 1, 0, 960), 2), {9, 37, 960}), 5);
+    });
+    run([&](auto& t, auto&) {  // enough rows for blocks of them on every number of threads below
+      return linear(view(slice(t, 1, 0, 1000), {2664, 125}), weight, {});
     });
     return results;
   };

@@ -316,6 +316,14 @@ TEST(Ops, WideInputs) {
       {"normalize", {{901, 41}}, [](auto& v) { return normalize(v[0]); }},
       {"matmul", {{6, 41, 50}, {6, 50, 31}}, [](auto& v) { return matmul(v[0], v[1]); }},
       {"linear", {{701, 61}, {51, 61}, {51}}, [](auto& v) { return linear(v[0], v[1], v[2]); }},
+      {"linear in blocks of rows",
+       {{1603, 61}, {51, 61}, {51}},
+       [](auto& v) { return add(linear(v[0], v[1], v[2]), linear(v[0], v[1], v[2])); }},
+      {"matmul in blocks of rows",
+       {{61, 1603}, {61, 51}},
+       [](auto& v) {
+         return matmul(permute(v[0], {1, 0}), v[1]);
+       }},
       {"embedding", {{97, 41}}, [=](auto& v) { return embedding(v[0], index); }},
       {"index_add",
        {{97, 41}, {1000, 41}},
@@ -406,6 +414,18 @@ TEST(Ops, WideInputs) {
     ASSERT_EQ(fast.size(), reference.size());
     for (size_t i = 0; i < fast.size(); i++)
       EXPECT_LT(relative_error(fast[i], reference[i]), 1e-5) << c.name << " " << i;
+  }
+}
+
+// Blocks of rows of two bytes into blocks of rows of two and of four.
+TEST(Ops, ProductOfManyRowsInBf16) {
+  Tensor a = random_normal({1603, 40}, 1).to(DType::bf16),
+         b = random_normal({40, 30}, 2).to(DType::bf16);
+  Tensor exact = matmul(a.to(DType::f64), b.to(DType::f64));
+  for (auto [out, error] : {std::pair{DType::f32, 1e-5}, {DType::bf16, 4e-3}}) {
+    Tensor c = empty({1603, 30}, out);
+    gemm(a, b, c);
+    EXPECT_LT(relative_error(c, exact), error);
   }
 }
 
