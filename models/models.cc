@@ -144,6 +144,12 @@ constexpr std::pair<const char*, Filter> kFilters[] = {
 
 }  // namespace
 
+const char* name_of(Filter filter) {
+  for (auto& [name, known] : kFilters)
+    if (known == filter) return name;
+  PUPIL_CHECK(false, "models: a filter without a name");
+}
+
 std::optional<Filter> filter_named(std::string_view name) {
   for (auto& [known, filter] : kFilters)
     if (name == known) return filter;
@@ -192,11 +198,8 @@ std::string describe(const Preprocessing& p) {
     for (float v : values) text += number(v);
     return text;
   };
-  const char* filter = "";
-  for (auto& [name, known] : kFilters)
-    if (known == p.filter) filter = name;
   return concat("RGB/255, mean", list(p.mean), " std", list(p.std), ", ", p.size, "x", p.size, ", ",
-                filter, ", crop", number(p.crop_pct));
+                name_of(p.filter), ", crop", number(p.crop_pct));
 }
 
 Preprocessing preprocessing_of(const Model& model, const data::Weights* weights) {

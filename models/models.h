@@ -11,7 +11,8 @@ struct Output {
 };
 
 enum class Filter { nearest, box, bilinear, hamming, bicubic, lanczos };  // Pillow's
-std::optional<Filter> filter_named(std::string_view name);                // "bicubic"
+const char* name_of(Filter);                                              // "bicubic"
+std::optional<Filter> filter_named(std::string_view name);
 
 // What a model expects of its input images; from the checkpoint's metadata or the family's default.
 struct Preprocessing {

@@ -38,7 +38,7 @@ struct DistillArguments {
   std::vector<std::string> students;
   ZeroShotArguments zero_shot;
   double hours = 0, temperature = 2, lr = 0;
-  int64_t views = 8, epochs = 0, image = 0, batch = 0, seed = 0, workers = 1;
+  int64_t views = 60, epochs = 0, image = 0, batch = 0, seed = 0, workers = 1;
   int threads = -1;
 };
 
@@ -315,7 +315,7 @@ int64_t teacher_pass(DistillJob& job) {
   int64_t views = job.a.epochs ? std::min(job.a.views, job.a.epochs) : job.a.views;
   job.line.say(concat("teacher ", job.teacher.name, ", ", job.teacher.network.model.classes,
                       " classes: looks at ", counted(job.photos.size(), "photo"), ", ", views + 1,
-                      " times at those to train on"));
+                      " times at those to train on (less often: --views, --hours)"));
   if (!look_at(job, 0, views, job.photos, job.end))
     fail_input("distill: the teacher has not seen every photo once in ", job.a.hours,
                " hours; give the same command again to go on, or with more --hours");
@@ -552,7 +552,11 @@ void add_distill_command(CLI::App& app) {
   command->add_option("--run", a->folder, "folder of the work (default: OUT with .run)");
   command->add_option("--epochs", a->epochs, "at most (default: some 6000 steps, 20 to 200 epochs)")
       ->check(CLI::Range(0, 1000000));
-  command->add_option("--views", a->views, "crops of each photo that the teacher looks at")
+  command
+      ->add_option(
+          "--views", a->views,
+          "crops of each photo that the teacher looks at, at most one for each epoch; with fewer, "
+          "epochs show the same crops again")
       ->capture_default_str()
       ->check(CLI::Range(0, 1000));
   command->add_option("--image", a->image, "side of the student's input (0: its own)")

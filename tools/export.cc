@@ -22,12 +22,6 @@ struct ExportArguments {
   ZeroShotArguments zero_shot;
 };
 
-const char* name_of_filter(models::Filter filter) {
-  for (const char* name : {"nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"})
-    if (models::filter_named(name) == filter) return name;
-  PUPIL_CHECK(false, "export: a filter without a name");
-}
-
 std::string export_texts(const ExportArguments& a, const Network& network) {
   { data::FileWriter probe(a.out); }
   const models::Clip& clip = *network.clip;
@@ -84,7 +78,7 @@ void export_onnx(const std::string& path, const models::Model& model, const nn::
              {"mean", fmt::format("{}", fmt::join(in.mean, " "))},
              {"std", fmt::format("{}", fmt::join(in.std, " "))},
              {"size", std::to_string(in.size)},
-             {"filter", name_of_filter(in.filter)},
+             {"filter", models::name_of(in.filter)},
              {"crop_pct", fmt::format("{}", in.crop_pct)}})
       graph.metadata.emplace_back(key, value);
   }
