@@ -246,6 +246,7 @@ TEST(Ops, ConvolutionByWinograd) {
   if (!cpu_has_avx512()) GTEST_SKIP() << "this processor has no AVX-512";
   for (ConvolutionCase c : {ConvolutionCase{7, 16, 16, 8, 8, 1},
                             {40, 32, 32, 12, 12, 1},
+                            {11, 32, 32, 12, 12, 1},  // 99 tiles: one beyond whole groups of 14
                             {5, 48, 80, 15, 12, 1},
                             {9, 32, 16, 9, 14, 0},
                             {7, 16, 48, 6, 6, 2},
