@@ -62,6 +62,17 @@ TEST(Ops, KinksAndFarValues) {
   }
 }
 
+TEST(Ops, BatchNormKeepsTheLayout) {
+  Tensor mean = zeros({16}), variance = full({16}, 1);
+  for (bool plain : {false, true})
+    for (Layout layout : {Layout::strided, Layout::nhwc, Layout::nchw16c}) {
+      set_plain_mode(plain);
+      Tensor x = full({2, 16, 3, 3}, 1).to(layout);
+      EXPECT_EQ(batch_norm(x, {}, {}, mean, variance).layout(), layout);
+    }
+  set_plain_mode(false);
+}
+
 TEST(Ops, BatchNormPassesNothingAtTheBoundsOfItsActivation) {
   Values rows;
   for (double row : {0, 3, 6}) rows.insert(rows.end(), 16, row);

@@ -606,6 +606,10 @@ TEST(LinearProbe, IsStationaryAndRefuses) {
     EXPECT_LT(norm(w.grad()) + norm(b.grad()), 2e-6 * c);
     EXPECT_NEAR(sum(probe.bias).item(), 0, 1e-9);
   }
+  EXPECT_THROW(fit_linear_probe(x, from(y, {20, 2}), 3), Error);
+  EXPECT_THROW(fit_linear_probe(slice(x, 0, 0, 39), from(y, {40}), 3), Error);
+  EXPECT_THROW(fit_linear_probe(x, from(y, {40}), 0), Error);
+  EXPECT_THROW(fit_linear_probe(x, from(y, {40}), 3, {.c = 0}), Error);
   for (int64_t label : {-1, 3}) {
     y[7] = label;
     try {
