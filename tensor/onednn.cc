@@ -81,17 +81,17 @@ struct Primitive {
     arguments.at(which).set_data_handle(const_cast<void*>(data));
   }
   // The same primitive with arguments of its own, for a thread beside others.
-  Primitive of_thread(void* scratch) const {
-    Primitive own;
-    own.primitive = primitive;
-    for (auto& [which, argument] : arguments) own.add(which, argument.get_desc());
-    if (scratch_bytes) own.point(DNNL_ARG_SCRATCHPAD, scratch);
-    return own;
+  Primitive another() const {
+    Primitive p;
+    p.primitive = primitive;
+    p.scratch_bytes = scratch_bytes;
+    for (auto& [which, argument] : arguments) p.add(which, argument.get_desc());
+    return p;
   }
-  void run() {
-    Context& c = context();
-    if (scratch_bytes) point(DNNL_ARG_SCRATCHPAD, c.scratchpad.get(scratch_bytes));
-    primitive.execute(c.stream, arguments);
+  void run() { run(context().scratchpad.get(scratch_bytes)); }
+  void run(void* scratch) {
+    if (scratch_bytes) point(DNNL_ARG_SCRATCHPAD, scratch);
+    primitive.execute(context().stream, arguments);
   }
 };
 
@@ -133,7 +133,8 @@ Primitive make_reorder(const memory::desc& from, const memory::desc& to, bool ad
 // What is kept per key. `usable` false: oneDNN refused, do not ask again.
 struct Entry {
   bool usable = false;
-  Primitive main, last, reorder, reorder_add;
+  Primitive main, reorder, reorder_add;
+  std::vector<Primitive> blocks, last_block;  // of a product that is cut, one for each thread
   size_t packed_bytes = 0;
 };
 
@@ -446,7 +447,7 @@ struct MatmulDescs {
 // Of the whole product, or with `rows` of a block of so many, which one thread computes, and of the
 // last block.
 Entry& matmul_entry(const Matmul& mm, bool bias, bool pack, int64_t rows) {
-  int threads = rows ? 1 : library_threads();
+  int threads = library_threads();
   Key key{kMatmul,   mm.m.size, mm.n.size, mm.k.size, mm.m.in_a, mm.m.in_c, mm.n.in_b,
           mm.k.in_a, mm.k.in_b, bias,      pack,      rows,      threads};
   int32_t beta_bits;
@@ -458,14 +459,18 @@ Entry& matmul_entry(const Matmul& mm, bool bias, bool pack, int64_t rows) {
     if (rows) part.m.size = rows;
     memory::desc plain = MatmulDescs(part, false).b, packed;
     {
-      ThreadLimit limit(threads);
+      ThreadLimit limit(rows ? 1 : threads);
       entry.main = MatmulDescs(part, pack).primitive(mm.beta, bias);
       packed = entry.main.arguments.at(DNNL_ARG_WEIGHTS).get_desc();
       if (rows) {
         part.m.size = (mm.m.size - 1) % rows + 1;
         MatmulDescs last(part, false);
         last.b = packed;
-        entry.last = last.primitive(mm.beta, bias);
+        Primitive rest = last.primitive(mm.beta, bias);
+        for (int thread = 0; thread < threads; thread++) {
+          entry.blocks.push_back(entry.main.another());
+          entry.last_block.push_back(rest.another());
+        }
       }
     }
     if (packed != plain) {
@@ -477,28 +482,28 @@ Entry& matmul_entry(const Matmul& mm, bool bias, bool pack, int64_t rows) {
 
 // Threads of unequal speed, as beside other load or on cores of two kinds, take unequal numbers of
 // blocks and end together. A row's bits do not depend on who computes it.
-void run_blocks(const Entry& e, const Matmul& mm, int64_t rows, const void* a, const void* b,
+void run_blocks(Entry& e, const Matmul& mm, int64_t rows, const void* a, const void* b,
                 const float* bias, void* c) {
   int64_t count = (mm.m.size + rows - 1) / rows;
   int64_t a_step = rows * mm.m.in_a * int64_t(size_of(mm.dtype)),
           c_step = rows * mm.m.in_c * int64_t(size_of(mm.out));
-  size_t scratch = std::max(e.main.scratch_bytes, e.last.scratch_bytes);
-  char* scratchpads =
-      static_cast<char*>(context().scratchpad.get(scratch * size_t(library_threads())));
-#pragma omp parallel num_threads(library_threads())
+  size_t scratch = std::max(e.main.scratch_bytes, e.last_block[0].scratch_bytes);
+  char* scratchpads = static_cast<char*>(context().scratchpad.get(scratch * e.blocks.size()));
+#pragma omp parallel num_threads(int(e.blocks.size()))
   {
-    char* scratchpad = scratchpads + scratch * size_t(omp_get_thread_num());
-    Primitive main = e.main.of_thread(scratchpad), last = e.last.of_thread(scratchpad);
-    for (Primitive* p : {&main, &last}) {
+    size_t thread = size_t(omp_get_thread_num());
+    char* scratchpad = scratchpads + scratch * thread;
+    Primitive &block = e.blocks[thread], &last = e.last_block[thread];
+    for (Primitive* p : {&block, &last}) {
       p->point(DNNL_ARG_WEIGHTS, b);
       if (bias) p->point(DNNL_ARG_BIAS, bias);
     }
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < count; i++) {
-      Primitive& p = i + 1 < count ? main : last;
+      Primitive& p = i + 1 < count ? block : last;
       p.point(DNNL_ARG_SRC, static_cast<const char*>(a) + i * a_step);
       p.point(DNNL_ARG_DST, static_cast<char*>(c) + i * c_step);
-      p.run();
+      p.run(scratchpad);
     }
   }
 }
