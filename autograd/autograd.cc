@@ -150,6 +150,7 @@ Listener::Listener() {
   g_listener = this;
 }
 Listener::~Listener() { g_listener = nullptr; }
+bool observed() { return g_listener || watchers() != 0; }
 
 Tensor announce(const char* op, Tensor out, const std::vector<Tensor>& inputs,
                 Attributes attributes) {

@@ -33,7 +33,10 @@ Mlp::Mlp(const nn::Scope& scope, int64_t dim, const BlockOptions& o)
       gate_(o.gate),
       dropout_(o.dropout) {}
 
-Tensor Mlp::operator()(const Tensor& x, const nn::Call& call) const {
+Tensor Mlp::operator()(const Tensor& x, const nn::Call& call, const Tensor& residual) const {
+  bool drops = call.train && dropout_ > 0;
+  if (gate_ == Gate::none && !drops)
+    return mlp(x, fc1_.weight, fc1_.bias, activation_, fc2_.weight, fc2_.bias, residual);
   Tensor h = fc1_(x);
   if (gate_ == Gate::packed) {
     int axis = h.rank() - 1;
@@ -43,7 +46,9 @@ Tensor Mlp::operator()(const Tensor& x, const nn::Call& call) const {
     h = activate(h, activation_);
     if (gate_ == Gate::apart) h = mul(h, (*value_)(x));
   }
-  return call.dropout(fc2_(call.dropout(h, dropout_)), dropout_);
+  if (!drops) return fc2_(h, residual);
+  Tensor y = call.dropout(fc2_(call.dropout(h, dropout_)), dropout_);
+  return residual ? add(residual, y) : y;
 }
 
 Tensor Rotary::turn(const Tensor& x) const {
@@ -81,9 +86,10 @@ Tensor SelfAttention::project(const Tensor& x, int64_t begin, int64_t end) const
                 b ? slice(b, 0, begin * dim, end * dim) : b);
 }
 
-Tensor SelfAttention::operator()(const Tensor& x, const Rotary* rotary, int64_t queries) const {
+Tensor SelfAttention::operator()(const Tensor& x, const Rotary* rotary, int64_t queries,
+                                 const Tensor& residual) const {
   if (!queries && !q_norm_ && !rotary && !causal_)
-    return proj_(qkv_attention(project(x, 0, 3), heads_));
+    return proj_(qkv_attention(project(x, 0, 3), heads_), residual);
   int64_t batch = x.dim(0), dim = x.dim(2), width = dim / heads_;
   auto part = [&](const Tensor& packed, int64_t which) {
     int64_t all_heads = packed.dim(2) / width;
@@ -100,7 +106,7 @@ Tensor SelfAttention::operator()(const Tensor& x, const Rotary* rotary, int64_t 
     k = rotary->turn(k);
   }
   Tensor y = attention(q, k, v, 1 / std::sqrt(double(width)), {}, causal_);
-  return proj_(view(permute(y, {0, 2, 1, 3}), {batch, q.dim(2), dim}));
+  return proj_(view(permute(y, {0, 2, 1, 3}), {batch, q.dim(2), dim}), residual);
 }
 
 Block::Block(const nn::Scope& scope, const BlockOptions& o)
@@ -119,11 +125,17 @@ Block::Block(const nn::Scope& scope, const BlockOptions& o)
 
 Tensor Block::operator()(const Tensor& x, const nn::Call& call, const Rotary* rotary,
                          int64_t first) const {
+  bool direct = !scale1_ && !(call.train && (dropout_ > 0 || drop_path_ > 0));
+  Tensor before = first ? slice(x, 1, 0, first) : x;
+  if (direct) {  // the sums ride on the branches' last layers
+    Tensor middle = attention_(norm1_(x), rotary, first, before);
+    return mlp_(norm2_(middle), call, middle);
+  }
   auto summand = [&](const Tensor& y, const Tensor& factor) {
     return call.drop_path(factor ? mul(y, to_dtype(factor, y.dtype())) : y, drop_path_);
   };
   Tensor seen = call.dropout(attention_(norm1_(x), rotary, first), dropout_);
-  Tensor middle = add(first ? slice(x, 1, 0, first) : x, summand(seen, scale1_));
+  Tensor middle = add(before, summand(seen, scale1_));
   return add(middle, summand(mlp_(norm2_(middle), call), scale2_));
 }
 

@@ -36,11 +36,11 @@ struct BlockOptions {
   BlockNames names{};
 };
 
-// fc2(act(fc1(x))) or its gated forms, x (..., dim) -> (..., dim); of the options the names,
-// hidden, mlp_bias, activation, gate, dropout and weight count.
+// fc2(act(fc1(x))) + residual, which may be empty, or its gated forms, x (..., dim) -> (..., dim);
+// of the options the names, hidden, mlp_bias, activation, gate, dropout and weight count.
 struct Mlp {
   Mlp(const nn::Scope&, int64_t dim, const BlockOptions&);
-  Tensor operator()(const Tensor& x, const nn::Call&) const;
+  Tensor operator()(const Tensor& x, const nn::Call&, const Tensor& residual = {}) const;
 
  private:
   nn::Linear fc1_;
@@ -61,8 +61,9 @@ struct Rotary {
 
 struct SelfAttention {
   SelfAttention(const nn::Scope&, const BlockOptions&);
-  // (n, tokens, dim) -> the same, or what only the first `queries` > 0 tokens see.
-  Tensor operator()(const Tensor& x, const Rotary* = nullptr, int64_t queries = 0) const;
+  // (n, tokens, dim) -> the same, or what only the first `queries` > 0 tokens see; + residual.
+  Tensor operator()(const Tensor& x, const Rotary* = nullptr, int64_t queries = 0,
+                    const Tensor& residual = {}) const;
 
  private:
   int heads_;

@@ -118,7 +118,9 @@ Init kaiming_normal(int64_t fan);
 struct Linear {
   Linear(Scope, int64_t in, int64_t out, bool bias = true);  // fan_in_uniform
   Linear(Scope, int64_t in, int64_t out, Init weight, Init bias, bool has_bias = true);
-  Tensor operator()(const Tensor& x) const { return linear(x, weight, bias); }
+  Tensor operator()(const Tensor& x, const Tensor& residual = {}) const {
+    return linear(x, weight, bias, residual);
+  }
   Tensor weight, bias;
 };
 

@@ -292,8 +292,25 @@ __global__ void __launch_bounds__(256)
 }
 #endif  // PUPIL_CUDA
 
-// f(i) for every i < n; calls must not depend on each other (the CPU loop is vectorised).
-// F::widest, true: for Vectors::widest.
+template <class F>
+concept AsksForWidest = requires {
+  requires F::widest;
+};
+template <class F>
+constexpr Vectors vectors_of = AsksForWidest<F> ? Vectors::widest : Vectors::common;
+
+// f(i) for begin <= i < end on the CPU and the calling thread; calls must not depend on each other
+// (the loop is vectorised). F::widest, true: for Vectors::widest.
+template <class F>
+void map_here(int64_t begin, int64_t end, const F& f) {
+  auto loop = [f, begin, end](int64_t) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; i++) f(i);
+  };
+  run_loop<vectors_of<F>>(loop, 0, 1);
+}
+
+// f(i) for every i < n, as map_here.
 template <class F>
 void map([[maybe_unused]] Device device, int64_t n, const F& f) {
   if (n == 0) return;
@@ -304,9 +321,8 @@ void map([[maybe_unused]] Device device, int64_t n, const F& f) {
     return;
   }
 #endif
-  constexpr bool widest = requires { requires F::widest; };
-  constexpr Vectors vectors = widest ? Vectors::widest : Vectors::common;
-  parallel_for<vectors>((n + kElementsAtOnce - 1) / kElementsAtOnce, n, [f, n](int64_t piece) {
+  int64_t pieces = (n + kElementsAtOnce - 1) / kElementsAtOnce;
+  parallel_for<vectors_of<F>>(pieces, n, [f, n](int64_t piece) {
     int64_t end = std::min(n, (piece + 1) * kElementsAtOnce);
 #pragma omp simd
     for (int64_t i = piece * kElementsAtOnce; i < end; i++) f(i);
@@ -353,6 +369,14 @@ struct ColumnFinish {
   }
 };
 
+// sum[col] = the sum of k.value(row, col) for begin <= row < end, on the CPU.
+template <class K, class Sum>
+void sum_rows(K k, int64_t begin, int64_t end, int64_t columns, Sum* sum) {
+  for (int64_t col = 0; col < columns; col++) sum[col] = Sum{};
+  for (int64_t row = begin; row < end; row++)
+    for (int64_t col = 0; col < columns; col++) sum[col] = sum[col] + k.value(row, col);
+}
+
 // k.store(col, sum over rows of k.value(row, col)) for every column: K::Sum is a number or a struct
 // with operator+ that starts at zero. Two stages, no atomics.
 template <class K>
@@ -370,11 +394,9 @@ void cols(Device device, int64_t n, int64_t columns, const K& k) {
 #endif
   {
     parallel_for(plan.chunks, n * columns, [=](int64_t chunk) {
-      Sum* sum = partial + chunk * columns;
-      for (int64_t col = 0; col < columns; col++) sum[col] = Sum{};
-      int64_t end = std::min(n, (chunk + 1) * plan.rows_per_chunk);
-      for (int64_t row = chunk * plan.rows_per_chunk; row < end; row++)
-        for (int64_t col = 0; col < columns; col++) sum[col] = sum[col] + k.value(row, col);
+      int64_t begin = chunk * plan.rows_per_chunk;
+      sum_rows(k, begin, std::min(n, begin + plan.rows_per_chunk), columns,
+               partial + chunk * columns);
     });
   }
   map(device, columns, ColumnFinish<K, Sum>{k, partial, plan.chunks, columns});

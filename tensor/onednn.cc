@@ -6,6 +6,7 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "launch.h"
 #include "memory.h"
 #include "runtime.h"
 
@@ -386,7 +387,7 @@ bool convert_layout(const Tensor& from, const Tensor& to) {
 
 namespace {
 
-constexpr int64_t kManyRows = 1024, kBlockRows = 128, kBlocksOfThread = 4;
+constexpr int64_t kManyRows = 1024, kBlocksOfThread = 4;
 
 struct MatmulDescs {
   memory::desc a, b, c, bias;
@@ -482,11 +483,11 @@ Entry& matmul_entry(const Matmul& mm, bool bias, bool pack, int64_t rows) {
 
 // Threads of unequal speed, as beside other load or on cores of two kinds, take unequal numbers of
 // blocks and end together. A row's bits do not depend on who computes it.
-void run_blocks(Entry& e, const Matmul& mm, int64_t rows, const void* a, const void* b,
-                const float* bias, void* c) {
-  int64_t count = (mm.m.size + rows - 1) / rows;
-  int64_t a_step = rows * mm.m.in_a * int64_t(size_of(mm.dtype)),
-          c_step = rows * mm.m.in_c * int64_t(size_of(mm.out));
+void run_blocks(Entry& e, const Matmul& mm, const void* a, const void* b, const float* bias,
+                void* c, const RowsDone& done) {
+  int64_t count = (mm.m.size + kRowsAtOnce - 1) / kRowsAtOnce;
+  int64_t a_step = kRowsAtOnce * mm.m.in_a * int64_t(size_of(mm.dtype)),
+          c_step = kRowsAtOnce * mm.m.in_c * int64_t(size_of(mm.out));
   size_t scratch = std::max(e.main.scratch_bytes, e.last_block[0].scratch_bytes);
   char* scratchpads = static_cast<char*>(context().scratchpad.get(scratch * e.blocks.size()));
 #pragma omp parallel num_threads(int(e.blocks.size()))
@@ -504,6 +505,7 @@ void run_blocks(Entry& e, const Matmul& mm, int64_t rows, const void* a, const v
       p.point(DNNL_ARG_SRC, static_cast<const char*>(a) + i * a_step);
       p.point(DNNL_ARG_DST, static_cast<char*>(c) + i * c_step);
       p.run(scratchpad);
+      if (done) done(i * kRowsAtOnce, std::min(mm.m.size, (i + 1) * kRowsAtOnce));
     }
   }
 }
@@ -520,15 +522,25 @@ bool long_sum(const Matmul& mm, const void* a, const void* b, void* c) {
 
 }  // namespace
 
-bool matmul(const Matmul& mm, const void* a, const void* b, const float* bias, void* c) {
+void each_block(const RowsDone& done, int64_t rows) {
+  if (!done) return;
+  int64_t blocks = (rows + kRowsAtOnce - 1) / kRowsAtOnce;
+  parallel_for(blocks, blocks > 1 ? kParallelWork + 1 : 0, [&done, rows](int64_t i) {
+    done(i * kRowsAtOnce, std::min(rows, (i + 1) * kRowsAtOnce));
+  });
+}
+
+bool matmul(const Matmul& mm, const void* a, const void* b, const float* bias, void* c,
+            const RowsDone& done) {
+  PUPIL_CHECK(!done || mm.batch.empty(), "matmul: rows of a batch of products");
   Turn turn;
   // Of many rows times a small matrix, the matrix in the order that the kernel likes: 4 to 8 % of
   // the product, for a copy of a hundredth of it.
   bool pack = mm.batch.empty() && mm.m.size >= kManyRows && mm.m.size >= mm.k.size;
   if (!pack && mm.batch.empty() && mm.k.size >= kManyRows && !bias && mm.dtype == DType::f32)
-    return long_sum(mm, a, b, c);
-  bool blocks = pack && mm.m.size >= kBlockRows * kBlocksOfThread * library_threads();
-  Entry& e = matmul_entry(mm, bias != nullptr, pack, blocks ? kBlockRows : 0);
+    return long_sum(mm, a, b, c) && (each_block(done, mm.m.size), true);
+  bool blocks = pack && mm.m.size >= kRowsAtOnce * kBlocksOfThread * library_threads();
+  Entry& e = matmul_entry(mm, bias != nullptr, pack, blocks ? kRowsAtOnce : 0);
   if (!e.usable) return false;
   if (e.packed_bytes) {
     void* packed = context().packed.get(e.packed_bytes);
@@ -538,7 +550,7 @@ bool matmul(const Matmul& mm, const void* a, const void* b, const float* bias, v
     b = packed;
   }
   if (blocks) {
-    run_blocks(e, mm, kBlockRows, a, b, bias, c);
+    run_blocks(e, mm, a, b, bias, c, done);
     return true;
   }
   e.main.point(DNNL_ARG_SRC, a);
@@ -546,6 +558,7 @@ bool matmul(const Matmul& mm, const void* a, const void* b, const float* bias, v
   e.main.point(DNNL_ARG_DST, c);
   if (bias) e.main.point(DNNL_ARG_BIAS, bias);
   e.main.run();
+  each_block(done, mm.m.size);
   return true;
 }
 

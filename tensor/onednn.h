@@ -1,6 +1,8 @@
 // Matrix products and convolutions of oneDNN on the CPU, float32 or bf16 with float32 sums. Only
 // onednn.cc sees its header.
 #pragma once
+#include <functional>
+
 #include "tensor.h"
 
 namespace pupil {
@@ -28,7 +30,14 @@ struct Matmul {
   float beta = 0;
   DType dtype = DType::f32, out = DType::f32;  // of a and b; of c: f32, or bf16 as they are
 };
-bool matmul(const Matmul&, const void* a, const void* b, const float* bias, void* c);
+// What is done with rows begin .. end - 1 of c as soon as they are there, while they still lie in a
+// core's cache: called once for every row, in blocks of kRowsAtOnce, on several threads. It may not
+// start threads or products of its own.
+using RowsDone = std::function<void(int64_t begin, int64_t end)>;
+constexpr int64_t kRowsAtOnce = 128;
+void each_block(const RowsDone&, int64_t rows);  // for a c that is there as a whole
+bool matmul(const Matmul&, const void* a, const void* b, const float* bias, void* c,
+            const RowsDone& = {});  // with RowsDone: no batch
 
 // Layouts of the images; strided means row-major (n, c, h, w). The images are f32 or bf16; weights,
 // their gradient and the bias are f32 (and rounded where the images are bf16).

@@ -123,8 +123,16 @@ Tensor einsum(const std::string& equation, const Tensor& a, const Tensor& b);
 // linear, conv2d, batch_norm, layer_norm and embed_tokens take bf16 inputs with f32 parameters too:
 // a product rounds the weights, sums are f32, and the parameters' gradients are never rounded.
 
-// linear.cc -- y = x W^T + b for x (..., in), weight (out, in), bias (out) or empty Tensor().
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias);
+// linear.cc -- y = x W^T + b + residual for x (..., in), weight (out, in), bias (out) or empty
+// Tensor(); residual as y, or empty.
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias,
+              const Tensor& residual = {});
+
+// mlp.cc -- linear(activate(linear(x, weight1, bias1)), weight2, bias2, residual); biases and
+// residual may be empty. On the CPU the activation, its gradient, the residual and the sums of the
+// biases' gradients are done on rows that still lie in the cache.
+Tensor mlp(const Tensor& x, const Tensor& weight1, const Tensor& bias1, Activation,
+           const Tensor& weight2, const Tensor& bias2, const Tensor& residual = {});
 
 // conv2d.cc -- cross-correlation; x (n, c, h, w), weight (out, c/groups, kh, kw), bias (out) or
 // empty. Output side floor((h + 2 pad - dilation (kh-1) - 1) / stride) + 1. On the float32 CPU path

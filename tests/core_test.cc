@@ -247,6 +247,10 @@ TEST(Core, ThreadCountDoesNotChangeBits) {
     run([&](auto& t, auto&) {  // enough rows for blocks of them on every number of threads below
       return linear(view(slice(t, 1, 0, 1000), {2664, 125}), weight, {});
     });
+    run([&](auto& t, auto& s) {
+      Tensor x = view(slice(t, 1, 0, 1000), {2664, 125}), bias = slice(s, 0, 0, 40);
+      return mlp(x, weight, bias, Activation::gelu, permute(weight, {1, 0}), {}, x);
+    });
     return results;
   };
   for (bool plain : {false, true}) {

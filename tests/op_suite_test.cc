@@ -333,14 +333,16 @@ Kept keep(const Sample& sample, int only, int overwrite = -1, int byte = 0) {
   return kept;
 }
 
-// Times the bytes of inputs and output that compositions, and ops with tables, factors of a matrix
-// or products of all pairs of rows, may keep. All others: once, and 128 for statistics.
+// Times the bytes of inputs and output that compositions, and ops with tables, factors of a matrix,
+// values between two layers or products of all pairs of rows, may keep. All others: once, and 128
+// for statistics.
 const std::map<std::string, double> kKeepsMore = {{"adaptive_avg_pool2d", 2},
                                                   {"interpolate", 4},
                                                   {"resample_pos_embed", 2},
                                                   {"attention", 2},
                                                   {"batch_norm", 2},
                                                   {"conv2d", 2},
+                                                  {"mlp", 3},
                                                   {"expm", 4},
                                                   {"orthogonal", 4},
                                                   {"svd", 3},

@@ -331,6 +331,9 @@ TEST(Ops, WideInputs) {
       {"linear in blocks of rows",
        {{1603, 61}, {51, 61}, {51}},
        [](auto& v) { return add(linear(v[0], v[1], v[2]), linear(v[0], v[1], v[2])); }},
+      {"mlp in blocks of rows",
+       {{1603, 61}, {70, 61}, {70}, {51, 70}, {51}, {1603, 51}},
+       [](auto& v) { return mlp(v[0], v[1], v[2], Activation::gelu, v[3], v[4], v[5]); }},
       {"matmul in blocks of rows",
        {{61, 1603}, {61, 51}},
        [](auto& v) {
@@ -439,6 +442,37 @@ TEST(Ops, ProductOfManyRowsInBf16) {
     gemm(a, b, c);
     EXPECT_LT(relative_error(c, exact), error);
   }
+}
+
+// What is done on rows as a product delivers them is what would be done on the whole, bit for bit;
+// only the sums of the biases' gradients are of other blocks.
+TEST(Ops, MlpIsItsParts) {
+  for (DType dtype : {DType::f32, DType::bf16})
+    for (int64_t rows : {100, 1603})  // as a whole, and in blocks
+      for (Activation activation :
+           {Activation::gelu, Activation::gelu_tanh, Activation::quick_gelu, Activation::relu}) {
+        auto run = [&](bool parts, bool gradients) {
+          std::vector<Tensor> v;
+          for (const Shape& shape :
+               std::vector<Shape>{{rows, 64}, {70, 64}, {50, 70}, {rows, 50}, {70}, {50}})
+            v.push_back(random_normal(shape, v.size()).to(DType::f32).requires_grad_(gradients));
+          Tensor x = to_dtype(v[0], dtype), residual = to_dtype(v[3], dtype);
+          Tensor y =
+              parts ? add(residual, linear(activate(linear(x, v[1], v[4]), activation), v[2], v[5]))
+                    : mlp(x, v[1], v[4], activation, v[2], v[5], residual);
+          std::vector<Tensor> results{y};
+          if (gradients) backward(y, random_normal(y.shape(), 9).to(dtype));
+          for (Tensor& t : v)
+            if (t.grad()) results.push_back(t.grad());
+          return results;
+        };
+        std::vector<Tensor> whole = run(false, true), parts = run(true, true);
+        ASSERT_EQ(whole.size(), 7u);
+        for (size_t i = 0; i < 5; i++)
+          EXPECT_EQ(whole[i].values(), parts[i].values()) << i << " of " << rows << " rows";
+        for (size_t i : {5u, 6u}) EXPECT_LT(relative_error(whole[i], parts[i]), 1e-6) << i;
+        EXPECT_EQ(run(false, false)[0].values(), parts[0].values());
+      }
 }
 
 // At the bound of each condition. That an op names itself and the shapes shows in the samples, too.

@@ -125,7 +125,8 @@ void gemm_reference(const Tensor& a, const Tensor& b, const Tensor& c, float bet
 
 // oneDNN's product, or false where it has none. Axes are merged as far as the strides allow, so
 // that a batch of rows times one matrix is one product.
-bool gemm_fast(const Tensor& a, const Tensor& b, const Tensor& c, float beta, const Tensor& bias) {
+bool gemm_fast(const Tensor& a, const Tensor& b, const Tensor& c, float beta, const Tensor& bias,
+               const onednn::RowsDone& done) {
   onednn::Matmul mm;
   mm.beta = beta;
   mm.dtype = a.dtype();
@@ -164,20 +165,24 @@ bool gemm_fast(const Tensor& a, const Tensor& b, const Tensor& c, float beta, co
       !dense(mm.k.size, mm.k.in_b, mm.n.size, mm.n.in_b))
     return false;
   Tensor offset = bias ? bias.to(DType::f32) : bias;
-  return onednn::matmul(mm, a.raw(), b.raw(), offset ? offset.data<float>() : nullptr, c.raw());
+  return onednn::matmul(mm, a.raw(), b.raw(), offset ? offset.data<float>() : nullptr, c.raw(),
+                        done);
 }
 
 }  // namespace
 
-void gemm(const Tensor& a, const Tensor& b, const Tensor& c, float beta, const Tensor& bias) {
+void gemm(const Tensor& a, const Tensor& b, const Tensor& c, float beta, const Tensor& bias,
+          const onednn::RowsDone& done) {
   if (c.numel() == 0) return;
   bool sums = a.numel() > 0 && b.numel() > 0;  // else c is a sum of no products
   if (sums && cpu_fast(acc_dtype(c.dtype()), c.device())) {
-    if (gemm_fast(a, b, c, beta, bias)) return;
+    if (gemm_fast(a, b, c, beta, bias, done)) return;
     // c^T = b^T a^T
-    if (!bias && gemm_fast(transposed(b), transposed(a), transposed(c), beta, {})) return;
+    if (!bias && gemm_fast(transposed(b), transposed(a), transposed(c), beta, {}, {}))
+      return onednn::each_block(done, c.dim(0));
   }
   gemm_reference(a, b, c, beta, bias);
+  onednn::each_block(done, c.dim(0));
 }
 
 Tensor transposed(const Tensor& x) {
@@ -211,6 +216,35 @@ void column_sum(const Tensor& g, const Tensor& to, float beta) {
     using To = typename decltype(result)::type;
     cols(g.device(), g.dim(0), g.dim(1),
          ColumnSum<T, To>{g.data<T>(), to.data<To>(), g.strides()[0], beta});
+  });
+}
+
+ColumnSums::ColumnSums(const Tensor& g) : g_(g) {
+  int64_t blocks = (g.dim(0) + onednn::kRowsAtOnce - 1) / onednn::kRowsAtOnce;
+  partial_ = empty({blocks, g.dim(1)});
+}
+
+void ColumnSums::add(int64_t begin, int64_t end) const {
+  int64_t columns = g_.dim(1);
+  float* sum = partial_.data<float>() + begin / onednn::kRowsAtOnce * columns;
+  auto add_rows = [&](auto t) {
+    using T = typename decltype(t)::type;
+    sum_rows(ColumnSum<T, float>{g_.data<T>(), nullptr, g_.strides()[0], 0}, begin, end, columns,
+             sum);
+  };
+  g_.dtype() == DType::bf16 ? add_rows(tag<bf16>{}) : add_rows(tag<float>{});
+}
+
+void ColumnSums::finish(const Tensor& to, float beta) const {
+  dispatch_result(g_.dtype(), to.dtype(), [&](auto t, auto result) {
+    using T = typename decltype(t)::type;
+    using To = typename decltype(result)::type;
+    if constexpr (std::is_same_v<acc_t<T>, float>)
+      map(to.device(), to.numel(),
+          ColumnFinish<ColumnSum<T, To>, float>{{nullptr, to.data<To>(), 0, beta},
+                                                partial_.data<float>(),
+                                                partial_.dim(0),
+                                                to.numel()});
   });
 }
 
