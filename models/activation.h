@@ -3,7 +3,6 @@
 
 namespace pupil::models {
 
-using pupil::Activation;
 std::optional<Activation> activation_named(std::string_view name);  // "gelu_tanh"
 
 }  // namespace pupil::models

@@ -422,7 +422,7 @@ TEST(Export, BothTowersOfClipAndSiglip) {
     config.image = 8, config.patch = 4;
     for (models::ClipTransformer* tower : {&config.vision, &config.text})
       tower->width = 16, tower->hidden = 24, tower->heads = 2, tower->layers = 2;
-    config.text.activation = models::Activation::quick_gelu;
+    config.text.activation = Activation::quick_gelu;
     config.context = 7, config.vocabulary = 40, config.embed_dim = siglip ? 16 : 6;
     config.siglip = siglip;
     nn::Store store(5);

@@ -74,7 +74,7 @@ models::ClipConfig tiny_clip(bool siglip = false) {
   c.image = 8, c.patch = 4;
   c.vision = {.width = 8, .hidden = 16, .heads = 2, .layers = 2};
   c.text = {.width = 8, .hidden = 12, .heads = 2, .layers = 1};
-  c.text.activation = c.vision.activation = models::Activation::quick_gelu;
+  c.text.activation = c.vision.activation = Activation::quick_gelu;
   c.context = 12;
   c.embed_dim = 6;
   if (siglip) {
@@ -108,7 +108,7 @@ std::map<std::string, Make> networks() {
   return {{"ViTForImageClassification", vit([](VitConfig& c) { c.norm_eps = 1e-12; })},
           {"ViTModel", vit([](VitConfig& c) {
              c.classes = 0, c.pooler = true, c.qkv_bias = false;
-             c.activation = models::Activation::gelu_tanh;
+             c.activation = Activation::gelu_tanh;
            })},
           {"DeiTForImageClassificationWithTeacher", vit([](VitConfig& c) { c.distilled = true; })},
           {"DeiTForImageClassification",
@@ -116,7 +116,7 @@ std::map<std::string, Make> networks() {
           {"Dinov2ForImageClassification", vit(dino)},
           {"Dinov2Model", vit([](VitConfig& c) {
              c.layer_scale = 1e-5, c.classes = 0, c.gate = models::Gate::packed;
-             c.activation = models::Activation::silu;
+             c.activation = Activation::silu;
              c.hidden = 32;
            })},
           {"Dinov2WithRegistersForImageClassification", vit([=](VitConfig& c) {
@@ -128,7 +128,7 @@ std::map<std::string, Make> networks() {
              c.registers = 2, c.positions = models::VitPositions::patches;
            })},
           {"DINOv3ViTModel", eva([](models::EvaConfig& c) {
-             c.gate = models::Gate::apart, c.activation = models::Activation::silu;
+             c.gate = models::Gate::apart, c.activation = Activation::silu;
              c.q_bias = c.v_bias = true;
            })},
           {"CLIPModel", clip(false)},

@@ -16,14 +16,11 @@ namespace {
 using nlohmann::json;
 namespace fs = std::filesystem;
 
-constexpr std::pair<const char*, models::Activation> kActivations[] = {
-    {"gelu", models::Activation::gelu},
-    {"gelu_pytorch_tanh", models::Activation::gelu_tanh},
-    {"gelu_new", models::Activation::gelu_tanh},
-    {"quick_gelu", models::Activation::quick_gelu},
-    {"silu", models::Activation::silu},
-    {"swish", models::Activation::silu},
-    {"relu", models::Activation::relu}};
+constexpr std::pair<const char*, Activation> kActivations[] = {
+    {"gelu", Activation::gelu},          {"gelu_pytorch_tanh", Activation::gelu_tanh},
+    {"gelu_new", Activation::gelu_tanh}, {"quick_gelu", Activation::quick_gelu},
+    {"silu", Activation::silu},          {"swish", Activation::silu},
+    {"relu", Activation::relu}};
 
 constexpr std::pair<int, models::Filter> kPillow[] = {
     {0, models::Filter::nearest}, {1, models::Filter::lanczos}, {2, models::Filter::bilinear},
@@ -56,7 +53,7 @@ class ConfigFields {
       fail_input(where_, ": ", name, " is ", values_[name].dump(), "; only squares are known");
     return int(both[0]);
   }
-  models::Activation activation(const char* otherwise = "gelu") const {
+  Activation activation(const char* otherwise = "gelu") const {
     std::string name = get<std::string>("hidden_act", otherwise);
     for (auto [known, activation] : kActivations)
       if (name == known) return activation;
@@ -111,7 +108,7 @@ models::VitConfig dinov2(const ConfigFields& f, bool registers) {
   c.mlp_ratio = f.get<double>("mlp_ratio", 4);
   if (f.get<bool>("use_swiglu_ffn", false)) {
     c.gate = models::Gate::packed;
-    c.activation = models::Activation::silu;
+    c.activation = Activation::silu;
     // transformers: a multiple of 8 of two thirds of what the ratio says.
     int64_t wide = int64_t(double(c.dim) * c.mlp_ratio);
     c.hidden = 2 * ((int64_t(double(wide) * 2 / 3) + 7) / 8 * 8);
@@ -222,7 +219,7 @@ const std::vector<std::string>& hf_config_fields() {
   return all;
 }
 
-const char* hf_activation(models::Activation activation) {
+const char* hf_activation(Activation activation) {
   for (auto [name, known] : kActivations)
     if (known == activation) return name;
   fail_input("convert: transformers has no name for an activation of this network");

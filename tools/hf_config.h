@@ -17,8 +17,8 @@ const std::vector<std::string>& hf_config_fields();
 models::Model make_hf(const nlohmann::json& config, const std::string& where, const nn::Scope&,
                       bool has_pooler);
 
-const char* hf_activation(models::Activation);  // its name there
-int hf_resample(models::Filter);                // Pillow's number
+const char* hf_activation(Activation);  // its name there
+int hf_resample(models::Filter);        // Pillow's number
 
 // The two towers of CLIPModel or SiglipModel.
 models::ClipConfig hf_clip(const nlohmann::json& config, const std::string& where, bool siglip);

@@ -60,7 +60,7 @@ HfForm plain_vit(const models::Model& model, const models::VitConfig& c) {
 HfForm dinov2_form(const models::Model& model, const models::VitConfig& c,
                    const data::Weights& file) {
   bool gated = c.gate == models::Gate::packed;
-  if (c.distilled || (gated && c.activation != models::Activation::silu))
+  if (c.distilled || (gated && c.activation != Activation::silu))
     without_form(model, "its blocks are not those of DINOv2");
   if (c.classes && c.pool != models::VitPool::token_and_avg)
     without_form(model,

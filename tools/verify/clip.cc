@@ -40,7 +40,7 @@ class Fields {
   std::set<std::string> read_;
 };
 
-models::ClipTransformer openai_transformer(Fields& f, models::Activation activation) {
+models::ClipTransformer openai_transformer(Fields& f, Activation activation) {
   models::ClipTransformer t;
   t.width = f["width"];
   t.hidden = int64_t(double(t.width) * f.get<double>("mlp_ratio", 4));
@@ -50,8 +50,7 @@ models::ClipTransformer openai_transformer(Fields& f, models::Activation activat
 
 models::ClipConfig clip_config(Case& c) {
   models::ClipConfig config;
-  models::Activation activation =
-      c.flag("quick_gelu", false) ? models::Activation::quick_gelu : models::Activation::gelu;
+  Activation activation = c.flag("quick_gelu", false) ? Activation::quick_gelu : Activation::gelu;
   config.embed_dim = c.integer("embed_dim");
   config.custom_text = c.flag("custom_text", false);
   Fields vision(c, "vision_cfg"), text(c, "text_cfg");

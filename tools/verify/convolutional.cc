@@ -107,8 +107,8 @@ void shufflenet_v2(Case& c) {
   run_network(c, [&](auto& scope) { return models::make_shufflenet_v2(config, scope); });
 }
 
-models::Activation activation(const std::string& name) {
-  std::optional<models::Activation> known = models::activation_named(name);
+Activation activation(const std::string& name) {
+  std::optional<Activation> known = models::activation_named(name);
   if (!known) throw Unsupported("activation " + name);
   return *known;
 }

@@ -13,9 +13,9 @@
 namespace pupil::verify {
 namespace {
 
-models::Activation activation(Case& c, const std::string& otherwise) {
+Activation activation(Case& c, const std::string& otherwise) {
   std::string name = c.text("act_layer", otherwise);
-  std::optional<models::Activation> known = models::activation_named(name);
+  std::optional<Activation> known = models::activation_named(name);
   if (!known) throw Unsupported("act_layer = " + name);
   return *known;
 }
@@ -99,7 +99,7 @@ void eva(Case& c) {
   config.hidden = int64_t(double(config.dim) * c.number("mlp_ratio", 4));
   int64_t align = c.integer("swiglu_align_to", 0);
   if (c.flag("swiglu_mlp", false)) {
-    config.activation = models::Activation::silu;
+    config.activation = Activation::silu;
     config.gate = align ? models::Gate::apart : models::Gate::packed;
     config.hidden = align ? (config.hidden + align - 1) / align * align : 2 * config.hidden;
   }
