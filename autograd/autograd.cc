@@ -30,13 +30,6 @@ void watch(const char* op, const std::string& what, const Tensor& t) {
                 values[i], " at element ", i);
 }
 
-template <class T>
-struct AddInto {
-  T* to;
-  const T* from;
-  PUPIL_HD void operator()(int64_t i) const { to[i] = T(acc_t<T>(to[i]) + acc_t<T>(from[i])); }
-};
-
 bool same_geometry(const Tensor& a, const Tensor& b) {
   return a.layout() == b.layout() &&
          (a.layout() != Layout::strided || (a.is_contiguous() && b.is_contiguous()));

@@ -85,7 +85,8 @@ class Listener {
   virtual void hear(const char* op, const Tensor& out, const std::vector<Tensor>& inputs,
                     Attributes) = 0;
 };
-// Somebody hears of every op, or searches its output: a fused op then runs as those it stands for.
+// Somebody hears of every op, or searches its output: an op that makes several of them one, as mlp
+// does, then runs them one by one.
 bool observed();
 // For an op without a backward, which record() would refuse. Returns `out`.
 Tensor announce(const char* op, Tensor out, const std::vector<Tensor>& inputs, Attributes);

@@ -34,7 +34,7 @@ Mlp::Mlp(const nn::Scope& scope, int64_t dim, const BlockOptions& o)
       dropout_(o.dropout) {}
 
 Tensor Mlp::operator()(const Tensor& x, const nn::Call& call, const Tensor& residual) const {
-  bool drops = call.train && dropout_ > 0;
+  bool drops = call.drops(dropout_);
   if (gate_ == Gate::none && !drops)
     return mlp(x, fc1_.weight, fc1_.bias, activation_, fc2_.weight, fc2_.bias, residual);
   Tensor h = fc1_(x);
@@ -125,7 +125,7 @@ Block::Block(const nn::Scope& scope, const BlockOptions& o)
 
 Tensor Block::operator()(const Tensor& x, const nn::Call& call, const Rotary* rotary,
                          int64_t first) const {
-  bool direct = !scale1_ && !(call.train && (dropout_ > 0 || drop_path_ > 0));
+  bool direct = !scale1_ && !call.drops(dropout_) && !call.drops(drop_path_);
   Tensor before = first ? slice(x, 1, 0, first) : x;
   if (direct) {  // the sums ride on the branches' last layers
     Tensor middle = attention_(norm1_(x), rotary, first, before);

@@ -80,7 +80,7 @@ struct Block {
   // `first` > 0: only so many tokens of the result, without the work for the others.
   Tensor operator()(const Tensor& x, const nn::Call&, const Rotary* = nullptr,
                     int64_t first = 0) const;
-  bool drops(const nn::Call& call) const { return call.train && dropout_ > 0; }
+  bool drops(const nn::Call& call) const { return call.drops(dropout_); }
 
  private:
   nn::LayerNorm norm1_;

@@ -66,7 +66,7 @@ struct AttentionPoolLatent {
     };
     Tensor y =
         proj(view(attention(query, part(0), part(1), 1 / std::sqrt(double(width))), {batch, dim}));
-    return add(y, mlp(norm(y), call));
+    return mlp(norm(y), call, y);
   }
 };
 

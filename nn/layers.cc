@@ -3,22 +3,19 @@
 #include "nn.h"
 
 namespace pupil::nn {
-namespace {
 
-bool drops(const Call& call, double rate) {
-  if (!call.train || rate <= 0) return false;
-  PUPIL_CHECK(call.rng, "dropout in training needs Call::rng");
+bool Call::drops(double rate) const {
+  if (!train || rate <= 0) return false;
+  PUPIL_CHECK(rng, "dropout in training needs Call::rng");
   return true;
 }
 
-}  // namespace
-
 Tensor Call::dropout(const Tensor& x, double rate) const {
-  return drops(*this, rate) ? pupil::dropout(x, rate, rng->next()) : x;
+  return drops(rate) ? pupil::dropout(x, rate, rng->next()) : x;
 }
 
 Tensor Call::drop_path(const Tensor& x, double rate) const {
-  return drops(*this, rate) ? pupil::drop_path(x, rate, rng->next()) : x;
+  return drops(rate) ? pupil::drop_path(x, rate, rng->next()) : x;
 }
 
 Init fan_in_uniform(int64_t fan_in) {

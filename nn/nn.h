@@ -104,8 +104,9 @@ struct Call {  // passed down explicitly; there is no global mode
     if (taps) taps->see(name, value);
   }
   bool wants(std::string_view name) const { return taps && taps->wants(name); }
-  // The ops of dropout.cc with the next random numbers of this call; x unless in training and
-  // rate > 0. Throws Error in training without random numbers.
+  // In training with rate > 0; throws Error there without random numbers.
+  bool drops(double rate) const;
+  // The ops of dropout.cc with the next random numbers of this call; x unless drops(rate).
   Tensor dropout(const Tensor& x, double rate) const;
   Tensor drop_path(const Tensor& x, double rate) const;
 };

@@ -23,6 +23,12 @@ struct Add {
     return a + b;
   }
 };
+template <class T>
+struct AddInto {  // to += from
+  T* to;
+  const T* from;
+  PUPIL_HD void operator()(int64_t i) const { to[i] = T(acc_t<T>(to[i]) + acc_t<T>(from[i])); }
+};
 struct Max {
   template <class A>
   PUPIL_HD A operator()(A a, A b) const {

@@ -387,7 +387,7 @@ bool convert_layout(const Tensor& from, const Tensor& to) {
 
 namespace {
 
-constexpr int64_t kManyRows = 1024, kBlocksOfThread = 4;
+constexpr int64_t kManyRows = 1024, kBlockRows = 4 * kRowStep, kBlocksOfThread = 4;
 
 struct MatmulDescs {
   memory::desc a, b, c, bias;
@@ -485,9 +485,9 @@ Entry& matmul_entry(const Matmul& mm, bool bias, bool pack, int64_t rows) {
 // blocks and end together. A row's bits do not depend on who computes it.
 void run_blocks(Entry& e, const Matmul& mm, const void* a, const void* b, const float* bias,
                 void* c, const RowsDone& done) {
-  int64_t count = (mm.m.size + kRowsAtOnce - 1) / kRowsAtOnce;
-  int64_t a_step = kRowsAtOnce * mm.m.in_a * int64_t(size_of(mm.dtype)),
-          c_step = kRowsAtOnce * mm.m.in_c * int64_t(size_of(mm.out));
+  int64_t count = (mm.m.size + kBlockRows - 1) / kBlockRows;
+  int64_t a_step = kBlockRows * mm.m.in_a * int64_t(size_of(mm.dtype)),
+          c_step = kBlockRows * mm.m.in_c * int64_t(size_of(mm.out));
   size_t scratch = std::max(e.main.scratch_bytes, e.last_block[0].scratch_bytes);
   char* scratchpads = static_cast<char*>(context().scratchpad.get(scratch * e.blocks.size()));
 #pragma omp parallel num_threads(int(e.blocks.size()))
@@ -505,7 +505,7 @@ void run_blocks(Entry& e, const Matmul& mm, const void* a, const void* b, const 
       p.point(DNNL_ARG_SRC, static_cast<const char*>(a) + i * a_step);
       p.point(DNNL_ARG_DST, static_cast<char*>(c) + i * c_step);
       p.run(scratchpad);
-      if (done) done(i * kRowsAtOnce, std::min(mm.m.size, (i + 1) * kRowsAtOnce));
+      if (done) done(i * kBlockRows, std::min(mm.m.size, (i + 1) * kBlockRows));
     }
   }
 }
@@ -520,27 +520,17 @@ bool long_sum(const Matmul& mm, const void* a, const void* b, void* c) {
                     static_cast<float*>(c), mm.m.in_c) == dnnl_success;
 }
 
-}  // namespace
-
-void each_block(const RowsDone& done, int64_t rows) {
-  if (!done) return;
-  int64_t blocks = (rows + kRowsAtOnce - 1) / kRowsAtOnce;
-  parallel_for(blocks, blocks > 1 ? kParallelWork + 1 : 0, [&done, rows](int64_t i) {
-    done(i * kRowsAtOnce, std::min(rows, (i + 1) * kRowsAtOnce));
-  });
-}
-
-bool matmul(const Matmul& mm, const void* a, const void* b, const float* bias, void* c,
-            const RowsDone& done) {
-  PUPIL_CHECK(!done || mm.batch.empty(), "matmul: rows of a batch of products");
+// delivered: it has called `done`.
+bool product(const Matmul& mm, const void* a, const void* b, const float* bias, void* c,
+             const RowsDone& done, bool& delivered) {
   Turn turn;
   // Of many rows times a small matrix, the matrix in the order that the kernel likes: 4 to 8 % of
   // the product, for a copy of a hundredth of it.
   bool pack = mm.batch.empty() && mm.m.size >= kManyRows && mm.m.size >= mm.k.size;
   if (!pack && mm.batch.empty() && mm.k.size >= kManyRows && !bias && mm.dtype == DType::f32)
-    return long_sum(mm, a, b, c) && (each_block(done, mm.m.size), true);
-  bool blocks = pack && mm.m.size >= kRowsAtOnce * kBlocksOfThread * library_threads();
-  Entry& e = matmul_entry(mm, bias != nullptr, pack, blocks ? kRowsAtOnce : 0);
+    return long_sum(mm, a, b, c);
+  bool blocks = pack && mm.m.size >= kBlockRows * kBlocksOfThread * library_threads();
+  Entry& e = matmul_entry(mm, bias != nullptr, pack, blocks ? kBlockRows : 0);
   if (!e.usable) return false;
   if (e.packed_bytes) {
     void* packed = context().packed.get(e.packed_bytes);
@@ -550,7 +540,9 @@ bool matmul(const Matmul& mm, const void* a, const void* b, const float* bias, v
     b = packed;
   }
   if (blocks) {
-    run_blocks(e, mm, a, b, bias, c, done);
+    // With one thread of the library for several of the program, what is done with the rows waits.
+    delivered = library_threads() == cpu_threads();
+    run_blocks(e, mm, a, b, bias, c, delivered ? done : RowsDone());
     return true;
   }
   e.main.point(DNNL_ARG_SRC, a);
@@ -558,7 +550,24 @@ bool matmul(const Matmul& mm, const void* a, const void* b, const float* bias, v
   e.main.point(DNNL_ARG_DST, c);
   if (bias) e.main.point(DNNL_ARG_BIAS, bias);
   e.main.run();
-  each_block(done, mm.m.size);
+  return true;
+}
+
+}  // namespace
+
+void each_step(const RowsDone& done, int64_t rows, int64_t columns) {
+  if (!done) return;
+  parallel_for((rows + kRowStep - 1) / kRowStep, rows * columns, [&done, rows](int64_t step) {
+    done(step * kRowStep, std::min(rows, (step + 1) * kRowStep));
+  });
+}
+
+bool matmul(const Matmul& mm, const void* a, const void* b, const float* bias, void* c,
+            const RowsDone& done) {
+  PUPIL_CHECK(!done || mm.batch.empty(), "matmul: rows of a batch of products");
+  bool delivered = false;
+  if (!product(mm, a, b, bias, c, done, delivered)) return false;
+  if (!delivered) each_step(done, mm.m.size, mm.n.size);
   return true;
 }
 

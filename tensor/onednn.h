@@ -30,12 +30,12 @@ struct Matmul {
   float beta = 0;
   DType dtype = DType::f32, out = DType::f32;  // of a and b; of c: f32, or bf16 as they are
 };
-// What is done with rows begin .. end - 1 of c as soon as they are there, while they still lie in a
-// core's cache: called once for every row, in blocks of kRowsAtOnce, on several threads. It may not
-// start threads or products of its own.
+// What is done with rows begin .. end - 1 of c: in a product that is cut as soon as they are there,
+// while they still lie in a core's cache, else when all are. Called once for every row, on several
+// threads; `begin` is a multiple of kRowStep. It may not start threads or products of its own.
 using RowsDone = std::function<void(int64_t begin, int64_t end)>;
-constexpr int64_t kRowsAtOnce = 128;
-void each_block(const RowsDone&, int64_t rows);  // for a c that is there as a whole
+constexpr int64_t kRowStep = 32;
+void each_step(const RowsDone&, int64_t rows, int64_t columns);  // of a c that is there
 bool matmul(const Matmul&, const void* a, const void* b, const float* bias, void* c,
             const RowsDone& = {});  // with RowsDone: no batch
 

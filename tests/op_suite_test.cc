@@ -452,6 +452,7 @@ INSTANTIATE_TEST_SUITE_P(Ops, OpSuite, testing::ValuesIn(op_names()),
                          [](const auto& info) { return info.param; });
 
 const char* const kHeaderOps[] = {"relu",
+                                  "mlp",
                                   "exp",
                                   "log",
                                   "sqrt",

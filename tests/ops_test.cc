@@ -444,8 +444,7 @@ TEST(Ops, ProductOfManyRowsInBf16) {
   }
 }
 
-// What is done on rows as a product delivers them is what would be done on the whole, bit for bit;
-// only the sums of the biases' gradients are of other blocks.
+// What is done on rows as a product delivers them is what would be done on the whole, bit for bit.
 TEST(Ops, MlpIsItsParts) {
   for (DType dtype : {DType::f32, DType::bf16})
     for (int64_t rows : {100, 1603})  // as a whole, and in blocks
@@ -468,9 +467,8 @@ TEST(Ops, MlpIsItsParts) {
         };
         std::vector<Tensor> whole = run(false, true), parts = run(true, true);
         ASSERT_EQ(whole.size(), 7u);
-        for (size_t i = 0; i < 5; i++)
+        for (size_t i = 0; i < whole.size(); i++)
           EXPECT_EQ(whole[i].values(), parts[i].values()) << i << " of " << rows << " rows";
-        for (size_t i : {5u, 6u}) EXPECT_LT(relative_error(whole[i], parts[i]), 1e-6) << i;
         EXPECT_EQ(run(false, false)[0].values(), parts[0].values());
       }
 }

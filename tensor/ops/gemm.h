@@ -19,8 +19,8 @@ Tensor as_matrix(const Tensor& x);
 // to (c) = column sums of the matrix g (rows, c) + beta to; to: as g, or f32.
 void column_sum(const Tensor& g, const Tensor& to, float beta);
 
-// The same while a product passes over the rows of g, f32 or bf16: add() for every block of
-// RowsDone, then finish().
+// The same while a product passes over the rows of g, f32 or bf16: add() as RowsDone, then
+// finish(). The order of the sums depends on the shape only.
 class ColumnSums {
  public:
   explicit ColumnSums(const Tensor& g);
@@ -28,7 +28,7 @@ class ColumnSums {
   void finish(const Tensor& to, float beta) const;
 
  private:
-  Tensor g_, partial_;  // (blocks, c) f32
+  Tensor g_, partial_;  // (steps, c) f32
 };
 
 }  // namespace pupil

@@ -1,73 +1,68 @@
 #include "linear.h"
 
+#include <optional>
+
 #include "../../autograd/samples.h"
 #include "../launch.h"
 #include "broadcast.h"
 
 namespace pupil {
 
-template <class T>
-struct AddResidual {
-  T* y;
-  const T* residual;
-  PUPIL_HD void operator()(int64_t i) const { y[i] = T(acc_t<T>(y[i]) + acc_t<T>(residual[i])); }
-};
-
 onednn::RowsDone add_residual(const Tensor& y, const Tensor& residual) {
   if (!residual) return {};
   auto adder = [&](auto t) -> onednn::RowsDone {
     using T = typename decltype(t)::type;
-    AddResidual<T> f{y.data<T>(), residual.data<T>()};
+    AddInto<T> f{y.data<T>(), residual.data<T>()};
     int64_t width = y.dim(1);
     return [=](int64_t begin, int64_t end) { map_here(begin * width, end * width, f); };
   };
   return y.dtype() == DType::bf16 ? adder(tag<bf16>{}) : adder(tag<float>{});
 }
 
-Shape check_linear(const char* op, const Tensor& x, const Tensor& weight, const Tensor& bias,
-                   const Tensor& residual) {
-  require_floating(op, x);
-  PUPIL_CHECK(x.rank() >= 1 && weight.rank() == 2 && x.dim(-1) == weight.dim(1) &&
+Shape check_linear(const char* op, const Shape& x, DType dtype, const Tensor& weight,
+                   const Tensor& bias, const Tensor& residual) {
+  PUPIL_CHECK(x.rank >= 1 && weight.rank() == 2 && x[-1] == weight.dim(1) &&
                   (!bias || (bias.rank() == 1 && bias.dim(0) == weight.dim(0))),
-              op, ": x ", x.shape(), ", weight ", weight.shape(), ", bias ",
-              bias ? bias.shape() : Shape{});
-  PUPIL_CHECK((weight.dtype() == x.dtype() || weight.dtype() == acc_dtype(x.dtype())) &&
+              op, ": x ", x, ", weight ", weight.shape(), ", bias ", bias ? bias.shape() : Shape{});
+  PUPIL_CHECK((weight.dtype() == dtype || weight.dtype() == acc_dtype(dtype)) &&
                   (!bias || bias.dtype() == weight.dtype()),
-              op, ": x is ", name_of(x.dtype()), ", weight ", name_of(weight.dtype()));
-  Shape shape = x.shape();
+              op, ": x is ", name_of(dtype), ", weight ", name_of(weight.dtype()));
+  Shape shape = x;
   shape[-1] = weight.dim(0);
-  PUPIL_CHECK(!residual || (residual.shape() == shape && residual.dtype() == x.dtype()), op,
-              ": residual ", residual ? residual.shape() : Shape{}, " for a result ", shape);
+  PUPIL_CHECK(!residual || (residual.shape() == shape && residual.dtype() == dtype), op,
+              ": residual ", residual ? residual.shape() : Shape{}, " ",
+              residual ? name_of(residual.dtype()) : "", " for a result ", shape, " ",
+              name_of(dtype));
   return shape;
 }
 
 void linear_backward(const Tensor& g, const Tensor& x, const Tensor& weight, Grad& of_weight,
                      Grad* of_bias, const Tensor& gx, float beta, const onednn::RowsDone& done) {
+  bool sums = of_bias && of_bias->needed;
+  bool rides = sums && gx && cpu_fast(acc_dtype(g.dtype()), g.device());
+  std::optional<ColumnSums> columns;
+  if (rides) columns.emplace(g);
+  onednn::RowsDone both = [&](int64_t begin, int64_t end) {
+    columns->add(begin, end);
+    if (done) done(begin, end);
+  };
+  if (gx) gemm(g, weight, gx, beta, {}, rides ? both : done);
   float beta_of_sum;
+  if (sums) {
+    Tensor to = of_bias->into(beta_of_sum);
+    rides ? columns->finish(to, beta_of_sum) : column_sum(g, to, beta_of_sum);
+  } else if (of_bias)
+    of_bias->none();
   if (of_weight.needed) {  // g^T x
     Tensor to = of_weight.into(beta_of_sum);
     gemm(transposed(g), x, to, beta_of_sum);
   } else
     of_weight.none();
-  Tensor sum;
-  if (of_bias && of_bias->needed)
-    sum = of_bias->into(beta_of_sum);
-  else if (of_bias)
-    of_bias->none();
-  if (gx && sum && cpu_fast(acc_dtype(g.dtype()), g.device())) {
-    ColumnSums sums(g);
-    gemm(g, weight, gx, beta, {}, [&](int64_t begin, int64_t end) {
-      sums.add(begin, end);
-      if (done) done(begin, end);
-    });
-    return sums.finish(sum, beta_of_sum);
-  }
-  if (sum) column_sum(g, sum, beta_of_sum);
-  if (gx) gemm(g, weight, gx, beta, {}, done);
 }
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& residual) {
-  Shape shape = check_linear("linear", x, weight, bias, residual);
+  require_floating("linear", x);
+  Shape shape = check_linear("linear", x.shape(), x.dtype(), weight, bias, residual);
   if (residual && (!cpu_fast(acc_dtype(x.dtype()), x.device()) || observed()))
     return add(residual, linear(x, weight, bias));
   Tensor y = empty(shape, x.dtype(), x.device());
@@ -118,6 +113,8 @@ PUPIL_SAMPLES(linear) {
   s.add("permuted residual", {{3, 2, 4}, {6, 4}, {6}, {2, 3, 6}}, [](auto& v) {
     return linear(v[0], v[1], v[2], permute(v[3], {1, 0, 2}));
   });
+  s.add("its own weight", {{4, 4}}, [](auto& v) { return linear(v[0], v[0], {}); });
+  s.add("no width", {{5, 0}, {3, 0}, {3}}, f);
   s.add_error("residual", {{5, 4}, {3, 4}, {3}, {3}}, plus);
   s.add_error("width", {{5, 4}, {3, 5}, {3}}, f);
   s.add_error("bias", {{5, 4}, {3, 4}, {4}}, f);

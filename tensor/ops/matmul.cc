@@ -2,7 +2,6 @@
 
 #include "../../autograd/samples.h"
 #include "../launch.h"
-#include "../onednn.h"
 #include "../ops.h"
 #include "gemm.h"
 
@@ -173,16 +172,17 @@ bool gemm_fast(const Tensor& a, const Tensor& b, const Tensor& c, float beta, co
 
 void gemm(const Tensor& a, const Tensor& b, const Tensor& c, float beta, const Tensor& bias,
           const onednn::RowsDone& done) {
-  if (c.numel() == 0) return;
+  auto finish = [&] { onednn::each_step(done, c.dim(-2), c.dim(-1)); };
+  if (c.numel() == 0) return finish();
   bool sums = a.numel() > 0 && b.numel() > 0;  // else c is a sum of no products
   if (sums && cpu_fast(acc_dtype(c.dtype()), c.device())) {
     if (gemm_fast(a, b, c, beta, bias, done)) return;
     // c^T = b^T a^T
     if (!bias && gemm_fast(transposed(b), transposed(a), transposed(c), beta, {}, {}))
-      return onednn::each_block(done, c.dim(0));
+      return finish();
   }
   gemm_reference(a, b, c, beta, bias);
-  onednn::each_block(done, c.dim(0));
+  finish();
 }
 
 Tensor transposed(const Tensor& x) {
@@ -220,17 +220,17 @@ void column_sum(const Tensor& g, const Tensor& to, float beta) {
 }
 
 ColumnSums::ColumnSums(const Tensor& g) : g_(g) {
-  int64_t blocks = (g.dim(0) + onednn::kRowsAtOnce - 1) / onednn::kRowsAtOnce;
-  partial_ = empty({blocks, g.dim(1)});
+  partial_ = empty({(g.dim(0) + onednn::kRowStep - 1) / onednn::kRowStep, g.dim(1)});
 }
 
 void ColumnSums::add(int64_t begin, int64_t end) const {
   int64_t columns = g_.dim(1);
-  float* sum = partial_.data<float>() + begin / onednn::kRowsAtOnce * columns;
   auto add_rows = [&](auto t) {
     using T = typename decltype(t)::type;
-    sum_rows(ColumnSum<T, float>{g_.data<T>(), nullptr, g_.strides()[0], 0}, begin, end, columns,
-             sum);
+    ColumnSum<T, float> k{g_.data<T>(), nullptr, g_.strides()[0], 0};
+    for (int64_t row = begin; row < end; row += onednn::kRowStep)
+      sum_rows(k, row, std::min(end, row + onednn::kRowStep), columns,
+               partial_.data<float>() + row / onednn::kRowStep * columns);
   };
   g_.dtype() == DType::bf16 ? add_rows(tag<bf16>{}) : add_rows(tag<float>{});
 }

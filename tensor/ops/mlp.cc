@@ -19,6 +19,7 @@ RowsDone forward_rows(const Tensor& x, const Tensor& y) {
 
 template <class F, class T>
 RowsDone backward_rows(const Tensor& x, const Tensor& g) {  // g becomes the cotangent of x
+  static_assert(F::saves_x && !F::saves_y);
   UnaryBackward<F, T> f{F{}, x.data<T>(), nullptr, g.data<T>(), g.data<T>()};
   int64_t width = x.dim(1);
   return [=](int64_t begin, int64_t end) { map_here(begin * width, end * width, f); };
@@ -52,14 +53,15 @@ Rowwise rowwise(Activation activation, DType dtype) {
 
 Tensor mlp(const Tensor& x, const Tensor& weight1, const Tensor& bias1, Activation activation,
            const Tensor& weight2, const Tensor& bias2, const Tensor& residual) {
-  Shape wide = check_linear("mlp", x, weight1, bias1, {});
+  require_floating("mlp", x);
+  Shape wide = check_linear("mlp", x.shape(), x.dtype(), weight1, bias1, {});
+  Shape shape = check_linear("mlp", wide, x.dtype(), weight2, bias2, residual);
   Rowwise f = rowwise(activation, x.dtype());
   if (!f.forward || !cpu_fast(acc_dtype(x.dtype()), x.device()) || observed())
     return linear(activate(linear(x, weight1, bias1), activation), weight2, bias2, residual);
   bool inner = x.requires_grad() || weight1.requires_grad() || (bias1 && bias1.requires_grad());
-  Tensor h = empty(wide, x.dtype());
-  Tensor y = empty(check_linear("mlp", h, weight2, bias2, residual), x.dtype());
-  Tensor rows = as_matrix(x), before = as_matrix(h);
+  Tensor y = empty(shape, x.dtype());
+  Tensor rows = as_matrix(x), before = empty({rows.dim(0), weight1.dim(0)}, x.dtype());
   Tensor after = inner && grad_enabled() ? empty_like(before) : before;
   Tensor w1 = weight1.to(x.dtype()), w2 = weight2.to(x.dtype());
   Tensor summand = residual ? as_matrix(residual.contiguous()) : residual;
@@ -76,20 +78,21 @@ Tensor mlp(const Tensor& x, const Tensor& weight1, const Tensor& bias1, Activati
   if (!weight2.requires_grad()) after = Tensor();
   if (!x.requires_grad()) w1 = Tensor();
   if (!inner) before = w2 = Tensor();
-  return record("mlp", y, inputs, [=](Backward& grad) {
+  return record("mlp", y, inputs, [=](Backward& grad) mutable {
     auto bias = [&](int which) { return which ? &grad[which] : nullptr; };
     if (has_residual) grad.inputs.back().give(grad.gy);
-    Tensor g = before ? empty_like(before) : before;
+    Tensor g = before ? empty_like(before) : Tensor();
     linear_backward(as_matrix(grad.gy), after, w2, grad[2], bias(of_bias2), g, 0,
                     before ? f.backward(before, g) : RowsDone());
+    after = before = Tensor();
     float beta = 0;
     Tensor gx = grad[0].needed ? grad[0].into(beta) : Tensor();
     if (!gx) grad[0].none();
-    if (before)
+    if (g)
       linear_backward(g, rows, w1, grad[1], bias(of_bias1), gx ? as_matrix(gx) : gx, beta);
     else
       grad[1].none();
-    if (!before && of_bias1) grad[of_bias1].none();
+    if (!g && of_bias1) grad[of_bias1].none();
   });
 }
 
@@ -104,6 +107,7 @@ PUPIL_SAMPLES(mlp) {
   s.add("tanh form", large, act(Activation::gelu_tanh));
   s.add("quick gelu", large, act(Activation::quick_gelu));
   s.add("relu", small, act(Activation::relu), {0.1, 1});
+  s.add("no width", {{5, 0}, {6, 0}, {6}, {3, 6}, {3}, {5, 3}}, act(Activation::gelu));
   s.add("empty", {{0, 4}, {6, 4}, {6}, {3, 6}, {3}, {0, 3}}, act(Activation::gelu));
   auto f = [](const Tensor& x, auto& v) {
     return mlp(x, v[1], {}, Activation::gelu, v[2], {}, {});
@@ -124,6 +128,8 @@ PUPIL_SAMPLES(mlp) {
         {.constants = {0, 1, 2}});
   s.add_error("width", {{5, 4}, {6, 5}, {6}, {3, 6}, {3}, {5, 3}}, act(Activation::gelu));
   s.add_error("second width", {{5, 4}, {6, 4}, {6}, {3, 5}, {3}, {5, 3}}, act(Activation::gelu));
+  s.add_error("second width, relu", {{5, 4}, {6, 4}, {6}, {3, 5}, {3}, {5, 3}},
+              act(Activation::relu));
   s.add_error("residual", {{5, 4}, {6, 4}, {6}, {3, 6}, {3}, {5, 4}}, act(Activation::gelu));
 }
 

@@ -1,4 +1,5 @@
-// x sigma(beta x) in float32 and vector code: of silu.cc and of a batch norm that ends with it.
+// x sigma(beta x) in float32 and vector code: of silu.cc, of a batch norm that ends with it and
+// of an mlp.
 #pragma once
 #include "vector_math.h"
 
