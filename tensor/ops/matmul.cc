@@ -236,15 +236,15 @@ void ColumnSums::add(int64_t begin, int64_t end) const {
 }
 
 void ColumnSums::finish(const Tensor& to, float beta) const {
+  Tensor sum = empty(to.shape());
+  column_sum(partial_, sum, 0);
   dispatch_result(g_.dtype(), to.dtype(), [&](auto t, auto result) {
     using T = typename decltype(t)::type;
     using To = typename decltype(result)::type;
     if constexpr (std::is_same_v<acc_t<T>, float>)
       map(to.device(), to.numel(),
-          ColumnFinish<ColumnSum<T, To>, float>{{nullptr, to.data<To>(), 0, beta},
-                                                partial_.data<float>(),
-                                                partial_.dim(0),
-                                                to.numel()});
+          ColumnFinish<ColumnSum<T, To>, float>{
+              {nullptr, to.data<To>(), 0, beta}, sum.data<float>(), 1, to.numel()});
   });
 }
 

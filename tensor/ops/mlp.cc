@@ -60,8 +60,8 @@ Tensor mlp(const Tensor& x, const Tensor& weight1, const Tensor& bias1, Activati
   if (!f.forward || !cpu_fast(acc_dtype(x.dtype()), x.device()) || observed())
     return linear(activate(linear(x, weight1, bias1), activation), weight2, bias2, residual);
   bool inner = x.requires_grad() || weight1.requires_grad() || (bias1 && bias1.requires_grad());
-  Tensor y = empty(shape, x.dtype());
   Tensor rows = as_matrix(x), before = empty({rows.dim(0), weight1.dim(0)}, x.dtype());
+  Tensor y = empty(shape, x.dtype());  // after the larger one, which finds its place of last time
   Tensor after = inner && grad_enabled() ? empty_like(before) : before;
   Tensor w1 = weight1.to(x.dtype()), w2 = weight2.to(x.dtype());
   Tensor summand = residual ? as_matrix(residual.contiguous()) : residual;
