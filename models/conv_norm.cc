@@ -29,6 +29,18 @@ Tensor ConvNorm::operator()(const Tensor& image, const nn::Call& call, const Ten
   return nn::conv_norm(padded, norm, x, call, activation, residual);
 }
 
+Tensor in_turn(std::span<ConvNorm> units, const Tensor& image, const nn::Call& call,
+               const Tensor& residual) {
+  Tensor x = image;
+  if (std::any_of(units.begin(), units.end(), [](auto& unit) { return unit.same_padding; })) {
+    for (ConvNorm& unit : units) x = unit(x, call, &unit == &units.back() ? residual : Tensor());
+    return x;
+  }
+  std::vector<nn::NormedConv> layers;
+  for (ConvNorm& unit : units) layers.push_back({unit.conv, unit.norm, unit.activation});
+  return nn::conv_norm(layers, x, call, residual);
+}
+
 Tensor pointwise(const nn::Conv2d& conv, const Tensor& rows) {
   return linear(rows, view(conv.weight, {conv.weight.dim(0), conv.weight.dim(1)}), conv.bias);
 }

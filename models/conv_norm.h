@@ -1,6 +1,8 @@
 // What many convolutional networks are made of: a convolution with its batch norm and activation,
 // and squeeze and excitation.
 #pragma once
+#include <span>
+
 #include "activation.h"
 #include "models.h"
 
@@ -29,6 +31,8 @@ struct ConvNorm {
   Activation activation;
   bool same_padding;
 };
+// One after the other, the residual at the last.
+Tensor in_turn(std::span<ConvNorm>, const Tensor& x, const nn::Call&, const Tensor& residual = {});
 
 // A 1x1 convolution of (n, in) as one pixel: a linear layer whose weight is (out, in, 1, 1).
 Tensor pointwise(const nn::Conv2d&, const Tensor& rows);

@@ -142,11 +142,12 @@ struct InvertedBlock {
     bool drops = call.train && drop_path_rate > 0;
     bool fused = skip && !drops && units.back().activation == Activation::none;
     Tensor x = input;
-    for (ConvNorm& unit : units) {
-      bool last = &unit == &units.back();
-      if (last && squeeze) x = (*squeeze)(x);
-      x = unit(x, call, last && fused ? input : Tensor());
+    std::span<ConvNorm> left(units);
+    if (squeeze) {
+      x = (*squeeze)(in_turn(left.first(left.size() - 1), x, call));
+      left = left.last(1);
     }
+    x = in_turn(left, x, call, fused ? input : Tensor());
     return skip && !fused ? add(call.drop_path(x, drop_path_rate), input) : x;
   }
 };

@@ -57,17 +57,32 @@ Tensor BatchNorm::operator()(const Tensor& x, const Call& call, Activation activ
 
 Tensor conv_norm(const Conv2d& conv, BatchNorm& norm, const Tensor& x, const Call& call,
                  Activation activation, const Tensor& residual) {
+  return conv_norm({{conv, norm, activation}}, x, call, residual);
+}
+
+Tensor conv_norm(const std::vector<NormedConv>& layers, const Tensor& x, const Call& call,
+                 const Tensor& residual) {
   bool recorded = false;
-  const Tensor* operands[] = {&x, &conv.weight, &conv.bias, &norm.weight, &norm.bias, &residual};
-  for (const Tensor* t : operands) recorded |= grad_enabled() && *t && t->requires_grad();
-  if (call.train || recorded || plain_mode() || !x.numel())
-    return norm(conv(x), call, activation, residual);
+  auto records = [&](const Tensor& t) { recorded |= grad_enabled() && t && t.requires_grad(); };
+  records(x), records(residual);
+  for (auto& [conv, norm, activation] : layers)
+    records(conv.weight), records(conv.bias), records(norm.weight), records(norm.bias);
+  if (call.train || recorded || plain_mode() || !x.numel()) {
+    Tensor y = x;
+    for (auto& layer : layers)
+      y = layer.norm(layer.conv(y), call, layer.activation,
+                     &layer == &layers.back() ? residual : Tensor());
+    return y;
+  }
   NoGrad unrecorded;
-  Tensor factor = div(norm.weight, sqrt(add_scalar(norm.running_var, norm.eps)));
-  Tensor weight = mul(conv.weight, view(factor, {factor.dim(0), 1, 1, 1}));
-  Tensor shift = conv.bias ? sub(norm.running_mean, conv.bias) : norm.running_mean;
-  return conv2d_tail(x, weight, sub(norm.bias, mul(shift, factor)), conv.options, residual,
-                     activation);
+  std::vector<ConvLayer> folded;
+  for (auto& [conv, norm, activation] : layers) {
+    Tensor factor = div(norm.weight, sqrt(add_scalar(norm.running_var, norm.eps)));
+    Tensor weight = mul(conv.weight, view(factor, {factor.dim(0), 1, 1, 1}));
+    Tensor shift = conv.bias ? sub(norm.running_mean, conv.bias) : norm.running_mean;
+    folded.push_back({weight, sub(norm.bias, mul(shift, factor)), conv.options, activation});
+  }
+  return conv2d_chain(x, folded, residual);
 }
 
 LayerNorm::LayerNorm(Scope scope, int64_t channels, double eps)

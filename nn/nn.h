@@ -146,6 +146,14 @@ struct BatchNorm {
 // other. In evaluation, where no gradient is wanted, the norm is folded into the convolution.
 Tensor conv_norm(const Conv2d&, BatchNorm&, const Tensor& x, const Call&,
                  Activation = Activation::none, const Tensor& residual = {});
+// Of one layer after the other, the residual at the last.
+struct NormedConv {
+  const Conv2d& conv;
+  BatchNorm& norm;
+  Activation activation;
+};
+Tensor conv_norm(const std::vector<NormedConv>&, const Tensor& x, const Call&,
+                 const Tensor& residual = {});
 
 struct LayerNorm {
   LayerNorm(Scope, int64_t channels, double eps = 1e-6);

@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <dnnl.hpp>
+#include <map>
 #include <mutex>
 #include <unordered_map>
 
@@ -86,7 +87,10 @@ struct Primitive {
     Primitive p;
     p.primitive = primitive;
     p.scratch_bytes = scratch_bytes;
-    for (auto& [which, argument] : arguments) p.add(which, argument.get_desc());
+    for (auto& [which, argument] : arguments) {
+      p.add(which, argument.get_desc());
+      p.point(which, argument.get_data_handle());
+    }
     return p;
   }
   void run() { run(context().scratchpad.get(scratch_bytes)); }
@@ -259,10 +263,28 @@ Desc backward_desc(const ConvDescs& d, const memory::desc& weight) {
 
 Key conv_key(Kind kind, const Convolution& conv, int extra) {
   const ConvGeometry& s = conv.shape;
-  return {kind,        s.batch,         s.channels,     s.height,          s.width,
-          s.outputs,   s.kernel_height, s.kernel_width, s.groups,          s.stride_h,
-          s.stride_w,  s.padding_h,     s.padding_w,    s.dilation_h,      s.dilation_w,
-          int(conv.x), int(conv.y),     extra,          library_threads(), int(conv.dtype)};
+  return {kind,
+          s.batch,
+          s.channels,
+          s.height,
+          s.width,
+          s.outputs,
+          s.out_height,
+          s.out_width,
+          s.kernel_height,
+          s.kernel_width,
+          s.groups,
+          s.stride_h,
+          s.stride_w,
+          s.padding_h,
+          s.padding_w,
+          s.dilation_h,
+          s.dilation_w,
+          int(conv.x),
+          int(conv.y),
+          int(conv.dtype),
+          extra,
+          omp_get_max_threads()};
 }
 
 Entry& forward_entry(const Convolution& conv, bool bias, const Tail& tail) {
@@ -282,8 +304,7 @@ Entry& forward_entry(const Convolution& conv, bool bias, const Tail& tail) {
   });
 }
 
-void pack_weights(Entry& e, const float* weight) {
-  void* packed = context().packed.get(e.packed_bytes);
+void pack_weights(Entry& e, const float* weight, void* packed) {
   e.reorder.point(DNNL_ARG_FROM, weight);
   e.reorder.point(DNNL_ARG_TO, packed);
   e.reorder.run();
@@ -302,12 +323,167 @@ bool convolution(const Convolution& conv, const void* x, const float* weight, co
   Turn turn;
   Entry& e = forward_entry(conv, bias, tail);
   if (!e.usable) return false;
-  pack_weights(e, weight);
+  pack_weights(e, weight, context().packed.get(e.packed_bytes));
   e.main.point(DNNL_ARG_SRC, x);
   e.main.point(DNNL_ARG_DST, y);
   if (bias) e.main.point(DNNL_ARG_BIAS, bias);
   if (tail.residual) e.main.point(kResidual, tail.residual);
   e.main.run();
+  return true;
+}
+
+namespace {
+
+constexpr size_t kBandBytes = 1 << 20;  // a core's second cache, or half of it
+
+size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+size_t row_bytes(const Convolution& conv, int64_t channels, int64_t width) {
+  return size_t(channels * width) * size_of(conv.dtype);
+}
+
+// The rows [begin, end) of a chain's result, of one image.
+struct Band {
+  std::vector<Convolution> links;  // on the rows that these need
+  int64_t from, to;                // their first rows of x and of the result
+  size_t kind = 0;
+
+  Band(const std::vector<Link>& chain, int64_t begin, int64_t end) : to(begin) {
+    for (auto link = chain.rbegin(); link != chain.rend(); ++link) {
+      Convolution conv = link->conv;
+      ConvGeometry& s = conv.shape;
+      int64_t top = begin * s.stride_h - s.padding_h, reach = s.dilation_h * (s.kernel_height - 1);
+      int64_t bottom = (end - 1) * s.stride_h - s.padding_h + reach + 1;
+      s.batch = 1;
+      s.out_height = end - begin;
+      begin = std::max<int64_t>(top, 0);
+      end = std::min(bottom, s.height);
+      s.padding_h = begin - top;
+      s.height = end - begin;
+      links.insert(links.begin(), conv);
+    }
+    from = begin;
+  }
+  size_t bytes_after(size_t link) const {
+    const ConvGeometry& s = links[link].shape;
+    return aligned(size_t(s.out_height) * row_bytes(links[link], s.outputs, s.out_width));
+  }
+  size_t bytes_between() const {
+    size_t bytes = 0;
+    for (size_t i = 0; i + 1 < links.size(); i++) bytes += bytes_after(i);
+    return bytes;
+  }
+  Key sizes() const {  // bands of one kind agree in them
+    Key key;
+    for (const Convolution& conv : links)
+      key.insert(key.end(), {conv.shape.height, conv.shape.padding_h, conv.shape.out_height});
+    return key;
+  }
+};
+
+// The bands of an image, of equal height but for the last; none where they do not pay.
+std::vector<Band> cut_into_bands(const std::vector<Link>& chain) {
+  for (const Link& link : chain) {  // every row of a result needs one of x
+    const ConvGeometry& s = link.conv.shape;
+    if (s.padding_h > s.dilation_h * (s.kernel_height - 1)) return {};
+  }
+  int64_t height = chain.back().conv.shape.out_height, rows = height;
+  auto bytes_of = [&](int64_t count) {  // a band in the middle
+    int64_t begin = (height - count) / 2;
+    return Band(chain, begin, begin + count).bytes_between();
+  };
+  while (rows > 1 && bytes_of(rows) > kBandBytes) rows--;
+  int64_t count = (height + rows - 1) / rows;
+  if (count == 1) return {};
+  rows = (height + count - 1) / count;
+  std::vector<Band> bands;
+  std::map<Key, size_t> kinds;
+  size_t bytes = 0;
+  for (int64_t begin = 0; begin < height; begin += rows) {
+    Band& band = bands.emplace_back(chain, begin, std::min(height, begin + rows));
+    band.kind = kinds.emplace(band.sizes(), kinds.size()).first->second;
+    bytes += band.bytes_between();
+  }
+  if (2 * bytes > 3 * bytes_of(height)) return {};
+  return bands;
+}
+
+// The primitives of every kind of band, one after another, each for one thread.
+using BandEntries = std::vector<std::vector<Entry>>;
+
+bool make_entries(const std::vector<Link>& chain, const std::vector<Band>& bands,
+                  const void* residual, BandEntries& kinds) {
+  ThreadLimit one(1);
+  size_t packed_bytes = 0;
+  for (const Band& band : bands) {
+    if (band.kind < kinds.size()) continue;
+    std::vector<Entry>& entries = kinds.emplace_back();
+    for (size_t i = 0; i < chain.size(); i++) {
+      Tail tail{i + 1 == chain.size() ? residual : nullptr, chain[i].activation};
+      entries.push_back(forward_entry(band.links[i], chain[i].bias, tail));
+      if (!entries[i].usable) return false;
+      packed_bytes += aligned(entries[i].packed_bytes);
+    }
+  }
+  char* packed = static_cast<char*>(context().packed.get(packed_bytes));
+  for (std::vector<Entry>& entries : kinds)
+    for (size_t i = 0; i < chain.size(); i++) {
+      pack_weights(entries[i], chain[i].weight, packed);
+      packed += aligned(entries[i].packed_bytes);
+      if (chain[i].bias) entries[i].main.point(DNNL_ARG_BIAS, chain[i].bias);
+    }
+  return true;
+}
+
+}  // namespace
+
+bool convolution_chain(const std::vector<Link>& chain, const void* x, const void* residual,
+                       void* y) {
+  std::vector<Band> bands = cut_into_bands(chain);
+  if (bands.empty()) return false;
+  Turn turn;
+  BandEntries kinds;
+  if (!make_entries(chain, bands, residual, kinds)) return false;
+  size_t scratch = 0, between = 0;
+  for (const Band& band : bands) {
+    between = std::max(between, band.bytes_between());
+    for (const Entry& e : kinds[band.kind])
+      scratch = std::max(scratch, aligned(e.main.scratch_bytes));
+  }
+  int threads = library_threads();
+  char* memory =
+      static_cast<char*>(context().scratchpad.get((scratch + between) * size_t(threads)));
+  const ConvGeometry &head = chain.front().conv.shape, &tail = chain.back().conv.shape;
+  size_t x_row = row_bytes(chain.front().conv, head.channels, head.width),
+         y_row = row_bytes(chain.back().conv, tail.outputs, tail.out_width);
+  int64_t count = int64_t(bands.size());
+#pragma omp parallel num_threads(threads)
+  {
+    char* own = memory + (scratch + between) * size_t(omp_get_thread_num());
+    std::vector<std::vector<Primitive>> primitives(kinds.size());
+    for (size_t kind = 0; kind < kinds.size(); kind++)
+      for (const Entry& e : kinds[kind]) primitives[kind].push_back(e.main.another());
+#pragma omp for schedule(dynamic)
+    for (int64_t task = 0; task < head.batch * count; task++) {
+      const Band& band = bands[size_t(task % count)];
+      int64_t image = task / count;
+      size_t first = size_t(image * head.height + band.from) * x_row,
+             result = size_t(image * tail.out_height + band.to) * y_row;
+      const char* from = static_cast<const char*>(x) + first;
+      char* place = own + scratch;
+      for (size_t i = 0; i < chain.size(); i++) {
+        Primitive& p = primitives[band.kind][i];
+        bool last = i + 1 == chain.size();
+        char* to = last ? static_cast<char*>(y) + result : place;
+        p.point(DNNL_ARG_SRC, from);
+        p.point(DNNL_ARG_DST, to);
+        if (last && residual) p.point(kResidual, static_cast<const char*>(residual) + result);
+        p.run(own);
+        place += band.bytes_after(i);
+        from = to;
+      }
+    }
+  }
   return true;
 }
 
@@ -325,7 +501,7 @@ bool convolution_input_gradient(const Convolution& conv, const void* gy, const f
     entry.reorder = make_reorder(d.weight_plain, desc.weights_desc(), false);
   });
   if (!e.usable) return false;
-  pack_weights(e, weight);
+  pack_weights(e, weight, context().packed.get(e.packed_bytes));
   e.main.point(DNNL_ARG_DIFF_DST, gy);
   e.main.point(DNNL_ARG_DIFF_SRC, gx);
   e.main.run();
@@ -510,14 +686,37 @@ void run_blocks(Entry& e, const Matmul& mm, const void* a, const void* b, const 
   }
 }
 
+// c (m, n) = a (m, k) b (k, n) + beta c in rows; the strides of a and b are those of two axes.
+bool blas(int64_t m, int64_t n, int64_t k, const void* a, int64_t a_m, int64_t a_k, const void* b,
+          int64_t b_k, int64_t b_n, float beta, void* c, int64_t c_m) {
+  return dnnl_sgemm(a_k == 1 ? 'N' : 'T', b_n == 1 ? 'N' : 'T', m, n, k, 1,
+                    static_cast<const float*>(a), a_k == 1 ? a_m : a_k,
+                    static_cast<const float*>(b), b_n == 1 ? b_k : b_n, beta,
+                    static_cast<float*>(c), c_m) == dnnl_success;
+}
+
 // Of the sum of many rows, as weights' gradients are, oneDNN's BLAS is 5 to 10 % faster than its
-// matmul, and twice as fast where that has no good blocks (768 x 3072 of 1,576 rows).
+// matmul, and twice as fast where that has no good blocks (768 x 3072 of 1,576 rows). Of very many
+// rows it takes 7 to 11 % longer for a tall result (768 x 192) than for the transposed one.
+constexpr int64_t kVeryManyRows = 4096;
 bool long_sum(const Matmul& mm, const void* a, const void* b, void* c) {
-  bool a_rows = mm.k.in_a == 1, b_rows = mm.n.in_b == 1;
-  return dnnl_sgemm(a_rows ? 'N' : 'T', b_rows ? 'N' : 'T', mm.m.size, mm.n.size, mm.k.size, 1,
-                    static_cast<const float*>(a), a_rows ? mm.m.in_a : mm.k.in_a,
-                    static_cast<const float*>(b), b_rows ? mm.k.in_b : mm.n.in_b, mm.beta,
-                    static_cast<float*>(c), mm.m.in_c) == dnnl_success;
+  int64_t m = mm.m.size, n = mm.n.size, k = mm.k.size;
+  if (m <= n || k < kVeryManyRows)
+    return blas(m, n, k, a, mm.m.in_a, mm.k.in_a, b, mm.k.in_b, mm.n.in_b, mm.beta, c, mm.m.in_c);
+  float* transposed = static_cast<float*>(context().scratchpad.get(size_t(m * n) * sizeof(float)));
+  if (!blas(n, m, k, b, mm.n.in_b, mm.k.in_b, a, mm.k.in_a, mm.m.in_a, 0, transposed, m))
+    return false;
+  constexpr int64_t kTile = 16;  // a cache line of floats on both sides
+  parallel_for((m + kTile - 1) / kTile, m * n, [=, &mm](int64_t tile) {
+    int64_t end = std::min(m, (tile + 1) * kTile);
+    for (int64_t column = 0; column < n; column += kTile)
+      for (int64_t i = tile * kTile; i < end; i++)
+        for (int64_t j = column; j < std::min(n, column + kTile); j++) {
+          float& to = static_cast<float*>(c)[i * mm.m.in_c + j];
+          to = transposed[j * m + i] + (mm.beta == 0 ? 0 : mm.beta * to);
+        }
+  });
+  return true;
 }
 
 // delivered: it has called `done`.

@@ -47,14 +47,26 @@ struct Convolution {
   DType dtype = DType::f32;
 };
 bool has_convolution(const Convolution&);  // an optimised kernel, not a reference loop
-// What follows a convolution in the same pass: + residual (laid out as y), then the activation:
-// none, relu, relu6 or hard_swish.
+// What follows a convolution in the same pass: + residual (laid out as y), then the activation.
+constexpr bool follows_convolution(Activation a) {
+  return a == Activation::none || a == Activation::relu || a == Activation::relu6 ||
+         a == Activation::hard_swish;
+}
 struct Tail {
   const void* residual = nullptr;
   Activation activation = Activation::none;
 };
 bool convolution(const Convolution&, const void* x, const float* weight, const float* bias, void* y,
                  const Tail& = {});
+// Convolutions one after another, each with its activation, in bands of rows: a thread takes a band
+// through all of them, so that what lies between two stays in its cache. residual: as in Tail, of
+// the last. False also where whole images between them are small, or bands would overlap by much.
+struct Link {
+  Convolution conv;  // nhwc on both sides
+  const float *weight, *bias;
+  Activation activation;
+};
+bool convolution_chain(const std::vector<Link>&, const void* x, const void* residual, void* y);
 bool convolution_input_gradient(const Convolution&, const void* gy, const float* weight, void* gx);
 // gw (o, c / groups, kh, kw) = gradient + beta gw
 bool convolution_weight_gradient(const Convolution&, const void* x, const void* gy, float* gw,

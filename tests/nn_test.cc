@@ -4,6 +4,8 @@
 
 #include "nn/optim.h"
 #include "tensor/memory.h"
+#include "tensor/ops/convolution.h"
+#include "tensor/runtime.h"
 #include "tests/support.h"
 
 namespace pupil::nn {
@@ -686,6 +688,62 @@ TEST(ConvNorm, IsRecordedForEveryInput) {
     wanted->requires_grad_();
     Tensor y = conv_norm(conv, norm, x, {}, Activation::relu, residual);
     EXPECT_TRUE(y.requires_grad()) << wanted->shape();
+  }
+}
+
+// Chains whose images between the layers are large run in bands of rows: every stride, filter,
+// border and number of rows that the last band can have, and nothing but the result is allocated.
+TEST(ConvChain, InBandsIsOneLayerAfterTheOther) {
+  struct {
+    int64_t height, width, in, inner, out;
+    int kernel;
+    Pair stride, padding;
+    bool residual;
+  } cases[] = {{56, 56, 24, 144, 24, 3, 1, 1, true},          {57, 70, 24, 144, 24, 3, 2, 1, false},
+               {112, 112, 16, 96, 24, 3, 2, 1, false},        {61, 56, 8, 160, 8, 5, 1, 2, true},
+               {59, 90, 8, 160, 20, 5, 2, 2, false},          {50, 60, 8, 160, 8, 3, 1, 0, false},
+               {70, 80, 8, 128, 16, 3, {2, 1}, {0, 1}, false}};
+  NoGrad off;
+  for (auto [height, width, in, inner, out, kernel, stride, padding, residual] : cases) {
+    Store store(3);
+    Scope root(store);
+    int count = 0;
+    auto value = [&](const Shape& shape, double size) {
+      return root.buffer(concat("value", count++), shape, {Init::normal, size});
+    };
+    Tensor x = value({3, in, height, width}, 1).to(Layout::nhwc);
+    std::vector<ConvLayer> layers{
+        {value({inner, in, 1, 1}, 0.5), value({inner}, 1), {}, Activation::relu6},
+        {value({inner, 1, kernel, kernel}, 0.5),
+         Tensor(),
+         {stride, padding, 1, int(inner)},
+         Activation::hard_swish},
+        {value({out, inner, 1, 1}, 0.3),
+         value({out}, 1),
+         {},
+         residual ? Activation::relu : Activation::none}};
+    for (DType dtype : {DType::f32, DType::bf16}) {
+      Tensor from = x.to(dtype), y = from;
+      for (const ConvLayer& layer : layers)
+        y = conv2d_tail(y, layer, &layer == &layers.back() && residual ? from : Tensor());
+      Tensor added = residual ? from : Tensor();
+      conv2d_chain(from, layers, added);
+      size_t before = Arena::current({}).stats().allocations;
+      Tensor banded = conv2d_chain(from, layers, added);
+      if (cpu_has_avx512() && dtype == DType::f32) {
+        EXPECT_EQ(Arena::current({}).stats().allocations - before, 1u) << height << "x" << width;
+      }
+      double size = 0;
+      for (double v : y.values()) size = std::max(size, std::abs(v));
+      EXPECT_LT(test::largest_difference(banded, y), (dtype == DType::f32 ? 1e-6 : 1e-2) * size)
+          << height << "x" << width << ", kernel " << kernel << ", " << name_of(dtype);
+    }
+    set_exact_mode(true);
+    std::vector<double> one_by_one = conv2d_chain(x, layers, residual ? x : Tensor()).values();
+    set_cpu_threads(1, false);
+    EXPECT_TRUE(conv2d_chain(x, layers, residual ? x : Tensor()).values() == one_by_one);
+    set_cpu_threads(0);
+    set_exact_mode(false);
   }
 }
 

@@ -339,6 +339,12 @@ TEST(Ops, WideInputs) {
        [](auto& v) {
          return matmul(permute(v[0], {1, 0}), v[1]);
        }},
+      {"linear of very many rows, taller than wide",
+       {{4099, 37}, {51, 37}},
+       [](auto& v) { return add(linear(v[0], v[1], {}), linear(v[0], v[1], {})); }},
+      {"sum of very many rows",
+       {{51, 4099}, {37, 4099}},
+       [](auto& v) { return matmul(v[0], v[1], false, true); }},
       {"embedding", {{97, 41}}, [=](auto& v) { return embedding(v[0], index); }},
       {"index_add",
        {{97, 41}, {1000, 41}},

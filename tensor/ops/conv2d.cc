@@ -33,31 +33,40 @@ int64_t out_side(int64_t side, int64_t kernel, int stride, int padding, int dila
   return reach < 0 ? 0 : reach / stride + 1;
 }
 
-ConvGeometry check(const Tensor& x, const Tensor& weight, const Tensor& bias,
-                   const ConvOptions& options) {
-  require_floating("conv2d", x);
-  PUPIL_CHECK(x.rank() == 4 && weight.rank() == 4, "conv2d: (n,c,h,w) and (out,c,kh,kw) expected, ",
-              "got x ", x.shape(), ", weight ", weight.shape());
+}  // namespace
+
+ConvGeometry conv_geometry(const Shape& x, DType dtype, const Tensor& weight, const Tensor& bias,
+                           const ConvOptions& options) {
+  PUPIL_CHECK(x.rank == 4 && weight.rank() == 4, "conv2d: (n,c,h,w) and (out,c,kh,kw) expected, ",
+              "got x ", x, ", weight ", weight.shape());
   int groups = options.groups;
-  PUPIL_CHECK(groups > 0 && x.dim(1) == weight.dim(1) * groups && weight.dim(0) % groups == 0 &&
+  PUPIL_CHECK(groups > 0 && x[1] == weight.dim(1) * groups && weight.dim(0) % groups == 0 &&
                   (!bias || (bias.rank() == 1 && bias.dim(0) == weight.dim(0))),
-              "conv2d: channels do not fit: x ", x.shape(), ", weight ", weight.shape(),
-              ", groups ", groups, ", bias ", bias ? bias.shape() : Shape{});
-  PUPIL_CHECK((weight.dtype() == x.dtype() || weight.dtype() == acc_dtype(x.dtype())) &&
+              "conv2d: channels do not fit: x ", x, ", weight ", weight.shape(), ", groups ",
+              groups, ", bias ", bias ? bias.shape() : Shape{});
+  PUPIL_CHECK((weight.dtype() == dtype || weight.dtype() == acc_dtype(dtype)) &&
                   (!bias || bias.dtype() == weight.dtype()),
-              "conv2d: x is ", name_of(x.dtype()), ", weight ", name_of(weight.dtype()));
+              "conv2d: x is ", name_of(dtype), ", weight ", name_of(weight.dtype()));
   auto [stride, padding, dilation, ignored] = options;
   PUPIL_CHECK(stride.h > 0 && stride.w > 0 && padding.h >= 0 && padding.w >= 0 && dilation.h > 0 &&
                   dilation.w > 0,
               "conv2d: stride and dilation must be positive, padding not negative");
-  int64_t out_height = out_side(x.dim(2), weight.dim(2), stride.h, padding.h, dilation.h),
-          out_width = out_side(x.dim(3), weight.dim(3), stride.w, padding.w, dilation.w);
+  int64_t out_height = out_side(x[2], weight.dim(2), stride.h, padding.h, dilation.h),
+          out_width = out_side(x[3], weight.dim(3), stride.w, padding.w, dilation.w);
   PUPIL_CHECK(out_height > 0 && out_width > 0, "conv2d: kernel ", weight.shape(),
-              " is larger than the padded image ", x.shape());
+              " is larger than the padded image ", x);
   return {
-      x.dim(0),  x.dim(1),      x.dim(2),      x.dim(3),   weight.dim(0), out_height,
+      x[0],      x[1],          x[2],          x[3],       weight.dim(0), out_height,
       out_width, weight.dim(2), weight.dim(3), groups,     stride.h,      stride.w,
       padding.h, padding.w,     dilation.h,    dilation.w, weight.dim(1), weight.dim(0) / groups};
+}
+
+namespace {
+
+ConvGeometry check(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                   const ConvOptions& options) {
+  require_floating("conv2d", x);
+  return conv_geometry(x.shape(), x.dtype(), weight, bias, options);
 }
 
 // The layouts in which oneDNN is fast. An image that already has a layout keeps it; a picture with
@@ -66,7 +75,9 @@ std::optional<onednn::Convolution> fast_layouts(const Tensor& x, const ConvGeome
   if (!cpu_fast(acc_dtype(x.dtype()), x.device()) || s.batch == 0) return {};
   bool blocks = cpu_has_avx512() && s.outputs % 16 == 0 && s.groups == 1 && x.dtype() == DType::f32;
   bool picture = x.layout() == Layout::strided && s.channels < 16 && !x.requires_grad();
-  if (blocks && x.layout() != Layout::nhwc && (picture || s.channels % 16 == 0)) {
+  // Nets for telephones begin like that; nhwc is as fast there, and their depthwise layers want it.
+  bool small_net = s.kernel_height == 3 && s.stride_h == 2;
+  if (blocks && x.layout() != Layout::nhwc && (picture ? !small_net : s.channels % 16 == 0)) {
     onednn::Convolution conv{s, picture ? Layout::strided : Layout::nchw16c, Layout::nchw16c};
     if (onednn::has_convolution(conv)) return conv;
   }
@@ -231,19 +242,17 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
   return conv ? conv2d_fast(x, w, b, *conv) : conv2d_plain(x, w, b, s);
 }
 
-Tensor conv2d_tail(const Tensor& x, const Tensor& weight, const Tensor& bias,
-                   const ConvOptions& options, const Tensor& residual, Activation activation) {
+Tensor conv2d_tail(const Tensor& x, const ConvLayer& layer, const Tensor& residual) {
   NoGrad unrecorded;
+  const auto& [weight, bias, options, activation] = layer;
   ConvGeometry s = check(x, weight, bias, options);
   if (auto conv = fast_layouts(x.detach(), s)) {
-    using A = Activation;
-    bool fused = activation == A::none || activation == A::relu || activation == A::relu6 ||
-                 activation == A::hard_swish;
+    bool fused = onednn::follows_convolution(activation);
     Tensor added = residual ? in_layout(residual, conv->y) : residual;
     DType wide = acc_dtype(x.dtype());
     Tensor y = product(*conv, in_layout(x, conv->x), weight.contiguous().to(wide),
                        bias ? bias.to(wide) : bias,
-                       {added ? added.raw() : nullptr, fused ? activation : A::none});
+                       {added ? added.raw() : nullptr, fused ? activation : Activation::none});
     y = announce("conv2d_tail", y, {x, weight, bias, residual},
                  {{"window", window(s)}, {"activation", fused ? int(activation) : 0}});
     return fused ? y : activate(y, activation);

@@ -14,10 +14,20 @@ Tensor convolution_input_gradient(const ConvGeometry&, const Tensor& gy, const T
 void convolution_weight_gradient(const ConvGeometry&, const Tensor& x, const Tensor& gy,
                                  const Tensor& to, float beta);
 
+// The sizes of conv2d, checked. x: its shape.
+ConvGeometry conv_geometry(const Shape& x, DType, const Tensor& weight, const Tensor& bias,
+                           const ConvOptions&);
+
+struct ConvLayer {
+  Tensor weight, bias;
+  ConvOptions options;
+  Activation activation = Activation::none;
+};
 // activation(conv2d(x, weight, bias) + residual), the last two when asked for, in one pass where a
 // fast convolution and that activation are there. residual: shape of the result, any layout.
-Tensor conv2d_tail(const Tensor& x, const Tensor& weight, const Tensor& bias, const ConvOptions&,
-                   const Tensor& residual, Activation);
+Tensor conv2d_tail(const Tensor& x, const ConvLayer&, const Tensor& residual);
+// conv2d_tail of one layer after the other, of the last with the residual.
+Tensor conv2d_chain(const Tensor& x, const std::vector<ConvLayer>&, const Tensor& residual);
 
 template <class T>
 const T* data_or_null(const Tensor& t) {
