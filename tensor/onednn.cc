@@ -3,7 +3,6 @@
 #include <omp.h>
 
 #include <dnnl.hpp>
-#include <map>
 #include <mutex>
 #include <unordered_map>
 
@@ -334,157 +333,38 @@ bool convolution(const Convolution& conv, const void* x, const float* weight, co
 
 namespace {
 
-constexpr size_t kBandBytes = 1 << 20;  // a core's second cache, or half of it
-
-size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
-
-size_t row_bytes(const Convolution& conv, int64_t channels, int64_t width) {
-  return size_t(channels * width) * size_of(conv.dtype);
-}
-
-// The rows [begin, end) of a chain's result, of one image.
-struct Band {
-  std::vector<Convolution> links;  // on the rows that these need
-  int64_t from, to;                // their first rows of x and of the result
-  size_t kind = 0;
-
-  Band(const std::vector<Link>& chain, int64_t begin, int64_t end) : to(begin) {
-    for (auto link = chain.rbegin(); link != chain.rend(); ++link) {
-      Convolution conv = link->conv;
-      ConvGeometry& s = conv.shape;
-      int64_t top = begin * s.stride_h - s.padding_h, reach = s.dilation_h * (s.kernel_height - 1);
-      int64_t bottom = (end - 1) * s.stride_h - s.padding_h + reach + 1;
-      s.batch = 1;
-      s.out_height = end - begin;
-      begin = std::max<int64_t>(top, 0);
-      end = std::min(bottom, s.height);
-      s.padding_h = begin - top;
-      s.height = end - begin;
-      links.insert(links.begin(), conv);
-    }
-    from = begin;
+class PrimitiveOfThread final : public ThreadConvolution {
+ public:
+  PrimitiveOfThread(Primitive primitive, Tensor weights)
+      : primitive_(std::move(primitive)), weights_(std::move(weights)) {}
+  size_t scratch_bytes() const override { return primitive_.scratch_bytes; }
+  std::unique_ptr<ThreadConvolution> another() const override {
+    return std::make_unique<PrimitiveOfThread>(primitive_.another(), weights_);
   }
-  size_t bytes_after(size_t link) const {
-    const ConvGeometry& s = links[link].shape;
-    return aligned(size_t(s.out_height) * row_bytes(links[link], s.outputs, s.out_width));
+  void run(const void* x, const void* residual, void* y, void* scratch) override {
+    primitive_.point(DNNL_ARG_SRC, x);
+    primitive_.point(DNNL_ARG_DST, y);
+    if (residual) primitive_.point(kResidual, residual);
+    primitive_.run(scratch);
   }
-  size_t bytes_between() const {
-    size_t bytes = 0;
-    for (size_t i = 0; i + 1 < links.size(); i++) bytes += bytes_after(i);
-    return bytes;
-  }
-  Key sizes() const {  // bands of one kind agree in them
-    Key key;
-    for (const Convolution& conv : links)
-      key.insert(key.end(), {conv.shape.height, conv.shape.padding_h, conv.shape.out_height});
-    return key;
-  }
+
+ private:
+  Primitive primitive_;
+  Tensor weights_;
 };
-
-// The bands of an image, of equal height but for the last; none where they do not pay.
-std::vector<Band> cut_into_bands(const std::vector<Link>& chain) {
-  for (const Link& link : chain) {  // every row of a result needs one of x
-    const ConvGeometry& s = link.conv.shape;
-    if (s.padding_h > s.dilation_h * (s.kernel_height - 1)) return {};
-  }
-  int64_t height = chain.back().conv.shape.out_height, rows = height;
-  auto bytes_of = [&](int64_t count) {  // a band in the middle
-    int64_t begin = (height - count) / 2;
-    return Band(chain, begin, begin + count).bytes_between();
-  };
-  while (rows > 1 && bytes_of(rows) > kBandBytes) rows--;
-  int64_t count = (height + rows - 1) / rows;
-  if (count == 1) return {};
-  rows = (height + count - 1) / count;
-  std::vector<Band> bands;
-  std::map<Key, size_t> kinds;
-  size_t bytes = 0;
-  for (int64_t begin = 0; begin < height; begin += rows) {
-    Band& band = bands.emplace_back(chain, begin, std::min(height, begin + rows));
-    band.kind = kinds.emplace(band.sizes(), kinds.size()).first->second;
-    bytes += band.bytes_between();
-  }
-  if (2 * bytes > 3 * bytes_of(height)) return {};
-  return bands;
-}
-
-// The primitives of every kind of band, one after another, each for one thread.
-using BandEntries = std::vector<std::vector<Entry>>;
-
-bool make_entries(const std::vector<Link>& chain, const std::vector<Band>& bands,
-                  const void* residual, BandEntries& kinds) {
-  ThreadLimit one(1);
-  size_t packed_bytes = 0;
-  for (const Band& band : bands) {
-    if (band.kind < kinds.size()) continue;
-    std::vector<Entry>& entries = kinds.emplace_back();
-    for (size_t i = 0; i < chain.size(); i++) {
-      Tail tail{i + 1 == chain.size() ? residual : nullptr, chain[i].activation};
-      entries.push_back(forward_entry(band.links[i], chain[i].bias, tail));
-      if (!entries[i].usable) return false;
-      packed_bytes += aligned(entries[i].packed_bytes);
-    }
-  }
-  char* packed = static_cast<char*>(context().packed.get(packed_bytes));
-  for (std::vector<Entry>& entries : kinds)
-    for (size_t i = 0; i < chain.size(); i++) {
-      pack_weights(entries[i], chain[i].weight, packed);
-      packed += aligned(entries[i].packed_bytes);
-      if (chain[i].bias) entries[i].main.point(DNNL_ARG_BIAS, chain[i].bias);
-    }
-  return true;
-}
 
 }  // namespace
 
-bool convolution_chain(const std::vector<Link>& chain, const void* x, const void* residual,
-                       void* y) {
-  std::vector<Band> bands = cut_into_bands(chain);
-  if (bands.empty()) return false;
+std::unique_ptr<ThreadConvolution> thread_convolution(const Convolution& conv, const float* weight,
+                                                      const float* bias, const Tail& tail) {
   Turn turn;
-  BandEntries kinds;
-  if (!make_entries(chain, bands, residual, kinds)) return false;
-  size_t scratch = 0, between = 0;
-  for (const Band& band : bands) {
-    between = std::max(between, band.bytes_between());
-    for (const Entry& e : kinds[band.kind])
-      scratch = std::max(scratch, aligned(e.main.scratch_bytes));
-  }
-  int threads = library_threads();
-  char* memory =
-      static_cast<char*>(context().scratchpad.get((scratch + between) * size_t(threads)));
-  const ConvGeometry &head = chain.front().conv.shape, &tail = chain.back().conv.shape;
-  size_t x_row = row_bytes(chain.front().conv, head.channels, head.width),
-         y_row = row_bytes(chain.back().conv, tail.outputs, tail.out_width);
-  int64_t count = int64_t(bands.size());
-#pragma omp parallel num_threads(threads)
-  {
-    char* own = memory + (scratch + between) * size_t(omp_get_thread_num());
-    std::vector<std::vector<Primitive>> primitives(kinds.size());
-    for (size_t kind = 0; kind < kinds.size(); kind++)
-      for (const Entry& e : kinds[kind]) primitives[kind].push_back(e.main.another());
-#pragma omp for schedule(dynamic)
-    for (int64_t task = 0; task < head.batch * count; task++) {
-      const Band& band = bands[size_t(task % count)];
-      int64_t image = task / count;
-      size_t first = size_t(image * head.height + band.from) * x_row,
-             result = size_t(image * tail.out_height + band.to) * y_row;
-      const char* from = static_cast<const char*>(x) + first;
-      char* place = own + scratch;
-      for (size_t i = 0; i < chain.size(); i++) {
-        Primitive& p = primitives[band.kind][i];
-        bool last = i + 1 == chain.size();
-        char* to = last ? static_cast<char*>(y) + result : place;
-        p.point(DNNL_ARG_SRC, from);
-        p.point(DNNL_ARG_DST, to);
-        if (last && residual) p.point(kResidual, static_cast<const char*>(residual) + result);
-        p.run(own);
-        place += band.bytes_after(i);
-        from = to;
-      }
-    }
-  }
-  return true;
+  ThreadLimit one(1);
+  Entry& e = forward_entry(conv, bias, tail);
+  if (!e.usable) return nullptr;
+  Tensor packed = empty({int64_t(e.packed_bytes)}, DType::u8);
+  pack_weights(e, weight, packed.raw());
+  if (bias) e.main.point(DNNL_ARG_BIAS, bias);
+  return std::make_unique<PrimitiveOfThread>(e.main.another(), packed);
 }
 
 bool convolution_input_gradient(const Convolution& conv, const void* gy, const float* weight,

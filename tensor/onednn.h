@@ -2,6 +2,7 @@
 // onednn.cc sees its header.
 #pragma once
 #include <functional>
+#include <memory>
 
 #include "tensor.h"
 
@@ -58,15 +59,18 @@ struct Tail {
 };
 bool convolution(const Convolution&, const void* x, const float* weight, const float* bias, void* y,
                  const Tail& = {});
-// Convolutions one after another, each with its activation, in bands of rows: a thread takes a band
-// through all of them, so that what lies between two stays in its cache. residual: as in Tail, of
-// the last. False also where whole images between them are small, or bands would overlap by much.
-struct Link {
-  Convolution conv;  // nhwc on both sides
-  const float *weight, *bias;
-  Activation activation;
+// A convolution that the calling thread does by itself, beside others that do theirs.
+class ThreadConvolution {
+ public:
+  virtual ~ThreadConvolution() = default;
+  virtual size_t scratch_bytes() const = 0;
+  virtual std::unique_ptr<ThreadConvolution> another() const = 0;  // for one more thread
+  // residual: given if the Tail said so. scratch: memory of this thread, at a multiple of 64 bytes.
+  virtual void run(const void* x, const void* residual, void* y, void* scratch) = 0;
 };
-bool convolution_chain(const std::vector<Link>&, const void* x, const void* residual, void* y);
+// Keeps a copy of the weights and points to the bias. Null where oneDNN has no kernel.
+std::unique_ptr<ThreadConvolution> thread_convolution(const Convolution&, const float* weight,
+                                                      const float* bias, const Tail& = {});
 bool convolution_input_gradient(const Convolution&, const void* gy, const float* weight, void* gx);
 // gw (o, c / groups, kh, kw) = gradient + beta gw
 bool convolution_weight_gradient(const Convolution&, const void* x, const void* gy, float* gw,

@@ -1,16 +1,12 @@
-// Compiled for AVX-512: nothing inline may be used here that other files use too, since the linker
-// keeps one copy for all processors.
+// Compiled for AVX-512 (lanes.h).
 #include "attention_fast.h"
 
 #include <math.h>
 #include <omp.h>
 
 #include "../runtime.h"
+#include "lanes.h"
 #include "vector_math.h"
-
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
 
 namespace pupil::packed_attention {
 
@@ -19,11 +15,7 @@ int64_t Geometry::row() const { return (tokens + 15) / 16 * 16; }
 #ifdef __AVX512F__
 namespace {
 
-using Lanes = __m512;
-constexpr int64_t kLanes = 16;
 constexpr int64_t kBlock = 120;  // rows of scores at a time: a multiple of the rows of every tile
-
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // c (ROWS, 16 COLUMNS) = a (ROWS, depth) b (depth, 16 COLUMNS); a[i][k] = a[i * a_row + k *
 // a_column].
@@ -83,7 +75,7 @@ void product(int64_t rows, int64_t columns, int64_t depth, const float* a, int64
 
 // to (columns, 16 * ceil(rows / 16)) = the transpose of a (rows, columns), padded with zeros.
 void transpose(int64_t rows, int64_t columns, const float* a, int64_t a_row, float* to) {
-  int64_t to_row = (rows + kLanes - 1) / kLanes * kLanes;
+  int64_t to_row = vectors_of(rows) * kLanes;
   for (int64_t i = 0; i < rows; i += kLanes)
     for (int64_t j = 0; j < columns; j += kLanes) {
       Lanes x[kLanes];
@@ -124,9 +116,7 @@ inline Lanes fold(Lanes x, Op op) {
 
 // Rows of scores become softmax(scale * row), with zeros in the padding.
 void softmax_rows(float* scores, int64_t rows, int64_t columns, int64_t row, float scale) {
-  auto mask = [=](int64_t j) {
-    return columns - j >= kLanes ? __mmask16(0xffff) : __mmask16((1 << (columns - j)) - 1);
-  };
+  auto mask = [=](int64_t j) { return mask_of(columns - j); };
   for (int64_t i = 0; i < rows; i++, scores += row) {
     Lanes maxima = _mm512_set1_ps(-INFINITY), sums = _mm512_setzero_ps();
     for (int64_t j = 0; j < row; j += kLanes)

@@ -1,8 +1,6 @@
 // The products M = U V of a tile's 36 frequencies (winograd_tile.h), summed over channels, are 36
 // products of matrices.
-//
-// Compiled for AVX-512: nothing inline may be used here that other files use too, since the linker
-// keeps one copy for all processors.
+// Compiled for AVX-512 (lanes.h).
 #include "winograd.h"
 
 #ifdef __AVX512F__
@@ -18,9 +16,6 @@ namespace pupil::winograd {
 namespace {
 
 constexpr int64_t kFrequencies = 36, kRows = 14, kColumns = 8;
-
-inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 Tiles tiles_of(const ConvGeometry& s, int64_t height, int64_t width) {
   return {s.batch, (height + 3) / 4, (width + 3) / 4};

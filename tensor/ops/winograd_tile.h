@@ -1,24 +1,12 @@
 // One tile of Winograd's convolution F(4x4, 3x3), for 16 channels at once. Notation of the paper: a
 // tile d of 6x6 inputs and a kernel g become V = B' d B and U = G g G' with 36 frequencies, their
 // products M give 4x4 results A' M A. A gradient goes the same ways back.
-//
-// For files compiled for AVX-512 alone.
 #pragma once
-#include <immintrin.h>
-
-#include <cstdint>
-
 #include "../onednn.h"
+#include "lanes.h"
 
 namespace pupil::winograd {
 namespace {
-
-using Lanes = __m512;  // one value of 16 channels
-constexpr int64_t kLanes = 16;
-
-inline Lanes load(const float* p) { return _mm512_loadu_ps(p); }
-inline void store(float* p, Lanes v) { _mm512_storeu_ps(p, v); }
-inline Lanes all(float v) { return _mm512_set1_ps(v); }
 
 // The points 0, a, -a, b, -b and infinity, whose powers are exact. With 5/8 and 3/2 the rounding
 // error is a third of that of the usual 1 and 2.
@@ -112,23 +100,6 @@ inline void read_tile(const Side& s, const float* image, int64_t block, const Ti
     for (int x = 0; x < SIZE; x++) in[x] = half[x][row];
     transform(in, out);
     for (int k = 0; k < 6; k++) store(to + (6 * row + k) * stride, out[k]);
-  }
-}
-
-// A NaN is not less than 0 and stays.
-inline Lanes positive(Lanes x) {
-  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, all(0), _CMP_NLT_UQ), x);
-}
-inline Lanes activated(Activation activation, Lanes x) {
-  switch (activation) {
-    case Activation::relu:
-      return positive(x);
-    case Activation::relu6:
-      return _mm512_maskz_min_ps(0xffff, all(6), positive(x));
-    case Activation::hard_swish:
-      return x * _mm512_maskz_min_ps(0xffff, all(1), positive(x * (1 / 6.0f) + all(0.5f)));
-    default:
-      return x;
   }
 }
 

@@ -1,12 +1,7 @@
-// Compiled for AVX-512: nothing inline may be used here that other files use too, since the linker
-// keeps one copy for all processors.
-#include "depthwise.h"
-
+// Compiled for AVX-512 (lanes.h).
 #include "../runtime.h"
-
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
+#include "depthwise.h"
+#include "lanes.h"
 
 namespace pupil::depthwise {
 
@@ -22,13 +17,8 @@ bool has_weight_gradient(const onednn::Convolution& conv) {
 #ifdef __AVX512F__
 namespace {
 
-using Lanes = __m512;  // one value of 16 channels
-constexpr int64_t kLanes = 16;
 constexpr int64_t kTile = 7;   // pixels of a row at a time: 7, 14, 28 and 56 are usual widths
 constexpr int64_t kChunk = 8;  // blocks of 16 channels that take turns at a tile
-
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // sums[row][column] += x gy of a tile, for K x K weights of 16 channels. x[r]: the pixel of the
 // tile's first result under the filter's row r and column 0, null outside the image; that pixel is
@@ -84,16 +74,12 @@ void add_rows(const ConvGeometry& s, int64_t begin, int64_t end, int64_t first, 
              ? add_tile<K, STEP, true>
              : add_tile<K, STEP, false>)(rows, column, s.width,
                                          gy + (row * s.out_width + start) * s.channels + b * kLanes,
-                                         s.out_width - start, s.channels,
-                                         left >= kLanes ? __mmask16(0xffff)
-                                                        : __mmask16((1 << left) - 1),
+                                         s.out_width - start, s.channels, mask_of(left),
                                          sums + (b - first) * K * K * kLanes);
       }
     }
   }
 }
-
-int64_t blocks_of(const ConvGeometry& s) { return (s.channels + kLanes - 1) / kLanes; }
 
 // Into how many parts the rows are cut: by their size, never by the threads.
 int64_t parts_of(const ConvGeometry& s) {
@@ -103,13 +89,13 @@ int64_t parts_of(const ConvGeometry& s) {
 }  // namespace
 
 int64_t scratch(const ConvGeometry& s) {
-  return parts_of(s) * blocks_of(s) * kLanes * s.kernel_height * s.kernel_width;
+  return parts_of(s) * vectors_of(s.channels) * kLanes * s.kernel_height * s.kernel_width;
 }
 
 void weight_gradient(const ConvGeometry& s, const float* x, const float* gy, float* gw, float beta,
                      float* scratch) {
   int64_t taps = s.kernel_height * s.kernel_width, parts = parts_of(s);
-  int64_t rows = s.batch * s.out_height, blocks = blocks_of(s);
+  int64_t rows = s.batch * s.out_height, blocks = vectors_of(s.channels);
   int64_t chunks = (blocks + kChunk - 1) / kChunk, part_size = blocks * taps * kLanes;
   auto add = s.kernel_width == 5 ? (s.stride_w == 1 ? add_rows<5, 1> : add_rows<5, 2>)
                                  : (s.stride_w == 1 ? add_rows<7, 1> : add_rows<7, 2>);
