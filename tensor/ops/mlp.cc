@@ -17,10 +17,24 @@ RowsDone forward_rows(const Tensor& x, const Tensor& y) {
   return [=](int64_t begin, int64_t end) { map_here(begin * width, end * width, f); };
 }
 
+// x becomes the activation's value, g, its cotangent, that of x.
 template <class F, class T>
-RowsDone backward_rows(const Tensor& x, const Tensor& g) {  // g becomes the cotangent of x
-  static_assert(F::saves_x && !F::saves_y);
-  UnaryBackward<F, T> f{F{}, x.data<T>(), nullptr, g.data<T>(), g.data<T>()};
+struct BackwardAndValue {
+  static constexpr bool widest = true;
+  static_assert(F::widest && F::saves_x && !F::saves_y);
+  F f;
+  T *x, *g;
+  PUPIL_HD void operator()(int64_t i) const {
+    using A = acc_t<T>;
+    A value = A(x[i]);
+    g[i] = T(f.bwd(value, A(0), A(g[i])));
+    x[i] = T(f.fwd(value));
+  }
+};
+
+template <class F, class T>
+RowsDone backward_rows(const Tensor& x, const Tensor& g) {
+  BackwardAndValue<F, T> f{F{}, x.data<T>(), g.data<T>()};
   int64_t width = x.dim(1);
   return [=](int64_t begin, int64_t end) { map_here(begin * width, end * width, f); };
 }
@@ -75,14 +89,15 @@ Tensor mlp(const Tensor& x, const Tensor& weight1, const Tensor& bias1, Activati
   int of_bias1 = bias1 ? 3 : 0, of_bias2 = bias2 ? 3 + bool(bias1) : 0;
   bool has_residual = bool(residual);
   if (!weight1.requires_grad()) rows = Tensor();
-  if (!weight2.requires_grad()) after = Tensor();
   if (!x.requires_grad()) w1 = Tensor();
+  // The backward makes `after` once more, from what it reads anyway.
+  if (inner || !weight2.requires_grad()) after = Tensor();
   if (!inner) before = w2 = Tensor();
   return record("mlp", y, inputs, [=](Backward& grad) mutable {
     auto bias = [&](int which) { return which ? &grad[which] : nullptr; };
     if (has_residual) grad.inputs.back().give(grad.gy);
     Tensor g = before ? empty_like(before) : Tensor();
-    linear_backward(as_matrix(grad.gy), after, w2, grad[2], bias(of_bias2), g, 0,
+    linear_backward(as_matrix(grad.gy), before ? before : after, w2, grad[2], bias(of_bias2), g, 0,
                     before ? f.backward(before, g) : RowsDone());
     after = before = Tensor();
     float beta = 0;
