@@ -174,6 +174,7 @@ struct InvertedResidualNet {
                       options(c, kernel, stride, out, 1, activation));
     };
     stem = unit(naming.stem(), 3, c.stem, 3, 2, c.stem_activation);
+    stem->conv.options.channels_last = true;
     size_t count = 0, index = 0;
     for (auto& stage : c.stages) count += stage.size();
     for (auto& stage : c.stages) {

@@ -68,10 +68,11 @@ Tensor conv_norm(const std::vector<NormedConv>& layers, const Tensor& x, const C
   for (auto& [conv, norm, activation] : layers)
     records(conv.weight), records(conv.bias), records(norm.weight), records(norm.bias);
   if (call.train || recorded || plain_mode() || !x.numel()) {
+    if (layers.size() == 1)
+      return layers[0].norm(layers[0].conv(x), call, layers[0].activation, residual);
     Tensor y = x;
-    for (auto& layer : layers)
-      y = layer.norm(layer.conv(y), call, layer.activation,
-                     &layer == &layers.back() ? residual : Tensor());
+    for (auto& layer : layers)  // those before the first that is recorded are folded
+      y = conv_norm({layer}, y, call, &layer == &layers.back() ? residual : Tensor());
     return y;
   }
   NoGrad unrecorded;

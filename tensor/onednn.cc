@@ -81,15 +81,13 @@ struct Primitive {
   void point(int which, const void* data) {
     arguments.at(which).set_data_handle(const_cast<void*>(data));
   }
-  // The same primitive with arguments of its own, for a thread beside others.
+  // The same primitive for a thread beside others, with images and memory of its own. Those that
+  // only read the rest share it: to point to it writes zeros into its padding.
   Primitive another() const {
-    Primitive p;
-    p.primitive = primitive;
-    p.scratch_bytes = scratch_bytes;
-    for (auto& [which, argument] : arguments) {
-      p.add(which, argument.get_desc());
-      p.point(which, argument.get_data_handle());
-    }
+    Primitive p = *this;
+    for (auto& [which, argument] : arguments)
+      if (which != DNNL_ARG_WEIGHTS && which != DNNL_ARG_BIAS)
+        p.arguments.at(which) = memory(argument.get_desc(), context().engine, nullptr);
     return p;
   }
   void run() { run(context().scratchpad.get(scratch_bytes)); }

@@ -5,7 +5,6 @@
 #include "nn/optim.h"
 #include "tensor/memory.h"
 #include "tensor/ops/convolution.h"
-#include "tensor/ops/depthwise.h"
 #include "tensor/runtime.h"
 #include "tests/support.h"
 
@@ -689,105 +688,8 @@ TEST(ConvNorm, IsRecordedForEveryInput) {
     wanted->requires_grad_();
     Tensor y = conv_norm(conv, norm, x, {}, Activation::relu, residual);
     EXPECT_TRUE(y.requires_grad()) << wanted->shape();
-  }
-}
-
-// Chains whose images between the layers are large run in bands of rows: every stride, filter,
-// border and number of rows that the last band can have, and nothing but the result is allocated.
-TEST(ConvChain, InBandsIsOneLayerAfterTheOther) {
-  struct {
-    int64_t height, width, in, inner, out;
-    int kernel;
-    Pair stride, padding;
-    bool residual;
-  } cases[] = {{56, 56, 24, 144, 24, 3, 1, 1, true},          {57, 70, 24, 144, 24, 3, 2, 1, false},
-               {112, 112, 16, 96, 24, 3, 2, 1, false},        {61, 56, 8, 160, 8, 5, 1, 2, true},
-               {59, 90, 8, 160, 20, 5, 2, 2, false},          {50, 60, 8, 160, 8, 3, 1, 0, false},
-               {70, 80, 8, 128, 16, 3, {2, 1}, {0, 1}, false}};
-  NoGrad off;
-  for (auto [height, width, in, inner, out, kernel, stride, padding, residual] : cases) {
-    Store store(3);
-    Scope root(store);
-    int count = 0;
-    auto value = [&](const Shape& shape, double size) {
-      return root.buffer(concat("value", count++), shape, {Init::normal, size});
-    };
-    Tensor x = value({3, in, height, width}, 1).to(Layout::nhwc);
-    std::vector<ConvLayer> layers{
-        {value({inner, in, 1, 1}, 0.5), value({inner}, 1), {}, Activation::relu6},
-        {value({inner, 1, kernel, kernel}, 0.5),
-         Tensor(),
-         {stride, padding, 1, int(inner)},
-         Activation::hard_swish},
-        {value({out, inner, 1, 1}, 0.3),
-         value({out}, 1),
-         {},
-         residual ? Activation::relu : Activation::none}};
-    for (DType dtype : {DType::f32, DType::bf16}) {
-      Tensor from = x.to(dtype), y = from;
-      for (const ConvLayer& layer : layers)
-        y = conv2d_tail(y, layer, &layer == &layers.back() && residual ? from : Tensor());
-      Tensor added = residual ? from : Tensor();
-      // Bands leave no room for what whole images would have between the layers.
-      size_t between = size_t(3 * inner * height * width) * size_of(dtype);
-      Arena& arena = Arena::current({});
-      if (cpu_has_avx512()) arena.set_limit(arena.stats().live + y.bytes() + between);
-      Tensor banded = conv2d_chain(from, layers, added);
-      arena.set_limit(SIZE_MAX);
-      double size = 0;
-      for (double v : y.values()) size = std::max(size, std::abs(v));
-      EXPECT_LT(test::largest_difference(banded, y), (dtype == DType::f32 ? 1e-6 : 1e-2) * size)
-          << height << "x" << width << ", kernel " << kernel << ", " << name_of(dtype);
-    }
-    set_exact_mode(true);
-    std::vector<double> one_by_one = conv2d_chain(x, layers, residual ? x : Tensor()).values();
-    set_cpu_threads(1, false);
-    EXPECT_TRUE(conv2d_chain(x, layers, residual ? x : Tensor()).values() == one_by_one);
-    set_cpu_threads(0);
-    set_exact_mode(false);
-  }
-}
-
-// The kernel for what lies in a core's cache: every way that a filter can leave the image, channels
-// that fill no vector, rows and columns that fill no tile.
-TEST(Depthwise, ForwardIsTheConvolution) {
-  if (!cpu_has_avx512()) GTEST_SKIP() << "this processor lacks AVX-512";
-  struct {
-    int64_t channels, height, width;
-    int kernel, stride;
-    Pair padding;
-    Activation activation;
-    bool bias;
-  } cases[] = {{16, 4, 9, 3, 1, 1, Activation::none, true},
-               {40, 9, 16, 3, 1, 1, Activation::relu6, true},
-               {150, 7, 15, 3, 1, {0, 1}, Activation::relu, false},
-               {17, 5, 8, 3, 1, {2, 0}, Activation::hard_swish, true},
-               {33, 8, 17, 3, 2, 1, Activation::none, false},
-               {16, 9, 30, 3, 2, {1, 0}, Activation::hard_swish, false},
-               {20, 8, 14, 5, 1, 2, Activation::relu6, true},
-               {32, 7, 29, 5, 2, {2, 1}, Activation::relu, true},
-               {3, 3, 3, 5, 2, 2, Activation::none, true},
-               {1, 1, 1, 3, 1, 1, Activation::none, false}};
-  NoGrad off;
-  for (auto& c : cases) {
-    Store store(4);
-    Scope root(store);
-    Tensor x = root.buffer("x", {2, c.channels, c.height, c.width}, {Init::normal, 2});
-    Tensor weight = root.buffer("w", {c.channels, 1, c.kernel, c.kernel}, {Init::normal, 1});
-    Tensor bias = c.bias ? root.buffer("b", {c.channels}, {Init::normal, 1}) : Tensor();
-    ConvOptions options{c.stride, c.padding, 1, int(c.channels)};
-    auto exactly = [](const Tensor& t) { return t ? t.to(DType::f64) : t; };
-    Tensor y =
-        conv2d_tail(exactly(x), {exactly(weight), exactly(bias), options, c.activation}, Tensor());
-    ConvGeometry s = conv_geometry(x.shape(), x.dtype(), weight, bias, options);
-    ASSERT_TRUE(depthwise::has_forward({s, Layout::nhwc, Layout::nhwc, DType::f32}));
-    Tensor packed = empty({depthwise::packed_weights(s)});
-    depthwise::pack_weights(s, weight.data<float>(), packed.data<float>());
-    Tensor ours = empty_image(y.shape(), DType::f32, Layout::nhwc);
-    depthwise::forward(s, x.to(Layout::nhwc).data<float>(), packed.data<float>(),
-                       bias ? bias.data<float>() : nullptr, c.activation, ours.data<float>());
-    EXPECT_LT(test::largest_difference(ours, y), 1e-4)
-        << c.channels << "x" << c.height << "x" << c.width << ", kernel " << c.kernel;
+    std::vector<NormedConv> twice{{conv, norm, Activation::relu}, {conv, norm, Activation::none}};
+    EXPECT_TRUE(conv_norm(twice, x, {}, residual).requires_grad()) << wanted->shape();
   }
 }
 

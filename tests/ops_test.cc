@@ -6,6 +6,8 @@
 #include "support.h"
 #include "tensor/linalg.h"
 #include "tensor/memory.h"
+#include "tensor/ops/convolution.h"
+#include "tensor/ops/depthwise.h"
 #include "tensor/ops/gemm.h"
 #include "tensor/random.h"
 #include "tensor/runtime.h"
@@ -477,6 +479,124 @@ TEST(Ops, MlpIsItsParts) {
           EXPECT_EQ(whole[i].values(), parts[i].values()) << i << " of " << rows << " rows";
         EXPECT_EQ(run(false, false)[0].values(), parts[0].values());
       }
+}
+
+// Chains whose images between the layers are large run in bands of rows: every stride, filter and
+// border, and every number of rows that the last band can have.
+TEST(ConvChain, InBandsIsOneLayerAfterTheOther) {
+  struct {
+    int64_t height, width, in, inner, out;
+    int kernel;
+    Pair stride, padding;
+    bool residual;
+    int dilation = 1;
+    bool bands = true;
+  } cases[] = {
+      {56, 56, 24, 144, 24, 3, 1, 1, true},           {57, 70, 24, 144, 24, 3, 2, 1, false},
+      {112, 112, 16, 96, 24, 3, 2, 1, false},         {61, 56, 8, 160, 8, 5, 1, 2, true},
+      {59, 90, 8, 160, 20, 5, 2, 2, false},           {50, 60, 8, 160, 8, 3, 1, 0, false},
+      {70, 80, 8, 128, 16, 3, {2, 1}, {0, 1}, false}, {64, 60, 8, 160, 8, 3, 1, 2, true, 2},
+      {60, 60, 8, 160, 8, 1, 1, 1, false, 1, false}};  // rows of the padding alone
+  NoGrad off;
+  set_cpu_threads(2, false);
+  for (auto& c : cases) {
+    Tensor x = random_normal({3, c.in, c.height, c.width}, 1).to(DType::f32).to(Layout::nhwc);
+    auto value = [](const Shape& shape, uint64_t seed, double size) {
+      return scale(random_normal(shape, seed), size).to(DType::f32);
+    };
+    std::vector<ConvLayer> layers{
+        {value({c.inner, c.in, 1, 1}, 2, 0.5), value({c.inner}, 3, 1), {}, Activation::relu6},
+        {value({c.inner, 1, c.kernel, c.kernel}, 4, 0.5),
+         Tensor(),
+         {c.stride, c.padding, c.dilation, int(c.inner)},
+         Activation::hard_swish},
+        {value({c.out, c.inner, 1, 1}, 5, 0.3),
+         value({c.out}, 6, 1),
+         {},
+         c.residual ? Activation::relu : Activation::none}};
+    std::string where = concat(c.height, "x", c.width, ", kernel ", c.kernel);
+    for (DType dtype : {DType::f32, DType::bf16}) {
+      Tensor from = to_dtype(x, dtype), added = c.residual ? from : Tensor(), y = from;
+      for (const ConvLayer& layer : layers)
+        y = conv2d_tail(y, layer, &layer == &layers.back() ? added : Tensor());
+      // Bands leave no room for what whole images would have between the layers.
+      size_t between = size_t(3 * c.inner * c.height * c.width) * size_of(dtype);
+      Arena& arena = Arena::current({});
+      if (cpu_has_avx512() && c.bands) arena.set_limit(arena.stats().live + y.bytes() + between);
+      Tensor banded;
+      EXPECT_NO_THROW(banded = conv2d_chain(from, layers, added)) << where;
+      arena.set_limit(SIZE_MAX);
+      if (!banded) continue;
+      double size = 0;
+      for (double v : y.values()) size = std::max(size, std::abs(v));
+      EXPECT_LT(test::largest_difference(banded, y), (dtype == DType::f32 ? 1e-6 : 1e-2) * size)
+          << where << ", " << name_of(dtype);
+      set_cpu_threads(1, false);
+      EXPECT_EQ(conv2d_chain(from, layers, added).values(), banded.values()) << where;
+      set_cpu_threads(2, false);
+      // Whether bands are taken depends on the threads, in exact mode nothing may.
+      set_exact_mode(true);
+      EXPECT_EQ(conv2d_chain(from, layers, added).values(), y.values()) << where;
+      set_exact_mode(false);
+    }
+  }
+  set_cpu_threads(0);
+}
+
+TEST(ConvChain, EndsInADepthwiseLayerWithAResidual) {
+  NoGrad off;
+  Tensor x = random_normal({2, 8, 64, 64}, 1).to(DType::f32).to(Layout::nhwc);
+  std::vector<ConvLayer> layers{
+      {random_normal({160, 8, 1, 1}, 2).to(DType::f32), Tensor(), {}, Activation::relu},
+      {random_normal({160, 1, 3, 3}, 3).to(DType::f32), Tensor(), {1, 1, 1, 160}}};
+  Tensor residual = random_normal({2, 160, 64, 64}, 4).to(DType::f32);  // row-major
+  Tensor y = conv2d_tail(conv2d_tail(x, layers[0], {}), layers[1], residual);
+  EXPECT_LT(test::largest_difference(conv2d_chain(x, layers, residual), y), 1e-4);
+  Tensor narrow = random_normal({2, 160, 64, 63}, 4).to(DType::f32);
+  for (const Tensor& wrong : {narrow, residual.to(DType::f64)}) {
+    EXPECT_THROW(conv2d_chain(x, layers, wrong), Error);
+    EXPECT_THROW(conv2d_tail(x, layers[0], wrong), Error);
+  }
+}
+
+// The kernel for what lies in a core's cache: every way that a filter can leave the image, channels
+// that fill no vector, rows and columns that fill no tile.
+TEST(Depthwise, ForwardIsTheConvolution) {
+  if (!cpu_has_avx512()) GTEST_SKIP() << "this processor has no AVX-512";
+  struct {
+    int64_t channels, height, width;
+    int kernel, stride;
+    Pair padding;
+    Activation activation;
+    bool bias;
+  } cases[] = {{16, 4, 9, 3, 1, 1, Activation::none, true},
+               {40, 9, 16, 3, 1, 1, Activation::relu6, true},
+               {150, 7, 15, 3, 1, {0, 1}, Activation::relu, false},
+               {17, 5, 8, 3, 1, {2, 0}, Activation::hard_swish, true},
+               {33, 8, 17, 3, 2, 1, Activation::none, false},
+               {16, 9, 30, 3, 2, {1, 0}, Activation::hard_swish, false},
+               {20, 8, 14, 5, 1, 2, Activation::relu6, true},
+               {32, 7, 29, 5, 2, {2, 1}, Activation::relu, true},
+               {3, 3, 3, 5, 2, 2, Activation::none, true},
+               {1, 1, 1, 3, 1, 1, Activation::none, false}};
+  NoGrad off;
+  for (auto& c : cases) {
+    Tensor x = random_normal({2, c.channels, c.height, c.width}, 1),
+           weight = random_normal({c.channels, 1, c.kernel, c.kernel}, 2),
+           bias = c.bias ? random_normal({c.channels}, 3) : Tensor();
+    ConvOptions options{c.stride, c.padding, 1, int(c.channels)};
+    Tensor y = conv2d_tail(x, {weight, bias, options, c.activation}, {});  // in f64
+    ConvGeometry s = conv_geometry(x.shape(), x.dtype(), weight, bias, options);
+    ASSERT_TRUE(depthwise::has_forward({s, Layout::nhwc, Layout::nhwc, DType::f32}));
+    Tensor packed = empty({depthwise::packed_weights(s)});
+    depthwise::pack_weights(s, weight.to(DType::f32).data<float>(), packed.data<float>());
+    Tensor ours = empty_image(y.shape(), DType::f32, Layout::nhwc);
+    Tensor image = x.to(DType::f32).to(Layout::nhwc), b = bias ? bias.to(DType::f32) : bias;
+    depthwise::forward(s, image.data<float>(), packed.data<float>(), data_or_null<float>(b),
+                       c.activation, ours.data<float>());
+    EXPECT_LT(test::largest_difference(ours, y), 1e-5)
+        << c.channels << "x" << c.height << "x" << c.width << ", kernel " << c.kernel;
+  }
 }
 
 // At the bound of each condition. That an op names itself and the shapes shows in the samples, too.

@@ -25,8 +25,9 @@ struct NextRows {
 
   // Inline always: g++ 12 drops a call of what only prefetches.
   [[gnu::always_inline]] void fetch(int64_t begin, int64_t end, int64_t parts) const {
+    const float* matrices[] = {first, second};
     for (int64_t i = rows * begin / parts; i < rows * end / parts; i++)
-      for (const float* matrix : {first, second})
+      for (const float* matrix : matrices)
         for (int64_t j = 0; matrix && j < width; j += kLanes)
           _mm_prefetch(matrix + i * row + j, _MM_HINT_T1);
   }
@@ -93,7 +94,7 @@ void product(int64_t rows, int64_t columns, int64_t depth, const float* a, int64
 
 // to (columns, 16 * ceil(rows / 16)) = the transpose of a (rows, columns), padded with zeros.
 void transpose(int64_t rows, int64_t columns, const float* a, int64_t a_row, float* to) {
-  int64_t to_row = vectors_of(rows) * kLanes;
+  int64_t to_row = blocks_of(rows) * kLanes;
   for (int64_t i = 0; i < rows; i += kLanes)
     for (int64_t j = 0; j < columns; j += kLanes) {
       Lanes x[kLanes];

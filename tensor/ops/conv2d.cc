@@ -47,7 +47,7 @@ ConvGeometry conv_geometry(const Shape& x, DType dtype, const Tensor& weight, co
   PUPIL_CHECK((weight.dtype() == dtype || weight.dtype() == acc_dtype(dtype)) &&
                   (!bias || bias.dtype() == weight.dtype()),
               "conv2d: x is ", name_of(dtype), ", weight ", name_of(weight.dtype()));
-  auto [stride, padding, dilation, ignored] = options;
+  const Pair &stride = options.stride, &padding = options.padding, &dilation = options.dilation;
   PUPIL_CHECK(stride.h > 0 && stride.w > 0 && padding.h >= 0 && padding.w >= 0 && dilation.h > 0 &&
                   dilation.w > 0,
               "conv2d: stride and dilation must be positive, padding not negative");
@@ -61,6 +61,13 @@ ConvGeometry conv_geometry(const Shape& x, DType dtype, const Tensor& weight, co
       padding.h, padding.w,     dilation.h,    dilation.w, weight.dim(1), weight.dim(0) / groups};
 }
 
+void check_residual(const Tensor& residual, const ConvGeometry& s, DType dtype) {
+  Shape shape{s.batch, s.outputs, s.out_height, s.out_width};
+  PUPIL_CHECK(!residual || (residual.shape() == shape && residual.dtype() == dtype),
+              "conv2d: residual ", residual.shape(), " ", name_of(residual.dtype()), ", result ",
+              shape, " ", name_of(dtype));
+}
+
 namespace {
 
 ConvGeometry check(const Tensor& x, const Tensor& weight, const Tensor& bias,
@@ -71,13 +78,12 @@ ConvGeometry check(const Tensor& x, const Tensor& weight, const Tensor& bias,
 
 // The layouts in which oneDNN is fast. An image that already has a layout keeps it; a picture with
 // a few channels enters row-major as it is. In bf16 nhwc is as fast as any.
-std::optional<onednn::Convolution> fast_layouts(const Tensor& x, const ConvGeometry& s) {
+std::optional<onednn::Convolution> fast_layouts(const Tensor& x, const ConvGeometry& s,
+                                                bool channels_last) {
   if (!cpu_fast(acc_dtype(x.dtype()), x.device()) || s.batch == 0) return {};
   bool blocks = cpu_has_avx512() && s.outputs % 16 == 0 && s.groups == 1 && x.dtype() == DType::f32;
   bool picture = x.layout() == Layout::strided && s.channels < 16 && !x.requires_grad();
-  // Nets for telephones begin like that; nhwc is as fast there, and their depthwise layers want it.
-  bool small_net = s.kernel_height == 3 && s.stride_h == 2;
-  if (blocks && x.layout() != Layout::nhwc && (picture ? !small_net : s.channels % 16 == 0)) {
+  if (blocks && !channels_last && x.layout() != Layout::nhwc && (picture || s.channels % 16 == 0)) {
     onednn::Convolution conv{s, picture ? Layout::strided : Layout::nchw16c, Layout::nchw16c};
     if (onednn::has_convolution(conv)) return conv;
   }
@@ -236,7 +242,7 @@ Tensor conv2d_plain(const Tensor& input, const Tensor& weight, const Tensor& bia
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
               const ConvOptions& options) {
   ConvGeometry s = check(x, weight, bias, options);
-  auto conv = fast_layouts(x, s);
+  auto conv = fast_layouts(x, s, options.channels_last);
   DType dtype = conv ? acc_dtype(x.dtype()) : x.dtype();
   Tensor w = to_dtype(weight, dtype), b = bias ? to_dtype(bias, dtype) : bias;
   return conv ? conv2d_fast(x, w, b, *conv) : conv2d_plain(x, w, b, s);
@@ -246,7 +252,8 @@ Tensor conv2d_tail(const Tensor& x, const ConvLayer& layer, const Tensor& residu
   NoGrad unrecorded;
   const auto& [weight, bias, options, activation] = layer;
   ConvGeometry s = check(x, weight, bias, options);
-  if (auto conv = fast_layouts(x.detach(), s)) {
+  check_residual(residual, s, x.dtype());
+  if (auto conv = fast_layouts(x.detach(), s, options.channels_last)) {
     bool fused = onednn::follows_convolution(activation);
     Tensor added = residual ? in_layout(residual, conv->y) : residual;
     DType wide = acc_dtype(x.dtype());

@@ -29,8 +29,8 @@ size_t row_of_y(const Convolution& c) {
 
 // The rows [begin, end) of the result, of one image.
 struct Band {
-  std::vector<Convolution> layers;  // on the rows that these need
-  int64_t from, to;                 // their first rows of x and of the result
+  std::vector<Convolution> layers;  // each cut to the rows that it needs for them
+  int64_t from, to;                 // the band's first rows of x and of the result
   size_t kind = 0;                  // bands of one kind have the same sizes
 
   Band(const std::vector<Convolution>& whole, int64_t begin, int64_t end) : to(begin) {
@@ -133,9 +133,8 @@ Layers runners(const Band& band, const std::vector<ConvLayer>& layers, const voi
   return all;
 }
 
-bool in_bands(const std::vector<Convolution>& whole, const std::vector<ConvLayer>& layers,
-              const char* x, const char* residual, char* y) {
-  std::vector<Band> bands = cut_into_bands(whole);
+bool in_bands(const std::vector<Convolution>& whole, const std::vector<Band>& bands,
+              const std::vector<ConvLayer>& layers, const char* x, const char* residual, char* y) {
   std::vector<Layers> kinds;
   size_t scratch = 0, between = 0;
   for (const Band& band : bands) {
@@ -145,7 +144,6 @@ bool in_bands(const std::vector<Convolution>& whole, const std::vector<ConvLayer
     if (kinds.back().empty()) return false;
     for (auto& layer : kinds.back()) scratch = std::max(scratch, aligned(layer->scratch_bytes()));
   }
-  if (bands.empty()) return false;
   size_t own_bytes = scratch + between;
   Tensor memory = empty({cpu_threads() * int64_t(own_bytes)}, DType::u8);
   const ConvGeometry &first = whole.front().shape, &last = whole.back().shape;
@@ -187,6 +185,7 @@ Tensor conv2d_chain(const Tensor& x, const std::vector<ConvLayer>& layers, const
     return y;
   };
   bool fits = x.layout() == Layout::nhwc && x.numel() && cpu_fast(acc_dtype(x.dtype()), x.device());
+  // The way taken depends on the number of threads, and bits on the way.
   if (layers.size() < 2 || !fits || observed() || exact_mode()) return one_by_one();
   std::vector<Convolution> whole;
   std::vector<ConvLayer> wide = layers;
@@ -199,10 +198,13 @@ Tensor conv2d_chain(const Tensor& x, const std::vector<ConvLayer>& layers, const
     weight = weight.contiguous().to(acc_dtype(x.dtype()));
     if (bias) bias = bias.contiguous().to(acc_dtype(x.dtype()));
   }
+  check_residual(residual, whole.back().shape, x.dtype());
+  std::vector<Band> bands = cut_into_bands(whole);
+  if (bands.empty() || shape[0] * int64_t(bands.size()) < cpu_threads()) return one_by_one();
   Tensor y = empty_image(shape, x.dtype(), Layout::nhwc);
   Tensor added = residual ? in_layout(residual, Layout::nhwc) : residual;
   const void* summand = added ? added.raw() : nullptr;
-  bool done = in_bands(whole, wide, static_cast<const char*>(x.raw()),
+  bool done = in_bands(whole, bands, wide, static_cast<const char*>(x.raw()),
                        static_cast<const char*>(summand), static_cast<char*>(y.raw()));
   return done ? y : one_by_one();
 }

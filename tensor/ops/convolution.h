@@ -18,13 +18,17 @@ void convolution_weight_gradient(const ConvGeometry&, const Tensor& x, const Ten
 ConvGeometry conv_geometry(const Shape& x, DType, const Tensor& weight, const Tensor& bias,
                            const ConvOptions&);
 
+// Throws unless it is empty or has the shape of the result and this dtype.
+void check_residual(const Tensor& residual, const ConvGeometry&, DType);
+
 struct ConvLayer {
   Tensor weight, bias;
   ConvOptions options;
   Activation activation = Activation::none;
 };
 // activation(conv2d(x, weight, bias) + residual), the last two when asked for, in one pass where a
-// fast convolution and that activation are there. residual: shape of the result, any layout.
+// fast convolution and that activation are there. residual: shape of the result, dtype of x, any
+// layout.
 Tensor conv2d_tail(const Tensor& x, const ConvLayer&, const Tensor& residual);
 // conv2d_tail of one layer after the other, of the last with the residual.
 Tensor conv2d_chain(const Tensor& x, const std::vector<ConvLayer>&, const Tensor& residual);

@@ -4,6 +4,9 @@
 
 namespace pupil::depthwise {
 
+// One filter a channel, square, steps of 1 or 2, nhwc, and a processor with AVX-512.
+bool is_plain(const onednn::Convolution&);
+
 // The forward product, of 3x3 or 5x5. Where images come from memory it is as fast as oneDNN's; on
 // what already lies in a core's cache 1.2 to 1.5 times (Intel, 32 to 192 channels, 3x3).
 bool has_forward(const onednn::Convolution&);

@@ -1,17 +1,12 @@
 // Compiled for AVX-512 (lanes.h).
-#include "../runtime.h"
 #include "depthwise.h"
 #include "lanes.h"
 
 namespace pupil::depthwise {
 
 bool has_forward(const onednn::Convolution& conv) {
-  const ConvGeometry& s = conv.shape;
-  bool square = s.kernel_height == s.kernel_width && s.stride_h == s.stride_w;
-  return cpu_has_avx512() && conv.dtype == DType::f32 && conv.x == Layout::nhwc &&
-         conv.y == Layout::nhwc && square && s.groups == s.channels && s.outputs == s.channels &&
-         (s.kernel_width == 3 || s.kernel_width == 5) && s.stride_w <= 2 && s.dilation_h == 1 &&
-         s.dilation_w == 1;
+  int64_t kernel = conv.shape.kernel_width;
+  return is_plain(conv) && conv.dtype == DType::f32 && (kernel == 3 || kernel == 5);
 }
 
 #ifdef __AVX512F__
@@ -105,8 +100,8 @@ template <int K, int STEP>
 void forward_image(const ConvGeometry& s, const float* x, const float* w, const float* bias,
                    Activation activation, float* y) {
   constexpr int kRows = K == 3 ? 2 : 1;  // what the registers hold
-  for (int64_t first = 0; first < vectors_of(s.channels); first += kChunk) {
-    int64_t last = smaller(first + kChunk, vectors_of(s.channels));
+  for (int64_t first = 0; first < blocks_of(s.channels); first += kChunk) {
+    int64_t last = smaller(first + kChunk, blocks_of(s.channels));
     for (int64_t start = 0; start < s.out_width; start += kTile) {
       int64_t row = 0;
       for (; row + kRows <= s.out_height; row += kRows)
@@ -120,7 +115,7 @@ void forward_image(const ConvGeometry& s, const float* x, const float* w, const 
 }  // namespace
 
 int64_t packed_weights(const ConvGeometry& s) {
-  return vectors_of(s.channels) * kLanes * s.kernel_height * s.kernel_width;
+  return blocks_of(s.channels) * kLanes * s.kernel_height * s.kernel_width;
 }
 
 void pack_weights(const ConvGeometry& s, const float* weight, float* packed) {

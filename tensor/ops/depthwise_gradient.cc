@@ -5,13 +5,17 @@
 
 namespace pupil::depthwise {
 
-bool has_weight_gradient(const onednn::Convolution& conv) {
+bool is_plain(const onednn::Convolution& conv) {
   const ConvGeometry& s = conv.shape;
   bool square = s.kernel_height == s.kernel_width && s.stride_h == s.stride_w;
   return cpu_has_avx512() && conv.x == Layout::nhwc && conv.y == Layout::nhwc && square &&
-         s.groups == s.channels && s.outputs == s.channels &&
-         (s.kernel_width == 5 || s.kernel_width == 7) && s.stride_w <= 2 && s.dilation_h == 1 &&
-         s.dilation_w == 1;
+         s.groups == s.channels && s.outputs == s.channels && s.stride_w <= 2 &&
+         s.dilation_h == 1 && s.dilation_w == 1;
+}
+
+bool has_weight_gradient(const onednn::Convolution& conv) {
+  int64_t kernel = conv.shape.kernel_width;
+  return is_plain(conv) && (kernel == 5 || kernel == 7);
 }
 
 #ifdef __AVX512F__
@@ -26,13 +30,13 @@ constexpr int64_t kChunk = 8;  // blocks of 16 channels that take turns at a til
 template <int K, int STEP, bool WHOLE>
 inline void add_tile(const float* const* x, int64_t column, int64_t width, const float* gy,
                      int64_t results, int64_t channels, __mmask16 mask, float* sums) {
-  auto load = [mask](const float* p, bool inside) {
+  auto value_or_zero = [mask](const float* p, bool inside) {
     if constexpr (WHOLE) return _mm512_loadu_ps(p);
     return _mm512_maskz_loadu_ps(inside ? mask : __mmask16(0), p);
   };
   Lanes gradient[kTile];
 #pragma GCC unroll 7
-  for (int i = 0; i < kTile; i++) gradient[i] = load(gy + i * channels, i < results);
+  for (int i = 0; i < kTile; i++) gradient[i] = value_or_zero(gy + i * channels, i < results);
   for (int r = 0; r < K; r++, sums += K * kLanes) {
     if (!x[r]) continue;
     Lanes sum[K];
@@ -40,7 +44,7 @@ inline void add_tile(const float* const* x, int64_t column, int64_t width, const
     const float* from = x[r];
 #pragma GCC unroll 19
     for (int j = 0; j < (kTile - 1) * STEP + K; j++, from += channels) {
-      Lanes value = load(from, column + j >= 0 && column + j < width);
+      Lanes value = value_or_zero(from, column + j >= 0 && column + j < width);
 #pragma GCC unroll 7
       for (int t = 0; t < K; t++)
         if (j >= t && (j - t) % STEP == 0 && (j - t) / STEP < kTile)
@@ -89,13 +93,13 @@ int64_t parts_of(const ConvGeometry& s) {
 }  // namespace
 
 int64_t scratch(const ConvGeometry& s) {
-  return parts_of(s) * vectors_of(s.channels) * kLanes * s.kernel_height * s.kernel_width;
+  return parts_of(s) * blocks_of(s.channels) * kLanes * s.kernel_height * s.kernel_width;
 }
 
 void weight_gradient(const ConvGeometry& s, const float* x, const float* gy, float* gw, float beta,
                      float* scratch) {
   int64_t taps = s.kernel_height * s.kernel_width, parts = parts_of(s);
-  int64_t rows = s.batch * s.out_height, blocks = vectors_of(s.channels);
+  int64_t rows = s.batch * s.out_height, blocks = blocks_of(s.channels);
   int64_t chunks = (blocks + kChunk - 1) / kChunk, part_size = blocks * taps * kLanes;
   auto add = s.kernel_width == 5 ? (s.stride_w == 1 ? add_rows<5, 1> : add_rows<5, 2>)
                                  : (s.stride_w == 1 ? add_rows<7, 1> : add_rows<7, 2>);

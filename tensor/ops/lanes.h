@@ -21,7 +21,7 @@ inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 inline Lanes load(const float* p) { return _mm512_loadu_ps(p); }
 inline void store(float* p, Lanes v) { _mm512_storeu_ps(p, v); }
 inline Lanes all(float v) { return _mm512_set1_ps(v); }
-inline int64_t vectors_of(int64_t channels) { return (channels + kLanes - 1) / kLanes; }
+inline int64_t blocks_of(int64_t channels) { return (channels + kLanes - 1) / kLanes; }
 // The first `count` lanes, or all.
 inline __mmask16 mask_of(int64_t count) {
   return count >= kLanes ? __mmask16(0xffff) : __mmask16((1 << count) - 1);
