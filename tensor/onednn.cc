@@ -86,9 +86,13 @@ struct Primitive {
   Primitive another() const {
     Primitive p = *this;
     for (auto& [which, argument] : arguments)
-      if (which != DNNL_ARG_WEIGHTS && which != DNNL_ARG_BIAS)
-        p.arguments.at(which) = memory(argument.get_desc(), context().engine, nullptr);
+      if (which != DNNL_ARG_WEIGHTS && which != DNNL_ARG_BIAS) p.point_apart(which, nullptr);
     return p;
+  }
+  // As point(), and leaves alone what shares the argument with this one.
+  void point_apart(int which, const void* data) {
+    memory& argument = arguments.at(which);
+    argument = memory(argument.get_desc(), context().engine, const_cast<void*>(data));
   }
   void run() { run(context().scratchpad.get(scratch_bytes)); }
   void run(void* scratch) {
@@ -361,8 +365,10 @@ std::unique_ptr<ThreadConvolution> thread_convolution(const Convolution& conv, c
   if (!e.usable) return nullptr;
   Tensor packed = empty({int64_t(e.packed_bytes)}, DType::u8);
   pack_weights(e, weight, packed.raw());
-  if (bias) e.main.point(DNNL_ARG_BIAS, bias);
-  return std::make_unique<PrimitiveOfThread>(e.main.another(), packed);
+  Primitive own = e.main.another();  // apart from the next layer of these sizes
+  own.point_apart(DNNL_ARG_WEIGHTS, packed.raw());
+  if (bias) own.point_apart(DNNL_ARG_BIAS, bias);
+  return std::make_unique<PrimitiveOfThread>(std::move(own), packed);
 }
 
 bool convolution_input_gradient(const Convolution& conv, const void* gy, const float* weight,

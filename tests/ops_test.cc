@@ -543,6 +543,18 @@ TEST(ConvChain, InBandsIsOneLayerAfterTheOther) {
   set_cpu_threads(0);
 }
 
+TEST(ConvChain, OfEqualSizesKeepsTheLayersApart) {
+  NoGrad off;
+  Tensor x = random_normal({2, 32, 96, 96}, 1).to(DType::f32).to(Layout::nhwc), y = x;
+  std::vector<ConvLayer> layers;
+  for (uint64_t seed = 2; seed < 8; seed += 2) {
+    Tensor weight = scale(random_normal({32, 32, 1, 1}, seed), 0.2).to(DType::f32);
+    layers.push_back({weight, random_normal({32}, seed + 1).to(DType::f32), {}});
+    y = conv2d_tail(y, layers.back(), {});
+  }
+  EXPECT_LT(test::largest_difference(conv2d_chain(x, layers, {}), y), 1e-4);
+}
+
 TEST(ConvChain, EndsInADepthwiseLayerWithAResidual) {
   NoGrad off;
   Tensor x = random_normal({2, 8, 64, 64}, 1).to(DType::f32).to(Layout::nhwc);
