@@ -6,16 +6,6 @@
 #include "unary.h"
 
 namespace pupil {
-namespace {
-
-using onednn::RowsDone;
-
-template <class F, class T>
-RowsDone forward_rows(const Tensor& x, const Tensor& y) {
-  UnaryForward<F, T> f{F{}, x.data<T>(), y.data<T>()};
-  int64_t width = x.dim(1);
-  return [=](int64_t begin, int64_t end) { map_here(begin * width, end * width, f); };
-}
 
 // x becomes the activation's value, g, its cotangent, that of x.
 template <class F, class T>
@@ -31,6 +21,17 @@ struct BackwardAndValue {
     x[i] = T(f.fwd(value));
   }
 };
+
+namespace {
+
+using onednn::RowsDone;
+
+template <class F, class T>
+RowsDone forward_rows(const Tensor& x, const Tensor& y) {
+  UnaryForward<F, T> f{F{}, x.data<T>(), y.data<T>()};
+  int64_t width = x.dim(1);
+  return [=](int64_t begin, int64_t end) { map_here(begin * width, end * width, f); };
+}
 
 template <class F, class T>
 RowsDone backward_rows(const Tensor& x, const Tensor& g) {
