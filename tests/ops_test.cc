@@ -559,7 +559,10 @@ TEST(ConvChain, EndsInADepthwiseLayerWithAResidual) {
   NoGrad off;
   Tensor x = random_normal({2, 8, 64, 64}, 1).to(DType::f32).to(Layout::nhwc);
   std::vector<ConvLayer> layers{
-      {random_normal({160, 8, 1, 1}, 2).to(DType::f32), Tensor(), {}, Activation::relu},
+      {permute(random_normal({8, 160, 1, 1}, 2).to(DType::f32), {1, 0, 2, 3}),
+       Tensor(),
+       {},
+       Activation::relu},
       {random_normal({160, 1, 3, 3}, 3).to(DType::f32), Tensor(), {1, 1, 1, 160}}};
   Tensor residual = random_normal({2, 160, 64, 64}, 4).to(DType::f32);  // row-major
   Tensor y = conv2d_tail(conv2d_tail(x, layers[0], {}), layers[1], residual);
