@@ -1,3 +1,4 @@
+#include "../tensor/memory.h"
 #include "../tensor/ops/convolution.h"
 #include "../tensor/runtime.h"
 #include "nn.h"
@@ -76,14 +77,35 @@ Tensor conv_norm(const std::vector<NormedConv>& layers, const Tensor& x, const C
     return y;
   }
   NoGrad unrecorded;
-  std::vector<ConvLayer> folded;
-  for (auto& [conv, norm, activation] : layers) {
-    Tensor factor = div(norm.weight, sqrt(add_scalar(norm.running_var, norm.eps)));
-    Tensor weight = mul(conv.weight, view(factor, {factor.dim(0), 1, 1, 1}));
-    Tensor shift = conv.bias ? sub(norm.running_mean, conv.bias) : norm.running_mean;
-    folded.push_back({weight, sub(norm.bias, mul(shift, factor)), conv.options, activation});
+  auto fold = [&] {
+    std::vector<ConvLayer> folded;
+    for (auto& [conv, norm, activation] : layers) {
+      Tensor factor = div(norm.weight, sqrt(add_scalar(norm.running_var, norm.eps)));
+      Tensor weight = mul(conv.weight, view(factor, {factor.dim(0), 1, 1, 1}));
+      Tensor shift = conv.bias ? sub(norm.running_mean, conv.bias) : norm.running_mean;
+      folded.push_back({weight, sub(norm.bias, mul(shift, factor)), conv.options, activation, {}});
+    }
+    return folded;
+  };
+  // Who observes the call is told of the folding too.
+  if (!call.prepared || observed()) return conv2d_chain(x, fold(), residual);
+  std::vector<Tensor> parameters;
+  for (auto& layer : layers)
+    parameters.insert(parameters.end(), {layer.conv.weight, layer.norm.running_var});
+  return conv2d_chain(x, call.prepared->layers(parameters, fold), residual);
+}
+
+const std::vector<ConvLayer>& Prepared::layers(
+    const std::vector<Tensor>& parameters, const std::function<std::vector<ConvLayer>()>& make) {
+  std::vector<std::shared_ptr<TensorImpl>> key;  // kept, so that no other tensor takes its place
+  for (const Tensor& t : parameters) key.push_back(t.pointer());
+  std::shared_ptr<std::vector<ConvLayer>>& made = made_[key];
+  if (!made) {
+    ModelScope model;
+    made = std::make_shared<std::vector<ConvLayer>>(make());
+    for (ConvLayer& layer : *made) layer.prepared = std::make_shared<PreparedKernels>();
   }
-  return conv2d_chain(x, folded, residual);
+  return *made;
 }
 
 LayerNorm::LayerNorm(Scope scope, int64_t channels, double eps)

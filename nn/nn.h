@@ -3,6 +3,10 @@
 #include "../data/weights.h"
 #include "../tensor/ops.h"
 
+namespace pupil {
+struct ConvLayer;
+}
+
 namespace pupil::nn {
 
 struct Init {
@@ -91,6 +95,19 @@ class Taps {
   std::map<std::string, Tensor, std::less<>> seen_;
 };
 
+// What is computed from parameters alone, kept from call to call: norms folded into convolutions,
+// and their kernels in the order in which they are multiplied. For a network that is only asked:
+// its parameters must stay as they are while this lives. One thread at a time.
+class Prepared {
+ public:
+  // What `make` gives, made once for these parameters.
+  const std::vector<ConvLayer>& layers(const std::vector<Tensor>& parameters,
+                                       const std::function<std::vector<ConvLayer>()>& make);
+
+ private:
+  std::map<std::vector<std::shared_ptr<TensorImpl>>, std::shared_ptr<std::vector<ConvLayer>>> made_;
+};
+
 struct Call {  // passed down explicitly; there is no global mode
   bool train = false;
   Rng* rng = nullptr;  // needed by dropout and stochastic depth when train
@@ -98,6 +115,7 @@ struct Call {  // passed down explicitly; there is no global mode
   // Also tokens of a transformer's last block that no output depends on: published counts of
   // multiplications have them.
   bool every_token = false;
+  Prepared* prepared = nullptr;
 
   // What a model announces; kept when somebody asked for it by this name.
   void see(std::string_view name, const Tensor& value) const {

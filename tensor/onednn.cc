@@ -309,7 +309,26 @@ void pack_weights(Entry& e, const float* weight, void* packed) {
   e.reorder.point(DNNL_ARG_FROM, weight);
   e.reorder.point(DNNL_ARG_TO, packed);
   e.reorder.run();
-  e.main.point(DNNL_ARG_WEIGHTS, packed);
+}
+
+}  // namespace
+
+struct PackedWeights {
+  std::vector<std::pair<memory::desc, Tensor>> orders;
+};
+std::shared_ptr<PackedWeights> pack_later() { return std::make_shared<PackedWeights>(); }
+
+namespace {
+
+Tensor packed_once(Entry& e, const float* weight, PackedWeights& kept) {
+  memory::desc order = e.main.arguments.at(DNNL_ARG_WEIGHTS).get_desc();
+  for (auto& [known, packed] : kept.orders)
+    if (known == order) return packed;
+  ModelScope model;
+  Tensor packed = empty({int64_t(e.packed_bytes)}, DType::u8);
+  pack_weights(e, weight, packed.raw());
+  kept.orders.emplace_back(order, packed);
+  return packed;
 }
 
 }  // namespace
@@ -320,11 +339,17 @@ bool has_convolution(const Convolution& conv) {
 }
 
 bool convolution(const Convolution& conv, const void* x, const float* weight, const float* bias,
-                 void* y, const Tail& tail) {
+                 void* y, const Tail& tail, PackedWeights* kept) {
   Turn turn;
   Entry& e = forward_entry(conv, bias, tail);
   if (!e.usable) return false;
-  pack_weights(e, weight, context().packed.get(e.packed_bytes));
+  if (kept) {
+    e.main.point(DNNL_ARG_WEIGHTS, packed_once(e, weight, *kept).raw());
+  } else {
+    void* packed = context().packed.get(e.packed_bytes);
+    pack_weights(e, weight, packed);
+    e.main.point(DNNL_ARG_WEIGHTS, packed);
+  }
   e.main.point(DNNL_ARG_SRC, x);
   e.main.point(DNNL_ARG_DST, y);
   if (bias) e.main.point(DNNL_ARG_BIAS, bias);
@@ -358,13 +383,19 @@ class PrimitiveOfThread final : public ThreadConvolution {
 }  // namespace
 
 std::unique_ptr<ThreadConvolution> thread_convolution(const Convolution& conv, const float* weight,
-                                                      const float* bias, const Tail& tail) {
+                                                      const float* bias, const Tail& tail,
+                                                      PackedWeights* kept) {
   Turn turn;
   ThreadLimit one(1);
   Entry& e = forward_entry(conv, bias, tail);
   if (!e.usable) return nullptr;
-  Tensor packed = empty({int64_t(e.packed_bytes)}, DType::u8);
-  pack_weights(e, weight, packed.raw());
+  Tensor packed;
+  if (kept) {
+    packed = packed_once(e, weight, *kept);
+  } else {
+    packed = empty({int64_t(e.packed_bytes)}, DType::u8);
+    pack_weights(e, weight, packed.raw());
+  }
   Primitive own = e.main.another();  // apart from the next layer of these sizes
   own.point_apart(DNNL_ARG_WEIGHTS, packed.raw());
   if (bias) own.point_apart(DNNL_ARG_BIAS, bias);
@@ -385,7 +416,9 @@ bool convolution_input_gradient(const Convolution& conv, const void* gy, const f
     entry.reorder = make_reorder(d.weight_plain, desc.weights_desc(), false);
   });
   if (!e.usable) return false;
-  pack_weights(e, weight, context().packed.get(e.packed_bytes));
+  void* packed = context().packed.get(e.packed_bytes);
+  pack_weights(e, weight, packed);
+  e.main.point(DNNL_ARG_WEIGHTS, packed);
   e.main.point(DNNL_ARG_DIFF_DST, gy);
   e.main.point(DNNL_ARG_DIFF_SRC, gx);
   e.main.run();

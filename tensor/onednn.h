@@ -57,8 +57,13 @@ struct Tail {
   const void* residual = nullptr;
   Activation activation = Activation::none;
 };
+// Weights in the orders of the kernels that have asked for them; the plain ones must stay as they
+// are while this lives.
+struct PackedWeights;
+std::shared_ptr<PackedWeights> pack_later();
+// kept: where the weights in the kernel's order are looked for first, and stay. Null: nowhere.
 bool convolution(const Convolution&, const void* x, const float* weight, const float* bias, void* y,
-                 const Tail& = {});
+                 const Tail& = {}, PackedWeights* kept = nullptr);
 // A convolution that the calling thread does by itself, beside others that do theirs.
 class ThreadConvolution {
  public:
@@ -70,7 +75,8 @@ class ThreadConvolution {
 };
 // Keeps a copy of the weights and points to the bias. Null where oneDNN has no kernel.
 std::unique_ptr<ThreadConvolution> thread_convolution(const Convolution&, const float* weight,
-                                                      const float* bias, const Tail& = {});
+                                                      const float* bias, const Tail& = {},
+                                                      PackedWeights* kept = nullptr);
 bool convolution_input_gradient(const Convolution&, const void* gy, const float* weight, void* gx);
 // gw (o, c / groups, kh, kw) = gradient + beta gw
 bool convolution_weight_gradient(const Convolution&, const void* x, const void* gy, float* gw,

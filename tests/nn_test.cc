@@ -693,6 +693,35 @@ TEST(ConvNorm, IsRecordedForEveryInput) {
   }
 }
 
+TEST(Prepared, KeepsFoldedNormsUntilItEnds) {
+  Store store(5);
+  Scope root(store);
+  Conv2d conv1(root / "conv1", 16, 16, 3, {1, 1}, true, {Init::normal, 0.1}),
+      conv2(root / "conv2", 16, 16, 3, {1, 1}, false, {Init::normal, 0.1});
+  BatchNorm norm1(root / "norm1", 16), norm2(root / "norm2", 16);
+  Tensor x = root.buffer("x", {2, 16, 8, 8}, {Init::normal, 1});
+  std::vector<NormedConv> first{{conv1, norm1, Activation::relu}},
+      second{{conv2, norm2, Activation::none}}, both{first[0], second[0]};
+  std::optional<NoGrad> off(std::in_place);
+  auto of = [&](Prepared* prepared) {
+    std::vector<std::vector<double>> values;
+    for (auto& layers : {first, second, both})
+      values.push_back(conv_norm(layers, x, {.prepared = prepared}).values());
+    return values;
+  };
+  auto before = of(nullptr);
+  std::optional<Prepared> prepared(std::in_place);
+  for (int call = 0; call < 2; call++) EXPECT_EQ(of(&*prepared), before);
+  copy_into(norm1.weight, scale(norm1.weight, 2));
+  EXPECT_EQ(of(&*prepared), before);
+  prepared.emplace();
+  EXPECT_EQ(of(&*prepared), of(nullptr));
+  EXPECT_NE(of(nullptr), before);
+  copy_into(norm1.weight, scale(norm1.weight, 2));
+  off.reset();  // what is recorded is computed from the parameters as they are
+  EXPECT_EQ(of(&*prepared), of(nullptr));
+}
+
 TEST(PatchEmbed, IsAConvolutionWithKernelEqualToStride) {
   Store store(0, DType::f64);
   Scope root(store);

@@ -574,6 +574,40 @@ TEST(ConvChain, EndsInADepthwiseLayerWithAResidual) {
   }
 }
 
+// Of all outputs at once, of some at a time, both by Winograd; direct; from a picture; in bf16; of
+// bands. The same bits as without, and after the first call nobody reads the weights.
+TEST(ConvLayer, KeepsPreparedKernels) {
+  struct {
+    Shape x, weight;
+    ConvOptions options;
+    DType dtype = DType::f32;
+    bool chain = false;
+  } cases[] = {{{3, 32, 12, 15}, {48, 32, 3, 3}, {1, 1}},
+               {{3, 192, 8, 8}, {176, 192, 3, 3}, {1, 1}},
+               {{3, 32, 12, 15}, {48, 32, 3, 3}, {2, 1}},
+               {{3, 3, 12, 16}, {32, 3, 3, 3}, {1, 1}},
+               {{3, 32, 12, 15}, {32, 32, 3, 3}, {1, 1}, DType::bf16},
+               {{3, 24, 56, 56}, {144, 24, 1, 1}, {}, DType::f32, true}};
+  NoGrad off;
+  for (auto& c : cases) {
+    Tensor x = random_normal(c.x, 1).to(c.dtype);
+    if (c.chain) x = x.to(Layout::nhwc);
+    std::vector<ConvLayer> layers{{random_normal(c.weight, 2).to(DType::f32),
+                                   random_normal({c.weight[0]}, 3).to(DType::f32), c.options,
+                                   Activation::relu}};
+    if (c.chain) layers.push_back({random_normal({8, 144, 3, 3}, 4).to(DType::f32), Tensor(), 1});
+    Tensor one = slice(x, 0, 1, 2).contiguous().to(x.layout());
+    std::vector<double> three = conv2d_chain(x, layers, {}).values(),
+                        single = conv2d_chain(one, layers, {}).values();
+    for (ConvLayer& layer : layers) layer.prepared = std::make_shared<PreparedKernels>();
+    EXPECT_EQ(conv2d_chain(x, layers, {}).values(), three) << c.weight;
+    EXPECT_EQ(conv2d_chain(one, layers, {}).values(), single) << c.weight;
+    for (ConvLayer& layer : layers) copy_into(layer.weight, zeros(layer.weight.shape()));
+    EXPECT_EQ(conv2d_chain(x, layers, {}).values(), three) << c.weight;
+    EXPECT_EQ(conv2d_chain(one, layers, {}).values(), single) << c.weight;
+  }
+}
+
 // The kernel for what lies in a core's cache: every way that a filter can leave the image, channels
 // that fill no vector, rows and columns that fill no tile.
 TEST(Depthwise, ForwardIsTheConvolution) {

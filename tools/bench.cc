@@ -294,10 +294,12 @@ Result run(const Workload& work, const BenchArguments& a) {
     data::save_safetensors(a.initial, named);
   }
   Rng rng(0);
+  nn::Prepared prepared;  // of the network that does not learn
+  nn::Call asked{.prepared = &prepared};
   auto infer = [&] {
     StepScope scope;
     NoGrad no_grad;
-    return cross_entropy(models::forward_in(compute, student, images, {}).logits, batch.labels)
+    return cross_entropy(models::forward_in(compute, student, images, asked).logits, batch.labels)
         .item();
   };
   auto train = [&] {
@@ -305,7 +307,7 @@ Result run(const Workload& work, const BenchArguments& a) {
     std::vector<methods::Teacher> teachers;
     if (teacher) {
       NoGrad no_grad;
-      models::Output out = models::forward_in(compute, *teacher, images, {});
+      models::Output out = models::forward_in(compute, *teacher, images, asked);
       teachers.push_back({"teacher", out.logits, out.features, {}});
     } else if (stored)
       teachers.push_back({"teacher", {}, stored, {}});

@@ -62,9 +62,11 @@ std::vector<Photo> compare_answers(const models::Model& model, const data::Featu
   options.batch = 64;
   data::Loader loader(set, {model.input}, options);
   NoGrad no_grad;
+  nn::Prepared prepared;
   for (data::Batch batch; loader.next(batch);) {
     StepScope step;
-    Tensor s = model.forward(batch.x[0], {}).logits.to(Device{}).to(DType::f64);
+    Tensor s =
+        model.forward(batch.x[0], {.prepared = &prepared}).logits.to(Device{}).to(DType::f64);
     std::vector<double> student = log_softmax(s).values(),
                         teacher = log_softmax(file.gather(batch.index).to(DType::f64)).values();
     int64_t classes = s.dim(1);

@@ -122,10 +122,11 @@ Scores evaluate(const models::Model& model, const data::Dataset& set, int64_t ba
   double loss = 0;
   int64_t in_top1 = 0, in_top5 = 0;
   NoGrad no_grad;
+  nn::Prepared prepared;
   for (data::Batch batch; loader.next(batch);) {
     if (keep_on && !keep_on()) throw Interrupted("stopped while evaluating");
     StepScope step;
-    Tensor logits = host_rows(model.forward(batch.x[0], {}).logits);
+    Tensor logits = host_rows(model.forward(batch.x[0], {.prepared = &prepared}).logits);
     int64_t n = logits.dim(0);
     loss += double(n) * cross_entropy(logits, batch.labels).item();
     for (int64_t i = 0; i < n; i++) {

@@ -210,13 +210,12 @@ bool store_features(const models::Model& model, const data::Dataset& set, Featur
   }
   loader.start(std::max<int64_t>(header.view - 1, 0), batches);
   NoGrad no_grad;
+  nn::Prepared prepared;
   const int64_t before = done;
   for (data::Batch batch; loader.next(batch);) {
     StepScope step;
     nn::Taps taps({pass.tap});
-    nn::Call call;
-    call.taps = &taps;
-    models::Output out = model.forward(batch.x[0], call);
+    models::Output out = model.forward(batch.x[0], {.taps = &taps, .prepared = &prepared});
     Tensor values = tap_of(out, taps, pass.tap).to(Device{}).to(DType::f32).contiguous();
     int64_t n = values.dim(0), width = values.numel() / n;
     if (!rows) {

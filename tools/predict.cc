@@ -105,9 +105,13 @@ void look(const models::Model& model, const PredictArguments& a, std::vector<Pic
   options.batch = a.batch;
   data::Loader loader(set, {model.input}, options);
   NoGrad no_grad;
+  nn::Prepared prepared;
   for (data::Batch batch; loader.next(batch);) {
     StepScope step;
-    Tensor logits = model.forward(batch.x[0], {}).logits.to(Device{}).to(DType::f32).contiguous();
+    Tensor logits = model.forward(batch.x[0], {.prepared = &prepared})
+                        .logits.to(Device{})
+                        .to(DType::f32)
+                        .contiguous();
     for (int64_t i = 0; i < logits.dim(0); i++) {
       Picture& p = pictures[size_t(batch.index.data<int64_t>()[i])];
       if (p.problem.empty())

@@ -17,6 +17,7 @@ constexpr const char* kDiverged =
 struct LiveOrStored {
   std::string name;
   std::optional<Network> network;
+  mutable nn::Prepared prepared;                     // of the network, which never learns
   size_t input = 0;                                  // of a live one: which of the loader's images
   std::vector<data::FeatureFile> files, test_files;  // of the training and of the test samples
 };
@@ -414,9 +415,10 @@ Tensor Trainer::State::features(size_t network, const data::Dataset& set) const 
   Tensor all = empty({set.size(), model->width});
   int64_t done = 0;
   NoGrad no_grad;
+  nn::Prepared prepared;
   for (data::Batch batch; in_order.next(batch);) {
     StepScope scope;
-    Tensor rows = model->forward(batch.x[0], {}).features;
+    Tensor rows = model->forward(batch.x[0], {.prepared = &prepared}).features;
     copy_into(alias(all, rows.shape(), row_major_strides(rows.shape()), done * model->width), rows);
     done += rows.dim(0);
   }
@@ -464,8 +466,7 @@ methods::Teacher Trainer::State::ask(const LiveOrStored& teacher, const data::Ba
   said.taps = nn::Taps(all_taps && teacher.network ? teacher.network->model.taps
                                                    : objective->teacher_taps());
   if (teacher.network) {
-    nn::Call call;
-    call.taps = &said.taps;
+    nn::Call call{.taps = &said.taps, .prepared = &teacher.prepared};
     models::Output out =
         models::forward_in(compute, teacher.network->model, batch.x[teacher.input], call);
     said.logits = out.logits;

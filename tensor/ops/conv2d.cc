@@ -1,5 +1,6 @@
 #include "../../autograd/samples.h"
 #include "../launch.h"
+#include "../memory.h"
 #include "../onednn.h"
 #include "broadcast.h"
 #include "convolution.h"
@@ -133,16 +134,23 @@ void add_bias_gradient(const ConvGeometry& s, const Tensor& gy, const Tensor& gb
 }
 
 Tensor product(const onednn::Convolution& conv, const Tensor& x, const Tensor& w,
-               const Tensor& bias, const onednn::Tail& tail) {
+               const Tensor& bias, const onednn::Tail& tail, PreparedKernels* prepared = nullptr) {
   const ConvGeometry& s = conv.shape;
   Tensor y = empty_image({s.batch, s.outputs, s.out_height, s.out_width}, x.dtype(), conv.y);
   Tensor b = bias ? bias.contiguous() : bias;
   const float *kernels = w.data<float>(), *offset = data_or_null<float>(b);
   if (winograd_pays(conv)) {
+    if (prepared && !prepared->transformed) {
+      ModelScope model;
+      prepared->transformed = empty({winograd::transformed_size(s)});
+      winograd::transform(s, kernels, prepared->transformed.data<float>());
+    }
     winograd::forward(s, x.data<float>(), kernels, offset, y.data<float>(),
-                      scratch_for(s).data<float>(), tail);
+                      scratch_for(s).data<float>(), tail,
+                      prepared ? prepared->transformed.data<float>() : nullptr);
   } else {
-    bool done = onednn::convolution(conv, x.raw(), kernels, offset, y.raw(), tail);
+    bool done = onednn::convolution(conv, x.raw(), kernels, offset, y.raw(), tail,
+                                    prepared ? prepared->packed.get() : nullptr);
     PUPIL_CHECK(done, "conv2d: no kernel for x ", x.shape(), ", weight ", w.shape());
   }
   return y;
@@ -250,16 +258,16 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
 
 Tensor conv2d_tail(const Tensor& x, const ConvLayer& layer, const Tensor& residual) {
   NoGrad unrecorded;
-  const auto& [weight, bias, options, activation] = layer;
+  const auto& [weight, bias, options, activation, prepared] = layer;
   ConvGeometry s = check(x, weight, bias, options);
   check_residual(residual, s, x.dtype());
   if (auto conv = fast_layouts(x.detach(), s, options.channels_last)) {
     bool fused = onednn::follows_convolution(activation);
     Tensor added = residual ? in_layout(residual, conv->y) : residual;
     DType wide = acc_dtype(x.dtype());
-    Tensor y = product(*conv, in_layout(x, conv->x), weight.contiguous().to(wide),
-                       bias ? bias.to(wide) : bias,
-                       {added ? added.raw() : nullptr, fused ? activation : Activation::none});
+    Tensor y = product(
+        *conv, in_layout(x, conv->x), weight.contiguous().to(wide), bias ? bias.to(wide) : bias,
+        {added ? added.raw() : nullptr, fused ? activation : Activation::none}, prepared.get());
     y = announce("conv2d_tail", y, {x, weight, bias, residual},
                  {{"window", window(s)}, {"activation", fused ? int(activation) : 0}});
     return fused ? y : activate(y, activation);

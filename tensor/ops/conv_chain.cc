@@ -126,7 +126,9 @@ Layers runners(const Band& band, const std::vector<ConvLayer>& layers, const voi
       depthwise::pack_weights(s, weight, packed.data<float>());
       all.push_back(std::make_unique<DepthwiseOfThread>(s, packed, bias, tail.activation));
     } else {
-      all.push_back(onednn::thread_convolution(band.layers[i], weight, bias, tail));
+      PreparedKernels* prepared = layers[i].prepared.get();
+      all.push_back(onednn::thread_convolution(band.layers[i], weight, bias, tail,
+                                               prepared ? prepared->packed.get() : nullptr));
     }
     if (!all.back()) return {};
   }
@@ -190,7 +192,7 @@ Tensor conv2d_chain(const Tensor& x, const std::vector<ConvLayer>& layers, const
   std::vector<Convolution> whole;
   std::vector<ConvLayer> wide = layers;
   Shape shape = x.shape();
-  for (auto& [weight, bias, options, activation] : wide) {
+  for (auto& [weight, bias, options, activation, prepared] : wide) {
     if (!onednn::follows_convolution(activation)) return one_by_one();
     ConvGeometry s = conv_geometry(shape, x.dtype(), weight, bias, options);
     whole.push_back({s, Layout::nhwc, Layout::nhwc, x.dtype()});

@@ -21,10 +21,17 @@ ConvGeometry conv_geometry(const Shape& x, DType, const Tensor& weight, const Te
 // Throws unless it is empty or has the shape of the result and this dtype.
 void check_residual(const Tensor& residual, const ConvGeometry&, DType);
 
+// What a layer whose weights stay as they are keeps of them, in the orders of the kernels.
+struct PreparedKernels {
+  std::shared_ptr<onednn::PackedWeights> packed = onednn::pack_later();
+  Tensor transformed;  // winograd.h
+};
+
 struct ConvLayer {
   Tensor weight, bias;
   ConvOptions options;
   Activation activation = Activation::none;
+  std::shared_ptr<PreparedKernels> prepared = nullptr;  // null: nothing is kept
 };
 // activation(conv2d(x, weight, bias) + residual), the last two when asked for, in one pass where a
 // fast convolution and that activation are there. residual: shape of the result, dtype of x, any

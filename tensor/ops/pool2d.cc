@@ -9,7 +9,7 @@ struct MaxPoolForward {
   PoolGeometry s;
   const T* x;
   T* y;
-  int32_t* where;  // the pixel of the image plane that won
+  int32_t* where;  // the pixel of the image plane that won; may be null
   PUPIL_HD void operator()(int64_t i) const {
     using A = acc_t<T>;
     const T* plane = x + i / s.out_width / s.out_height * s.height * s.width;
@@ -18,7 +18,7 @@ struct MaxPoolForward {
       if (best < 0 || A(plane[at]) > A(plane[best]) || A(plane[at]) != A(plane[at])) best = at;
     });
     y[i] = best < 0 ? T(-INFINITY) : plane[best];
-    where[i] = int32_t(best);
+    if (where) where[i] = int32_t(best);
   }
 };
 
@@ -77,19 +77,19 @@ Tensor pool(const char* op, const Tensor& input, const PoolGeometry& s, bool max
   Tensor x = in_layout(input, fast ? layout : Layout::strided).detach(), where;
   Tensor y =
       empty_in(x.layout(), {x.dim(0), x.dim(1), s.out_height, s.out_width}, x.dtype(), x.device());
-  if (maximum) where = empty({y.numel()}, DType::i32, x.device());
+  if (maximum && grad_enabled() && input.requires_grad())
+    where = empty({y.numel()}, DType::i32, x.device());
+  int32_t* won = where ? where.data<int32_t>() : nullptr;
   if (fast)
     dispatch_fast(x.dtype(), [&](auto t) {
       using T = typename decltype(t)::type;
-      BlockPool(s, x).forward(x.data<T>(), y.data<T>(), maximum ? where.data<int32_t>() : nullptr,
-                              maximum);
+      BlockPool(s, x).forward(x.data<T>(), y.data<T>(), won, maximum);
     });
   else
     dispatch(x.dtype(), [&](auto t) {
       using T = typename decltype(t)::type;
       if (maximum)
-        map(x.device(), y.numel(),
-            MaxPoolForward<T>{s, x.data<T>(), y.data<T>(), where.data<int32_t>()});
+        map(x.device(), y.numel(), MaxPoolForward<T>{s, x.data<T>(), y.data<T>(), won});
       else
         map(x.device(), y.numel(), AveragePoolForward<T>{s, x.data<T>(), y.data<T>()});
     });

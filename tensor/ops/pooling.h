@@ -64,6 +64,7 @@ struct BlockPool {
         f(first, block - first);
   }
 
+  // where: gets the pixels that won; null when nobody asks.
   template <class T>
   void forward(const T* x, T* y, int32_t* where, bool maximum) const {
     BlockPool p = *this;
@@ -79,7 +80,13 @@ struct BlockPool {
                          value[c] = maximum ? -INFINITY : 0, winner[c] = -1;
                        p.s.each_inside(out_y, out_x, [&](int64_t pixel) {
                          const T* from = image + pixel * p.block + first;
-                         if (maximum) {
+                         if (maximum && !where) {
+#pragma omp simd
+                           for (int64_t c = 0; c < width; c++) {
+                             float v = float(from[c]);
+                             value[c] = v > value[c] || v != v ? v : value[c];
+                           }
+                         } else if (maximum) {
 #pragma omp simd
                            for (int64_t c = 0; c < width; c++) {
                              float v = float(from[c]);
@@ -94,8 +101,8 @@ struct BlockPool {
                        });
                        int64_t at = (row * p.s.out_width + out_x) * p.block + first;
                        float divisor = maximum ? 1.0f : float(p.s.divisor(out_y, out_x));
-                       for (int64_t c = 0; c < width; c++)
-                         y[at + c] = T(maximum ? value[c] : value[c] / divisor);
+#pragma omp simd
+                       for (int64_t c = 0; c < width; c++) y[at + c] = T(value[c] / divisor);
                        if (where)
                          for (int64_t c = 0; c < width; c++) where[at + c] = winner[c];
                      });

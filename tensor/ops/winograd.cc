@@ -75,14 +75,18 @@ struct Kernels {
   bool turned;  // by 180 degrees
 };
 
+Kernels kernels_of(const ConvGeometry& s) {
+  return {s.outputs, s.channels, s.channels * 9, 9, false};
+}
+
 // `multiply` takes 32 outputs at once, or the 16 that are left.
 int64_t outputs_at_once(const Kernels& s, int64_t first) {
   return s.outputs - first < 32 ? 16 : 32;
 }
 
-// U of some outputs, as (frequency, channel, output): what `multiply` reads in order.
-void transform_weights(const Kernels& s, const float* weight, int64_t first, int64_t count,
-                       int64_t stride, float* u) {
+// U of the next 32 or 16 outputs, as (frequency, channel, output): what `multiply` reads in order.
+void transform_weights(const Kernels& s, const float* weight, int64_t first, float* u) {
+  int64_t count = outputs_at_once(s, first), stride = s.channels * count;
   for (int64_t c = 0; c < s.channels; c++)
     for (int64_t o = 0; o < count; o += kLanes) {
       alignas(64) float k[9][kLanes];
@@ -149,9 +153,10 @@ int64_t tiles_at_once(int64_t channels, int64_t outputs, int64_t tiles) {
 
 // M = U V of 16 or 32 outputs for all frequencies, then the results into the image.
 void finish_tiles(const Side& in, const Side& out, const Chunk& chunk, int64_t first_output,
-                  int64_t outputs, const float* v, const float* u, int64_t u_stride,
-                  const float* bias, const onednn::Tail& tail, float* m, float* y) {
+                  int64_t outputs, const float* v, const float* u, const float* bias,
+                  const onednn::Tail& tail, float* m, float* y) {
   int64_t v_stride = in.blocks * chunk.room * kLanes, m_stride = outputs * chunk.room;
+  int64_t u_stride = in.blocks * kLanes * outputs;
   for (int64_t f = 0; f < kFrequencies; f++)
     for (int64_t t = 0; t < chunk.count; t += kRows) {
       const float* from = v + f * v_stride + place(t, 0, in.blocks);
@@ -171,48 +176,50 @@ void finish_tiles(const Side& in, const Side& out, const Chunk& chunk, int64_t f
 
 // One convolution with 3x3 kernels: images `in` to images `out`.
 void convolve(const Side& in, const Side& out, int64_t batch, const Kernels& kernels,
-              const float* x, const float* weight, const float* bias, const onednn::Tail& tail,
-              float* y, float* scratch) {
+              const float* x, const float* weight, const float* transformed, const float* bias,
+              const onednn::Tail& tail, float* y, float* scratch) {
   int64_t channels = kernels.channels, outputs = kernels.outputs;
+  int64_t u_of_output = kFrequencies * channels;
   Tiles tiles{batch, (out.height + 3) / 4, (out.width + 3) / 4};
   int64_t room = tiles_at_once(channels, outputs, tiles.count());
   int64_t v_size = kFrequencies * channels * room, m_size = kFrequencies * 32 * room;
   if (shares_tiles(channels, outputs)) {
-    float *u = scratch, *buffers = u + kFrequencies * channels * outputs;
-    int64_t u_stride = channels * outputs;
+    float *own = scratch, *buffers = own + u_of_output * outputs;
+    const float* u = transformed ? transformed : own;
 #pragma omp parallel num_threads(cpu_threads())
     {
       float *v = buffers + omp_get_thread_num() * (v_size + m_size), *m = v + v_size;
+      if (!transformed) {
 #pragma omp for
-      for (int64_t o = 0; o < outputs; o += 32)
-        transform_weights(kernels, weight, o, outputs_at_once(kernels, o), u_stride,
-                          u + o * channels);
+        for (int64_t o = 0; o < outputs; o += 32)
+          transform_weights(kernels, weight, o, own + o * u_of_output);
+      }
 #pragma omp for schedule(static)
       for (int64_t first = 0; first < tiles.count(); first += room) {
         Chunk chunk = chunk_at(tiles, first, room);
         tiles_to_frequencies<6>(in, x, chunk, 0, in.blocks, in.blocks, v);
         for (int64_t o = 0; o < outputs; o += 32)
-          finish_tiles(in, out, chunk, o, outputs_at_once(kernels, o), v, u + o * channels,
-                       u_stride, bias, tail, m, y);
+          finish_tiles(in, out, chunk, o, outputs_at_once(kernels, o), v, u + o * u_of_output, bias,
+                       tail, m, y);
       }
     }
     return;
   }
   float *v = scratch, *buffers = v + v_size;
-  int64_t u_stride = channels * 32, u_size = kFrequencies * u_stride;
+  int64_t u_size = u_of_output * 32;
 #pragma omp parallel num_threads(cpu_threads())
   for (int64_t first = 0; first < tiles.count(); first += room) {
     Chunk chunk = chunk_at(tiles, first, room);
-    float *u = buffers + omp_get_thread_num() * (u_size + m_size), *m = u + u_size;
+    float *own = buffers + omp_get_thread_num() * (u_size + m_size), *m = own + u_size;
 #pragma omp for
     for (int64_t block = 0; block < in.blocks; block++)
       tiles_to_frequencies<6>(in, x, chunk, block, block + 1, in.blocks,
                               v + place(0, block, in.blocks));
 #pragma omp for
     for (int64_t o = 0; o < outputs; o += 32) {
-      int64_t some = outputs_at_once(kernels, o);
-      transform_weights(kernels, weight, o, some, u_stride, u);
-      finish_tiles(in, out, chunk, o, some, v, u, u_stride, bias, tail, m, y);
+      if (!transformed) transform_weights(kernels, weight, o, own);
+      finish_tiles(in, out, chunk, o, outputs_at_once(kernels, o), v,
+                   transformed ? transformed + o * u_of_output : own, bias, tail, m, y);
     }
   }
 }
@@ -280,18 +287,28 @@ int64_t scratch(const ConvGeometry& s) {
   return v + cpu_threads() * kFrequencies * 32 * (widest + room);
 }
 
+int64_t transformed_size(const ConvGeometry& s) { return kFrequencies * s.channels * s.outputs; }
+
+void transform(const ConvGeometry& s, const float* weight, float* transformed) {
+  Kernels kernels = kernels_of(s);
+#pragma omp parallel for num_threads(cpu_threads())
+  for (int64_t o = 0; o < s.outputs; o += 32)
+    transform_weights(kernels, weight, o, transformed + o * kFrequencies * s.channels);
+}
+
 void forward(const ConvGeometry& s, const float* x, const float* weight, const float* bias,
-             float* y, float* scratch, const onednn::Tail& tail) {
+             float* y, float* scratch, const onednn::Tail& tail, const float* transformed) {
   convolve(side(s.channels, s.height, s.width, s.padding_h, s.padding_w),
-           side(s.outputs, s.out_height, s.out_width, 0, 0), s.batch,
-           {s.outputs, s.channels, s.channels * 9, 9, false}, x, weight, bias, tail, y, scratch);
+           side(s.outputs, s.out_height, s.out_width, 0, 0), s.batch, kernels_of(s), x, weight,
+           transformed, bias, tail, y, scratch);
 }
 
 void input_gradient(const ConvGeometry& s, const float* gy, const float* weight, float* gx,
                     float* scratch) {
   convolve(side(s.outputs, s.out_height, s.out_width, 2 - s.padding_h, 2 - s.padding_w),
            side(s.channels, s.height, s.width, 0, 0), s.batch,
-           {s.channels, s.outputs, 9, s.channels * 9, true}, gy, weight, nullptr, {}, gx, scratch);
+           {s.channels, s.outputs, 9, s.channels * 9, true}, gy, weight, nullptr, nullptr, {}, gx,
+           scratch);
 }
 
 void weight_gradient(const ConvGeometry& s, const float* x, const float* gy, float* gw, float beta,
@@ -299,7 +316,7 @@ void weight_gradient(const ConvGeometry& s, const float* x, const float* gy, flo
   Side in = side(s.channels, s.height, s.width, s.padding_h, s.padding_w),
        out = side(s.outputs, s.out_height, s.out_width, 0, 0);
   Tiles tiles = tiles_of(s, s.out_height, s.out_width);
-  Kernels kernels{s.outputs, s.channels, s.channels * 9, 9, false};
+  Kernels kernels = kernels_of(s);
   int threads = cpu_threads();
   int64_t room = tiles_at_once(s.channels, s.outputs, tiles.count());
   int64_t chunks = (tiles.count() + room - 1) / room;
@@ -352,8 +369,10 @@ void weight_gradient(const ConvGeometry& s, const float* x, const float* gy, flo
 }
 #else
 int64_t scratch(const ConvGeometry&) { return 0; }
+int64_t transformed_size(const ConvGeometry&) { return 0; }
+void transform(const ConvGeometry&, const float*, float*) {}
 void forward(const ConvGeometry&, const float*, const float*, const float*, float*, float*,
-             const onednn::Tail&) {}
+             const onednn::Tail&, const float*) {}
 void input_gradient(const ConvGeometry&, const float*, const float*, float*, float*) {}
 void weight_gradient(const ConvGeometry&, const float*, const float*, float*, float, float*) {}
 #endif

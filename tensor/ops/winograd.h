@@ -12,9 +12,14 @@ namespace pupil::winograd {
 // Floats of scratch memory that each of the three functions needs.
 int64_t scratch(const ConvGeometry&);
 
-// x (n, c, h, w), weight (o, c, 3, 3) row-major, bias (o) or null, y (n, o, oh, ow).
+// The kernels in the frequencies, for who multiplies by the same ones again.
+int64_t transformed_size(const ConvGeometry&);  // floats
+void transform(const ConvGeometry&, const float* weight, float* transformed);
+
+// x (n, c, h, w), weight (o, c, 3, 3) row-major, bias (o) or null, y (n, o, oh, ow). `transformed`
+// in place of the weight: not null.
 void forward(const ConvGeometry&, const float* x, const float* weight, const float* bias, float* y,
-             float* scratch, const onednn::Tail& = {});
+             float* scratch, const onednn::Tail& = {}, const float* transformed = nullptr);
 void input_gradient(const ConvGeometry&, const float* gy, const float* weight, float* gx,
                     float* scratch);
 // gw = gradient + beta gw. The bits depend on the number of threads.
