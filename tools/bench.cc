@@ -270,7 +270,8 @@ Result run(const Workload& work, const BenchArguments& a) {
   groups.insert(groups.begin(), {names, 0.05, 1e-4});
   nn::OptimizerOptions options;
   options.momentum = 0.9;
-  nn::Optimizer optimizer(store, groups, options);
+  std::optional<nn::Optimizer> optimizer;  // it moves parameters and makes room for gradients
+  if (work.trains) optimizer.emplace(store, groups, options);
 
   Tensor images = random_normal({size, 3, work.image, work.image}, "bench images", dtype);
   methods::Batch batch;
@@ -315,9 +316,9 @@ Result run(const Workload& work, const BenchArguments& a) {
     nn::Call call{true, &rng, &taps};
     models::Output out = models::forward_in(compute, student, images, call);
     methods::Loss loss = objective({batch, out, taps, teachers, call});
-    optimizer.zero_grad();
+    optimizer->zero_grad();
     backward(loss.total);
-    optimizer.step();
+    optimizer->step();
     rng.advance();
     return loss.total.item();
   };

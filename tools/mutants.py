@@ -17,7 +17,7 @@ from pathlib import Path
 BUILD = Path("build-test").resolve()
 ROOT = Path.cwd()
 # In the order in which they are asked, quick ones first. {samples}: those of the changed file.
-TESTS = ["op_suite_test --gtest_filter={samples}", "ops_test", "methods_test", "aft_test",
+TESTS = ["op_suite_test --gtest_filter={samples}", "ops_test", "nn_test", "methods_test", "aft_test",
          "explain_test", "core_test", "linalg_test", "op_suite_test", "verify_test",
          "transmiter_test", "identify_test"]
 OTHER_OPERATOR = {"+": "-", "-": "+", "+=": "-=", "-=": "+=",  # sign
