@@ -61,6 +61,18 @@ Tensor conv_norm(const Conv2d& conv, BatchNorm& norm, const Tensor& x, const Cal
   return conv_norm({{conv, norm, activation}}, x, call, residual);
 }
 
+namespace {
+
+ConvLayer fold(const NormedConv& unit) {
+  auto& [conv, norm, activation] = unit;
+  Tensor factor = div(norm.weight, sqrt(add_scalar(norm.running_var, norm.eps)));
+  Tensor weight = mul(conv.weight, view(factor, {factor.dim(0), 1, 1, 1}));
+  Tensor shift = conv.bias ? sub(norm.running_mean, conv.bias) : norm.running_mean;
+  return {weight, sub(norm.bias, mul(shift, factor)), conv.options, activation, {}};
+}
+
+}  // namespace
+
 Tensor conv_norm(const std::vector<NormedConv>& layers, const Tensor& x, const Call& call,
                  const Tensor& residual) {
   bool recorded = false;
@@ -77,35 +89,24 @@ Tensor conv_norm(const std::vector<NormedConv>& layers, const Tensor& x, const C
     return y;
   }
   NoGrad unrecorded;
-  auto fold = [&] {
-    std::vector<ConvLayer> folded;
-    for (auto& [conv, norm, activation] : layers) {
-      Tensor factor = div(norm.weight, sqrt(add_scalar(norm.running_var, norm.eps)));
-      Tensor weight = mul(conv.weight, view(factor, {factor.dim(0), 1, 1, 1}));
-      Tensor shift = conv.bias ? sub(norm.running_mean, conv.bias) : norm.running_mean;
-      folded.push_back({weight, sub(norm.bias, mul(shift, factor)), conv.options, activation, {}});
-    }
-    return folded;
-  };
-  // Who observes the call is told of the folding too.
-  if (!call.prepared || observed()) return conv2d_chain(x, fold(), residual);
-  std::vector<Tensor> parameters;
-  for (auto& layer : layers)
-    parameters.insert(parameters.end(), {layer.conv.weight, layer.norm.running_var});
-  return conv2d_chain(x, call.prepared->layers(parameters, fold), residual);
+  std::vector<ConvLayer> folded;
+  for (auto& layer : layers)  // who observes the call is told of the folding too
+    folded.push_back(call.prepared && !observed() ? call.prepared->folded(layer) : fold(layer));
+  return conv2d_chain(x, folded, residual);
 }
 
-const std::vector<ConvLayer>& Prepared::layers(
-    const std::vector<Tensor>& parameters, const std::function<std::vector<ConvLayer>()>& make) {
-  std::vector<std::shared_ptr<TensorImpl>> key;  // kept, so that no other tensor takes its place
-  for (const Tensor& t : parameters) key.push_back(t.pointer());
-  std::shared_ptr<std::vector<ConvLayer>>& made = made_[key];
+ConvLayer Prepared::folded(const NormedConv& unit) {
+  std::shared_ptr<ConvLayer>& made =
+      made_[{unit.conv.weight.pointer(), unit.norm.running_var.pointer()}];
   if (!made) {
     ModelScope model;
-    made = std::make_shared<std::vector<ConvLayer>>(make());
-    for (ConvLayer& layer : *made) layer.prepared = std::make_shared<PreparedKernels>();
+    made = std::make_shared<ConvLayer>(fold(unit));
+    made->prepared = std::make_shared<PreparedKernels>();
   }
-  return *made;
+  ConvLayer layer = *made;
+  layer.options = unit.conv.options;
+  layer.activation = unit.activation;
+  return layer;
 }
 
 LayerNorm::LayerNorm(Scope scope, int64_t channels, double eps)
@@ -164,7 +165,7 @@ LoraConv2d::LoraConv2d(Scope scope, const Conv2d& layer, int64_t rank, double al
 Tensor LoraConv2d::change(const Tensor& x) const {
   const ConvOptions& o = base.options;
   Tensor low = conv2d(x, a, {}, {.stride = o.stride, .padding = o.padding});
-  return conv2d(scale(low, factor), b, {}, {.groups = o.groups});
+  return conv2d(scale(low, factor), b, {}, {.groups = o.groups, .channels_last = o.channels_last});
 }
 
 Tensor LoraConv2d::merged() const {

@@ -95,17 +95,22 @@ class Taps {
   std::map<std::string, Tensor, std::less<>> seen_;
 };
 
+struct NormedConv;
+
 // What is computed from parameters alone, kept from call to call: norms folded into convolutions,
-// and their kernels in the order in which they are multiplied. For a network that is only asked:
-// its parameters must stay as they are while this lives. One thread at a time.
+// and the kernels of oneDNN's and Winograd's products in the order in which they are multiplied.
+// For a network that is only asked: its parameters must stay as they are while this lives. One
+// thread at a time.
 class Prepared {
  public:
-  // What `make` gives, made once for these parameters.
-  const std::vector<ConvLayer>& layers(const std::vector<Tensor>& parameters,
-                                       const std::function<std::vector<ConvLayer>()>& make);
+  // The norm folded into the convolution, once for these parameters. Options and activation are of
+  // this call: they may follow from the image's size and from what the caller wants to see.
+  ConvLayer folded(const NormedConv&);
 
  private:
-  std::map<std::vector<std::shared_ptr<TensorImpl>>, std::shared_ptr<std::vector<ConvLayer>>> made_;
+  // Of a convolution and of its norm; held here, so that no other tensor takes their place.
+  using Parameters = std::pair<std::shared_ptr<TensorImpl>, std::shared_ptr<TensorImpl>>;
+  std::map<Parameters, std::shared_ptr<ConvLayer>> made_;
 };
 
 struct Call {  // passed down explicitly; there is no global mode

@@ -722,6 +722,23 @@ TEST(Prepared, KeepsFoldedNormsUntilItEnds) {
   EXPECT_EQ(of(&*prepared), of(nullptr));
 }
 
+// As a model asks for what lies before an activation, and pads by the size of the image.
+TEST(Prepared, FollowsActivationAndOptionsOfTheCall) {
+  Store store(6);
+  Scope root(store);
+  Conv2d conv(root / "conv", 16, 16, 3, {1, 1}, false, {Init::normal, 0.1});
+  BatchNorm norm(root / "norm", 16);
+  Tensor x = root.buffer("x", {2, 16, 8, 8}, {Init::normal, 1});
+  NoGrad off;
+  Prepared prepared;
+  for (ConvOptions options : {ConvOptions{1, 1}, ConvOptions{2, 1}, ConvOptions{2, 0}})
+    for (Activation activation : {Activation::relu, Activation::none, Activation::relu}) {
+      conv.options = options;
+      Tensor y = conv_norm(conv, norm, x, {.prepared = &prepared}, activation);
+      EXPECT_EQ(y.values(), conv_norm(conv, norm, x, {}, activation).values());
+    }
+}
+
 TEST(PatchEmbed, IsAConvolutionWithKernelEqualToStride) {
   Store store(0, DType::f64);
   Scope root(store);

@@ -1,6 +1,7 @@
 // pupil train --trace and pupil diff.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "program.h"
@@ -94,6 +95,32 @@ TEST_F(TraceTest, ConvolutionsTrainTheSame) {
   auto file = data::open_safetensors(folder / "traced/trace-3.safetensors");
   for (const char* name : {"student.f0", "student.pre3", "student.pooled", "param.bn1.running_var"})
     EXPECT_TRUE(file->has(name)) << name;
+}
+
+// A teacher shows what lies before its activations only in the steps that are traced.
+TEST_F(TraceTest, ConvolutionsTeachTheSame) {
+  std::vector<std::string> small{
+      "--set", "student.model=resnet8_kd", "--set", "train.steps=3", "--set", "train.epochs=0"};
+  ASSERT_EQ(train("teacher", small).code, 0);
+  write_text(folder / "config.toml", tiny_config() + R"([[teacher]]
+name = "big"
+weights = "teacher/last.safetensors"
+[[method]]
+name = "kd"
+)");
+  ASSERT_EQ(train("plain", small).code, 0);
+  for (std::string step : {"1", "2"}) {
+    std::string run = "traced" + step;
+    std::vector<std::string> traced = small;
+    traced.insert(traced.end(), {"--trace", step});
+    ASSERT_EQ(train(run, traced).code, 0);
+    expect_same_file("plain/last.safetensors", run + "/last.safetensors");
+    auto file = data::open_safetensors(folder / run + "/trace-" + step + ".safetensors");
+    for (const char* name : {"teacher.big.pre1", "teacher.big.pre3"}) {
+      std::vector<double> values = file->read(name, DType::f64).values();
+      EXPECT_LT(*std::min_element(values.begin(), values.end()), 0) << name;
+    }
+  }
 }
 
 TEST_F(TraceTest, TheLastStepEndsInTheSavedStudent) {
