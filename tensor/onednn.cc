@@ -583,15 +583,15 @@ void run_blocks(Entry& e, const Matmul& mm, const void* a, const void* b, const 
           c_step = kBlockRows * mm.m.in_c * int64_t(size_of(mm.out));
   size_t scratch = std::max(e.main.scratch_bytes, e.last_block[0].scratch_bytes);
   char* scratchpads = static_cast<char*>(context().scratchpad.get(scratch * e.blocks.size()));
+  for (Primitive* p : {&e.blocks[0], &e.last_block[0]}) {  // shared with the other threads'
+    p->point(DNNL_ARG_WEIGHTS, b);
+    if (bias) p->point(DNNL_ARG_BIAS, bias);
+  }
 #pragma omp parallel num_threads(int(e.blocks.size()))
   {
     size_t thread = size_t(omp_get_thread_num());
     char* scratchpad = scratchpads + scratch * thread;
     Primitive &block = e.blocks[thread], &last = e.last_block[thread];
-    for (Primitive* p : {&block, &last}) {
-      p->point(DNNL_ARG_WEIGHTS, b);
-      if (bias) p->point(DNNL_ARG_BIAS, bias);
-    }
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < count; i++) {
       Primitive& p = i + 1 < count ? block : last;
