@@ -65,8 +65,8 @@ ConvGeometry conv_geometry(const Shape& x, DType dtype, const Tensor& weight, co
 void check_residual(const Tensor& residual, const ConvGeometry& s, DType dtype) {
   Shape shape{s.batch, s.outputs, s.out_height, s.out_width};
   PUPIL_CHECK(!residual || (residual.shape() == shape && residual.dtype() == dtype),
-              "conv2d: residual ", residual.shape(), " ", name_of(residual.dtype()), ", result ",
-              shape, " ", name_of(dtype));
+              "a convolution's residual ", residual.shape(), " ", name_of(residual.dtype()),
+              ", its result ", shape, " ", name_of(dtype));
 }
 
 namespace {

@@ -21,7 +21,8 @@ ConvGeometry conv_geometry(const Shape& x, DType, const Tensor& weight, const Te
 // Throws unless it is empty or has the shape of the result and this dtype.
 void check_residual(const Tensor& residual, const ConvGeometry&, DType);
 
-// What a layer whose weights stay as they are keeps of them, in the orders of the kernels.
+// What a layer whose weights stay as they are keeps of them, in the orders of the kernels. One
+// thread at a time.
 struct PreparedKernels {
   std::shared_ptr<onednn::PackedWeights> packed = onednn::pack_later();
   Tensor transformed;  // winograd.h

@@ -1,5 +1,6 @@
 // GELU in float32 and vector code: of gelu.cc and of an mlp. The tail keeps the relative error
-// small on the negative side.
+// small on the negative side. At -infinity it is the limit, -0, where the definition's product with
+// 0 gives NaN.
 #pragma once
 #include "vector_math.h"
 

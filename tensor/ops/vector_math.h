@@ -58,10 +58,10 @@ PUPIL_HD [[gnu::always_inline]] inline float vector_exp_negative(float x) {
   return small_exp(exp_parts(x < -88.03f ? -88.03f : x));
 }
 
-// The upper tail of the standard normal distribution, P(X > a) for a >= 0, and e^(-a^2/2), 0 where
-// that is below the smallest normal float; a above 13.27 counts as that. tail = e^(-a^2/2) P(a) /
-// Q(a), a relative minimax fit (5e-9) on 0 <= a <= 13.3. No coefficient is negative: no
-// cancellation.
+// The upper tail of the standard normal distribution, P(X > a) for a >= 0, and e^(-a^2/2); 0 from
+// a = 13.25 on, where both are below the normal floats, and a above 13.27 counts as that. tail =
+// e^(-a^2/2) P(a) / Q(a), a relative minimax fit of the quotient (5e-9) on 0 <= a <= 13.3. No
+// coefficient is negative: no cancellation. The rounding of a^2 / 2 remains, relative 4e-6 at 13.
 struct NormalTail {
   float a, tail, kernel;
 };
