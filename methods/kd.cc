@@ -233,14 +233,15 @@ Method kd_method() {
   method.weight = 0.9;
   method.ce_weight = 0.1;
   method.options = {
-      {"T", 4.0, "temperature of both soft-maxes", "RepDistiller, mdistiller"},
+      {"T", KdOptions().temperature, "temperature of both soft-maxes", "RepDistiller, mdistiller"},
       {"reduction", std::string("batchmean"),
        "batchmean, mean, sum, torchdistill, cls_kd or mse_of_probs", "RepDistiller, mdistiller"},
       {"alpha", 0.5,
        "torchdistill and cls_kd: their own weighting of labels (set ce_weight = 0 beside it)"},
       {"logit_standardization", false,
        "compare standardized logits (Sun et al. 2024, arXiv 2403.01427)"},
-      {"eps", 1e-7, "added to the deviation of the logits", "official code of Sun et al. 2024"}};
+      {"eps", KdOptions().eps, "added to the deviation of the logits",
+       "official code of Sun et al. 2024"}};
   method.explanation.symbols = {
       {"z_s, z_t", "(n, K)", "logits of student and teacher; the teacher gets no gradient"},
       {"y", "(n)", "labels, or target probabilities (n, K)"},

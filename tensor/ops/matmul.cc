@@ -303,6 +303,9 @@ PUPIL_SAMPLES(matmul) {
   s.add("permuted", {{3, 2, 4}, {2, 4, 3}}, [](auto& v) {
     return matmul(permute(v[0], {1, 0, 2}), v[1]);
   });
+  s.add("permuted, broadcast right", {{4, 6, 5}, {5, 3}}, [](auto& v) {
+    return matmul(permute(v[0], {1, 0, 2}), v[1]);
+  });
   s.add("sliced", {{4, 6}, {3, 2}}, [](auto& v) { return matmul(slice(v[0], 1, 1, 4), v[1]); });
   s.add("empty rows", {{0, 4}, {4, 5}}, [](auto& v) { return matmul(v[0], v[1]); });
   s.add("empty sum", {{3, 0}, {0, 5}}, [](auto& v) { return matmul(v[0], v[1]); });

@@ -87,6 +87,11 @@ PUPIL_SAMPLES(qr) {
     backward(y, y.detach());
     return y;
   });
+  s.add_error("a column that vanishes beside the others", {{3, 3}}, [](auto& v) {
+    Tensor y = qr(cat({scale(slice(v[0], 1, 0, 1), 1e-18), slice(v[0], 1, 1, 3)}, 1)).q;
+    backward(y, y.detach());
+    return y;
+  });
 }
 
 }  // namespace pupil
