@@ -221,6 +221,21 @@ Tensor random_normal(const Shape& shape, uint64_t seed) {
   return from(values, shape);
 }
 
+// The deviations are to be squared, not the values: the difference of squares has no digits left.
+TEST(Ops, NormsFarFromZero) {
+  Tensor x = add_scalar(random_normal({8, 4, 32}, 1), 1000).to(DType::f32);
+  BatchNormOptions train;
+  train.train = true;
+  auto normalised = [&](DType dtype) {
+    Tensor values = x.to(dtype), mean = zeros({4}, dtype), variance = full({4}, 1, dtype);
+    return std::vector{layer_norm(values, {}, {}, 1e-5), group_norm(values, 2, {}, {}),
+                       batch_norm(values, {}, {}, mean, variance, train)};
+  };
+  auto exact = normalised(DType::f64), fast = normalised(DType::f32);
+  for (size_t i = 0; i < exact.size(); i++)
+    EXPECT_LT(test::largest_difference(fast[i], exact[i]), 1e-3) << i;
+}
+
 // Root of the mean square of the difference, relative to that of the second.
 double relative_error(const Tensor& a, const Tensor& b) {
   Values x = a.values(), y = b.values();
