@@ -153,9 +153,10 @@ std::vector<int64_t> choose(const AuxiliaryRequest& r, Matrix words) {
                  " names of one quarter of the pool; ", wanted, " were asked for");
   };
   if (by_deviation) {
-    PUPIL_CHECK(r.features && r.features.rank() == 2 && r.features.dim(0) > 1 &&
-                    r.features.dim(1) == words.width,
+    PUPIL_CHECK(r.features && r.features.rank() == 2 && r.features.dim(1) == words.width,
                 "auxiliary_classes: image features (n, ", words.width, ") expected");
+    if (r.features.dim(0) < 2)
+      fail_input("this auxiliary strategy compares deviations over images; give it at least two");
     Matrix images = matrix(r.features);
     make_unit_rows(images);
     Matrix columns = logit_columns(words, images);

@@ -27,7 +27,7 @@ struct AuxiliaryRequest {
   int64_t count = 0;
   uint64_t seed = 1;
   // All but `random` need the embeddings, any scale: task (C, d), words (pool size, d). The
-  // deviations need image features (n, d) too.
+  // deviations need image features (n, d) of n >= 2 images too.
   Tensor task_embeddings, word_embeddings, features;
 };
 

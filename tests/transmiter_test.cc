@@ -581,6 +581,11 @@ TEST(AuxiliaryClasses, BadInput) {
   empty.words[2] = "";
   expect_refused([&] { empty.choose(AuxiliaryStrategy::random); }, {"empty"});
   expect_refused([] { auxiliary_strategy_named("fsp"); }, {"fps"});
+  Pool few;
+  few.request.features = gaussian(2, 6, 32);
+  EXPECT_EQ(few.choose(AuxiliaryStrategy::top_std).size(), 5u);
+  few.request.features = gaussian(1, 6, 32);
+  expect_refused([&] { few.choose(AuxiliaryStrategy::top_std); }, {"two"});
 }
 
 TEST(ZeroShot, Templates) {
